@@ -1,0 +1,11 @@
+//! One verb each. Every command is `run(&Ui, &Args) -> Result<Exit>`.
+
+/// How a command ended when it did not fail with an error: the exit codes that an error's kind does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Done,
+    /// 4: the deploy failed and every server still serves what it did.
+    NothingChanged,
+    /// 5: servers differ now.
+    Partly,
+}

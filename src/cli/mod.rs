@@ -1,0 +1,15 @@
+//! `tako`: what a person types.
+
+pub(crate) mod args;
+pub(crate) mod ui;
+pub(crate) mod config;
+pub(crate) mod project;
+pub(crate) mod commands;
+pub(crate) mod ssh;
+pub(crate) mod remote;
+
+use std::process::ExitCode;
+
+pub(crate) fn main() -> ExitCode {
+    unimplemented!()
+}

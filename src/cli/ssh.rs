@@ -1,0 +1,1 @@
+//! The system `ssh` and `sftp`: one connection per server that is master and control channel at once.

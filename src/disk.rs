@@ -1,0 +1,146 @@
+//! Files that must be there in full or not at all.
+//!
+//! Every write is a temporary file, an fsync, a rename and an fsync of the folder, so that a crash at any point
+//! leaves the old content or the new. Symlinks are swapped the same way. Nothing here knows what the files mean.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// Replaces `path` by `bytes` in one step; the file gets `mode`.
+///
+/// # Errors
+/// Any failure leaves the old file as it was and no temporary file behind.
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let temp = beside(path);
+    let written = write_new(&temp, bytes, mode).and_then(|()| fs::rename(&temp, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temp);
+    }
+    written.context(|| format!("write {}", path.display()))?;
+    sync_dir(parent(path))
+}
+
+/// Points the symlink `link` at `target` in one step; there is never a moment without it.
+pub fn swap_symlink(link: &Path, target: &Path) -> Result<()> {
+    let temp = beside(link);
+    let swapped = symlink(target, &temp).and_then(|()| fs::rename(&temp, link));
+    if swapped.is_err() {
+        let _ = fs::remove_file(&temp);
+    }
+    swapped.context(|| format!("point {} at {}", link.display(), target.display()))?;
+    sync_dir(parent(link))
+}
+
+/// Makes `path` and its parents; what is new gets `mode`.
+pub fn make_dirs(path: &Path, mode: u32) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(mode).create(path).context(|| format!("create {}", path.display()))
+}
+
+/// Makes `path` if it is not there, and makes sure that nobody else can look inside.
+pub fn private_dir(path: &Path) -> Result<()> {
+    make_dirs(path, 0o700)?;
+    fs::set_permissions(path, Permissions::from_mode(0o700)).context(|| format!("make {} private", path.display()))
+}
+
+/// Reads a file that may be absent.
+///
+/// # Errors
+/// Refused when it holds more than `limit` bytes.
+pub fn read_if_there(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e).context(|| format!("read {}", path.display())),
+    };
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(file, limit + 1), &mut bytes)
+        .context(|| format!("read {}", path.display()))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::new(Kind::Refused, format!("{} is larger than {limit} bytes", path.display())));
+    }
+    Ok(Some(bytes))
+}
+
+/// Removes a folder and all below it; not being there is fine. Symlinks are removed, never followed.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(|| format!("remove {}", path.display())),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a rename inside `dir` survive a power cut.
+pub fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|d| d.sync_all()).context(|| format!("sync {}", dir.display()))
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    // The umask may have taken bits away that the caller asked for.
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// A name in the same folder that nobody else uses: rename must not cross file systems.
+fn beside(path: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    path.with_file_name(format!(".{name}.{}.{n}.tmp", std::process::id()))
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaces_in_one_step_and_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        write_atomic(&path, b"one", 0o600).unwrap();
+        write_atomic(&path, b"two", 0o640).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn keeps_the_old_file_when_the_new_one_cannot_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gone/state.json");
+        let e = write_atomic(&path, b"x", 0o600).unwrap_err();
+        assert!(e.to_string().contains("state.json"), "{e}");
+    }
+
+    #[test]
+    fn swaps_a_symlink_over_an_old_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("current");
+        swap_symlink(&link, Path::new("releases/a")).unwrap();
+        swap_symlink(&link, Path::new("releases/b")).unwrap();
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new("releases/b"));
+    }
+
+    #[test]
+    fn refuses_a_file_over_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        assert!(read_if_there(&path, 2).unwrap().is_none());
+        fs::write(&path, "123").unwrap();
+        assert_eq!(read_if_there(&path, 3).unwrap().unwrap(), b"123");
+        assert_eq!(read_if_there(&path, 2).unwrap_err().kind(), Kind::Refused);
+    }
+}

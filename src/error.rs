@@ -1,0 +1,213 @@
+//! One error type for everything that is not on the data plane.
+//!
+//! An [`Error`] says what was being done, to what, why it failed and what to do next. Its [`Kind`] crosses the
+//! management socket (as a `proto::fault::Fault`), chooses the exit code of the CLI and decides on retries; callers
+//! never match on text.
+//!
+//! Invariant: a message names the thing, is lower case and has no full stop; a hint is a next step, never a cause.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What sort of failure it is, as far as a program cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The command line is wrong.
+    Usage,
+    /// A file of the user's, or the state of the project, is wrong.
+    Config,
+    /// The named thing is not there.
+    NotFound,
+    /// It clashes with something that is there (a route of another app, an existing name).
+    Conflict,
+    /// Somebody else is at it; later it may work.
+    Busy,
+    /// We will not do it: not allowed, not safe, malformed.
+    Refused,
+    /// It did not happen in time.
+    Timeout,
+    /// A server cannot be reached or does not let us in.
+    Unreachable,
+    /// The two sides share no protocol version.
+    Incompatible,
+    /// The build on this machine failed.
+    Build,
+    /// A new release did not come up; what ran before still runs.
+    Rejected,
+    /// A question would have to be asked, and nobody is there to answer.
+    NeedsInput,
+    /// The user interrupted it.
+    Interrupted,
+    /// The operating system said no.
+    Io,
+    /// A kind that this version does not know, or a promise of ours that was broken.
+    #[serde(other)]
+    Bug,
+}
+
+/// A failure told for a person, with a kind for programs.
+pub struct Error {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+    /// Lines of proof: the last output of a program, a list of clashes.
+    detail: Vec<String>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// `message` says what went wrong, naming the thing.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Error { kind, message: message.into(), hint: None, detail: Vec::new(), source: None }
+    }
+
+    /// Adds the next step a person can take.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds lines of proof, shown indented below the message.
+    #[must_use]
+    pub fn with_detail(mut self, lines: Vec<String>) -> Self {
+        self.detail = lines;
+        self
+    }
+
+    /// Wraps a cause; the kind stays that of `self`.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(cause.into());
+        self
+    }
+
+    /// Changes the kind, for a caller who knows better what the failure means to its user.
+    #[must_use]
+    pub fn as_kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub fn next_step(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    pub fn detail(&self) -> &[String] {
+        &self.detail
+    }
+}
+
+/// The whole chain on one line: what was being done, then each cause.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if let Some(source) = &self.source {
+            write!(f, ": {}", plain(source.as_ref()))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.kind)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|s| s as &(dyn StdError + 'static))
+    }
+}
+
+/// Says what was being done when a lower layer failed.
+pub trait Context<T> {
+    /// Wraps the error as the cause of a failure to do `doing`, e.g. `read /etc/tako/server.toml`.
+    fn context(self, doing: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> Context<T> for Result<T, io::Error> {
+    fn context(self, doing: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|e| Error::new(kind_of(&e), doing()).because(e))
+    }
+}
+
+impl<T> Context<T> for Result<T, rustix::io::Errno> {
+    fn context(self, doing: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(io::Error::from).context(doing)
+    }
+}
+
+impl<T> Context<T> for Result<T, serde_json::Error> {
+    fn context(self, doing: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|e| Error::new(Kind::Refused, doing()).because(e))
+    }
+}
+
+impl<T> Context<T> for Result<T, Error> {
+    fn context(self, doing: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|e| Error {
+            kind: e.kind,
+            message: format!("{}: {}", doing(), e.message),
+            hint: e.hint,
+            detail: e.detail,
+            source: e.source,
+        })
+    }
+}
+
+fn kind_of(e: &io::Error) -> Kind {
+    match e.kind() {
+        io::ErrorKind::NotFound => Kind::NotFound,
+        io::ErrorKind::TimedOut => Kind::Timeout,
+        _ => Kind::Io,
+    }
+}
+
+/// An operating system's error without the `(os error 2)` that tells a person nothing.
+fn plain(e: &(dyn StdError + 'static)) -> String {
+    let text = e.to_string();
+    match text.find(" (os error ") {
+        Some(at) => lower_first(&text[..at]),
+        None => text,
+    }
+}
+
+fn lower_first(s: &str) -> String {
+    let mut chars = s.chars();
+    match chars.next() {
+        Some(c) => c.to_lowercase().chain(chars).collect(),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_the_whole_chain_on_one_line() {
+        let e = std::fs::read("/nowhere/x").context(|| "read /nowhere/x".into()).unwrap_err();
+        assert_eq!(e.to_string(), "read /nowhere/x: no such file or directory");
+        assert_eq!(e.kind(), Kind::NotFound);
+    }
+
+    #[test]
+    fn keeps_hint_and_detail_when_wrapped() {
+        let e = Error::new(Kind::Busy, "locked").hint("wait").with_detail(vec!["x".into()]);
+        let e = Err::<(), _>(e).context(|| "deploy a".into()).unwrap_err();
+        assert_eq!((e.to_string().as_str(), e.next_step(), e.kind()), ("deploy a: locked", Some("wait"), Kind::Busy));
+        assert_eq!(e.detail(), ["x"]);
+    }
+}

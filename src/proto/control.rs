@@ -1,0 +1,306 @@
+//! Everything that may be asked of `tako-server`, and everything it may answer.
+//!
+//! A connection starts with the server's [`Hello`] and the client's [`Greeting`]. Then each [`Call`] is answered by any
+//! number of [`Notice`]s and exactly one [`Reply`] or fault, all with the call's id. Calls of one connection are served
+//! in order. A deploy that was accepted goes on when the connection is lost; a lock does not.
+//!
+//! **Invariant**: a field that is added later has a default, so that both sides of one protocol version may differ in
+//! age; a change that an old peer would misread raises the protocol version.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::Range;
+use super::fault::Fault;
+use super::manifest::Manifest;
+use super::name::AppId;
+use super::route::Route;
+use super::target::Target;
+use super::version::Version;
+
+/// The value of [`Hello::tako`], by which the line is found among a noisy shell's output.
+pub(crate) const MAGIC: &str = "hello";
+
+/// The first line from the server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    /// Always [`MAGIC`]; first, so that the line is known by its start.
+    pub tako: String,
+    pub protocol: Range,
+    /// The server program's version.
+    pub server: String,
+    pub target: Target,
+    /// The server's clock, milliseconds since 1970.
+    pub clock_ms: u64,
+    /// Where uploads go: an absolute folder, on the file system of the releases.
+    pub incoming: String,
+}
+
+/// The first line from the client.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Greeting {
+    /// The version picked from the server's range.
+    pub protocol: u32,
+    /// The client program's version.
+    pub client: String,
+    /// Who is there, for locks and the release log: `ana@laptop`.
+    pub who: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Call {
+    pub id: u64,
+    pub request: Request,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    pub id: u64,
+    pub body: Body,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Body {
+    Notice(Notice),
+    Reply(Reply),
+    Fault(Fault),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Request {
+    /// → `Reply::Info`.
+    Info,
+    /// Can this be deployed here? Changes nothing. → `Reply::Preflight`, or Conflict naming the other app.
+    Preflight { app: AppId, version: Version, routes: Vec<Route> },
+    /// Keeps others from changing the app until `Unlock` or the end of this connection. → `Reply::Done`, or Busy
+    /// saying who has it. Taken twice by one connection is fine.
+    Lock { app: AppId, version: Option<Version> },
+    /// → `Reply::Done`.
+    Unlock { app: AppId },
+    /// Checks an uploaded artifact and lays it out as a release; needs the lock. → `Reply::Done`.
+    Unpack { app: AppId, version: Version, artifact: Artifact },
+    /// Makes the release able to start: runtime there, dependencies installed; needs the lock. → `Reply::Done`.
+    Prepare { manifest: Manifest },
+    /// Puts a prepared release live; needs the lock. Notices tell the steps. → `Reply::Deployed`.
+    Deploy(Deploy),
+    /// → `Reply::Status`, of every app when `app` is `None`.
+    Status { app: Option<AppId> },
+    /// The app's output. Notices `Lines`; with `follow` it goes on until the client hangs up. → `Reply::Done`.
+    Logs { app: AppId, follow: bool, lines: u32 },
+    /// → `Reply::Releases`, newest first.
+    Releases { app: AppId },
+    /// Puts an earlier release live again with its routes and vars; `None` means the last good one before the live
+    /// one. Notices as for a deploy. → `Reply::Deployed`.
+    Rollback { app: AppId, version: Option<Version> },
+    /// 0 is on demand. Notices as for a deploy. → `Reply::Deployed`.
+    Scale { app: AppId, instances: u32 },
+    /// Stops the app and removes all of it. → `Reply::Done`.
+    Delete { app: AppId },
+}
+
+/// An archive in the server's incoming folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Artifact {
+    /// Its file name there: no path.
+    pub file: String,
+    /// SHA-256 of the uncompressed tar, lower-case hex.
+    pub sha256: String,
+    /// Compressed bytes.
+    pub bytes: u64,
+    /// Uncompressed bytes of the tar.
+    pub unpacked: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Deploy {
+    pub manifest: Manifest,
+    pub routes: Vec<Route>,
+    /// 0 is on demand.
+    pub instances: u32,
+    /// `None` keeps those that the server has.
+    pub secrets: Option<Secrets>,
+}
+
+/// The secrets of one app in one environment. Held by both sides in memory that is wiped; no `Debug` shows a value.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Secrets {
+    /// HMAC of names and values by the environment's key, which the server never has; told back by preflight.
+    pub hash: String,
+    pub values: BTreeMap<String, Zeroizing<String>>,
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secrets({} names)", self.values.len())
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Reply {
+    Done,
+    Info(Info),
+    Preflight(Preflight),
+    Deployed(Deployed),
+    Status(Vec<AppStatus>),
+    Releases(Vec<Release>),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Info {
+    pub server: String,
+    pub target: Target,
+    pub pid: u32,
+    /// Where the proxy listens.
+    pub http: Vec<String>,
+    pub https: Vec<String>,
+    pub data_dir: String,
+    pub free_bytes: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Preflight {
+    /// The release is laid out in full: no upload is needed.
+    pub complete: bool,
+    pub live: Option<Version>,
+    /// Of the secrets that the server holds.
+    pub secrets_hash: Option<String>,
+    pub free_bytes: u64,
+    /// Routes of other apps that are more specific than one of these, as `route (app)`: allowed, worth a word.
+    pub overlaps: Vec<String>,
+}
+
+/// What went live.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Deployed {
+    pub version: Version,
+    pub previous: Option<Version>,
+    pub instances: u32,
+    /// One per instance that was started.
+    pub swaps: Vec<Swap>,
+}
+
+/// How long one instance took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Swap {
+    /// From spawn to the app's own ready signal, in microseconds: the app's time.
+    pub boot_us: u64,
+    /// From spawn until every proxy worker sends requests to it and none to the one it replaced: boot and ours.
+    pub total_us: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Notice {
+    /// Instance `number` of `of` (from 1) is at `step`.
+    Step {
+        number: u32,
+        of: u32,
+        step: Step,
+    },
+    /// What the server does apart from instances: `install dependencies`.
+    Doing {
+        what: String,
+    },
+    /// The routes and the release are committed; only draining is left.
+    Live {
+        version: Version,
+    },
+    Lines {
+        lines: Vec<LogLine>,
+    },
+    /// Nothing new, still at it: keeps the connection known to be alive.
+    Beat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Step {
+    Starting,
+    Ready,
+    Healthy,
+    InBalancing,
+    Draining,
+    Stopped,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LogLine {
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    pub release: String,
+    pub instance: u32,
+    pub stream: Stream,
+    pub text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Stream {
+    Out,
+    Err,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AppStatus {
+    pub app: AppId,
+    pub state: AppState,
+    pub version: Option<Version>,
+    pub routes: Vec<Route>,
+    /// As wanted; 0 is on demand.
+    pub wanted: u32,
+    pub instances: Vec<InstanceStatus>,
+    /// When the live release went live, milliseconds since 1970.
+    pub since_ms: u64,
+    /// How the last instance that failed ended, if one did since the live release went live.
+    pub last_failure: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum AppState {
+    /// At least one healthy instance, none missing.
+    Live,
+    /// Some healthy, some missing.
+    Degraded,
+    /// On demand, nothing runs.
+    Idle,
+    /// Instances are coming up, none healthy yet.
+    Starting,
+    /// A rollout is under way.
+    Deploying,
+    /// Instances end again and again; restarts are backing off.
+    CrashLooping,
+    #[serde(other)]
+    Unknown,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct InstanceStatus {
+    pub number: u32,
+    pub version: Version,
+    pub pid: u32,
+    pub port: u16,
+    /// The lifecycle state's name: `healthy`, `draining`…
+    pub state: String,
+    pub up_ms: u64,
+    /// Resident memory in bytes.
+    pub memory: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Release {
+    pub version: Version,
+    pub live: bool,
+    /// When it last went live, milliseconds since 1970.
+    pub deployed_ms: u64,
+    pub by: String,
+    pub commit_message: Option<String>,
+    pub git_dirty: bool,
+    /// It was rolled back or replaced after a failure.
+    pub bad: bool,
+}

@@ -1,0 +1,102 @@
+//! Every path under the data directory, by name: one place to see what lies where on a server.
+//!
+//! ```text
+//! {data}/apps/<id>/releases/<version>/   app.json, code, logs -> ../../shared/logs; complete once .complete is there
+//!                 /current               -> releases/<version>, for people; nothing is started through it
+//!                 /shared/logs, /shared/data
+//!                 /state.json            desired state; its absence means the app is not there
+//!                 /secrets.sealed        under the host key
+//!                 /run/<n>.json          pid, start time and token of a running instance, to find it after a crash
+//!                 /.deploy_lock          who is changing the app, for people; the lock itself is in memory
+//! {data}/incoming/                       uploads
+//! {data}/certs/<host>/                   chain.pem, key.pem
+//! {data}/sdk/<hash>/                     the embedded JavaScript entry points
+//! {data}/host.key                        seals what must not lie in clear
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use crate::proto::name::AppId;
+use crate::proto::version::Version;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    data: PathBuf,
+}
+
+impl Layout {
+    /// `data` should be absolute: it is told to apps and clients.
+    pub fn new(data: PathBuf) -> Self {
+        Layout { data }
+    }
+
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    pub fn apps(&self) -> PathBuf {
+        self.data.join("apps")
+    }
+
+    pub fn app(&self, id: &AppId) -> PathBuf {
+        self.apps().join(id.to_string())
+    }
+
+    pub fn releases(&self, id: &AppId) -> PathBuf {
+        self.app(id).join("releases")
+    }
+
+    pub fn release(&self, id: &AppId, version: &Version) -> PathBuf {
+        self.releases(id).join(version.as_str())
+    }
+
+    /// Written last into a release that is laid out in full.
+    pub fn complete_marker(&self, id: &AppId, version: &Version) -> PathBuf {
+        self.release(id, version).join(".complete")
+    }
+
+    pub fn current(&self, id: &AppId) -> PathBuf {
+        self.app(id).join("current")
+    }
+
+    pub fn logs(&self, id: &AppId) -> PathBuf {
+        self.app(id).join("shared/logs")
+    }
+
+    /// The app's own data, given to it as `TAKO_DATA_DIR`.
+    pub fn app_data(&self, id: &AppId) -> PathBuf {
+        self.app(id).join("shared/data")
+    }
+
+    pub fn state(&self, id: &AppId) -> PathBuf {
+        self.app(id).join("state.json")
+    }
+
+    pub fn secrets(&self, id: &AppId) -> PathBuf {
+        self.app(id).join("secrets.sealed")
+    }
+
+    pub fn run(&self, id: &AppId) -> PathBuf {
+        self.app(id).join("run")
+    }
+
+    pub fn deploy_lock(&self, id: &AppId) -> PathBuf {
+        self.app(id).join(".deploy_lock")
+    }
+
+    pub fn incoming(&self) -> PathBuf {
+        self.data.join("incoming")
+    }
+
+    pub fn certs(&self) -> PathBuf {
+        self.data.join("certs")
+    }
+
+    pub fn sdk(&self) -> PathBuf {
+        self.data.join("sdk")
+    }
+
+    pub fn host_key(&self) -> PathBuf {
+        self.data.join("host.key")
+    }
+}

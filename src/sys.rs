@@ -1,0 +1,203 @@
+//! The system calls that the standard library lacks, and the only `unsafe` of the crate.
+//!
+//! Policy lives elsewhere: this file starts what it is told to start and says what the kernel said. It is Linux for
+//! now; what `tako` and `tako-dev-server` need on macOS is to be gated here and nowhere else.
+#![allow(unsafe_code)]
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+
+use rustix::event::epoll;
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
+
+/// Where a started program finds its bootstrap message.
+pub(crate) const BOOTSTRAP_FD: RawFd = 3;
+/// A pipe holds this much unread at most (`/proc/sys/fs/pipe-max-size` for everybody), so a bootstrap message up to
+/// this size is written before the program starts and nobody waits for anybody.
+pub(crate) const MAX_BOOTSTRAP: usize = 1 << 20;
+
+/// A program to start in a process group of its own.
+pub(crate) struct Spawn<'a> {
+    pub argv: &'a [OsString],
+    pub dir: PathBuf,
+    /// The whole environment: nothing is inherited.
+    pub env: Vec<(OsString, OsString)>,
+    /// Readable on [`BOOTSTRAP_FD`] until its end; `None` leaves that descriptor closed.
+    pub bootstrap: Option<&'a [u8]>,
+}
+
+/// A started program. Dropping it neither stops nor reaps it.
+pub(crate) struct Spawned {
+    pub child: Child,
+    pub pid: Pid,
+    /// Readable once the program has ended.
+    pub pidfd: OwnedFd,
+    pub stdout: ChildStdout,
+    pub stderr: ChildStderr,
+}
+
+/// Starts a program with piped output, no input, `no_new_privs`, umask 027, its own process group, and no descriptor
+/// of ours but the bootstrap pipe.
+///
+/// # Errors
+/// Those of the kernel; `NotFound` also when the program is there and its interpreter or loader is not.
+pub(crate) fn spawn(spec: &Spawn<'_>) -> io::Result<Spawned> {
+    let (program, args) = spec.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let pipe = spec.bootstrap.map(filled_pipe).transpose()?;
+    let bootstrap = pipe.as_ref().map(AsRawFd::as_raw_fd);
+
+    let mut command = Command::new(program);
+    command.args(args).current_dir(&spec.dir).env_clear().envs(spec.env.iter().map(|(k, v)| (k, v)));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed; the closure makes plain system calls on
+    // integers, allocates nothing and takes no lock.
+    unsafe {
+        command.pre_exec(move || {
+            if let Some(fd) = bootstrap {
+                // dup2 onto itself keeps close-on-exec, so the flag is cleared in both cases.
+                check(if fd == BOOTSTRAP_FD {
+                    libc::fcntl(fd, libc::F_SETFD, 0)
+                } else {
+                    libc::dup2(fd, BOOTSTRAP_FD)
+                })?;
+            }
+            let first = if bootstrap.is_some() { BOOTSTRAP_FD + 1 } else { BOOTSTRAP_FD };
+            // Close-on-exec rather than close: the standard library reports a failed exec through a pipe of its own.
+            // Kernels before 5.11 lack the flag; there our own descriptors, all close-on-exec, are still safe.
+            libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+            libc::umask(0o027);
+            Ok(())
+        });
+    }
+    let mut child = command.spawn()?;
+    let pid = Pid::from_child(&child);
+    let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
+        Ok(fd) => fd,
+        Err(e) => {
+            let _ = kill_group(pid, Signal::KILL);
+            let _ = child.wait();
+            return Err(e.into());
+        }
+    };
+    let stdout = child.stdout.take().expect("stdout was asked to be a pipe");
+    let stderr = child.stderr.take().expect("stderr was asked to be a pipe");
+    Ok(Spawned { child, pid, pidfd, stdout, stderr })
+}
+
+/// Sends `signal` to every process of the group that [`spawn`] made; a group that is gone is fine.
+pub(crate) fn kill_group(pid: Pid, signal: Signal) -> io::Result<()> {
+    match rustix::process::kill_process_group(pid, signal) {
+        Err(rustix::io::Errno::SRCH) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// The user at the other end of a unix socket, as the kernel says.
+pub(crate) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
+    Ok(rustix::net::sockopt::socket_peercred(stream)?.uid.as_raw())
+}
+
+/// Watches a listening socket for one worker of several: a new connection wakes one of them (EPOLLEXCLUSIVE,
+/// epoll_ctl(2)). Level-triggered, so that what one worker leaves wakes the next. To pause, [`unwatch`] it.
+pub(crate) fn watch_exclusive(poll: &mio::Poll, fd: impl AsFd, token: mio::Token) -> io::Result<()> {
+    let flags = epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE;
+    Ok(epoll::add(borrow(poll), fd, epoll::EventData::new_u64(token.0 as u64), flags)?)
+}
+
+pub(crate) fn unwatch(poll: &mio::Poll, fd: impl AsFd) -> io::Result<()> {
+    Ok(epoll::delete(borrow(poll), fd)?)
+}
+
+/// Raises the limit of open descriptors as far as allowed and returns it.
+pub(crate) fn raise_descriptor_limit() -> u64 {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match rustix::process::setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(_) => limit.current.unwrap_or(u64::MAX),
+    }
+}
+
+fn borrow(poll: &mio::Poll) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor belongs to `poll`, which outlives the borrow.
+    unsafe { BorrowedFd::borrow_raw(poll.as_raw_fd()) }
+}
+
+/// The read end of a pipe that already holds `bytes` and whose write end is closed.
+fn filled_pipe(bytes: &[u8]) -> io::Result<OwnedFd> {
+    if bytes.len() > MAX_BOOTSTRAP {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the bootstrap message is too large"));
+    }
+    let (reader, mut writer) = io::pipe()?;
+    if bytes.len() > 64 << 10 {
+        rustix::pipe::fcntl_setpipe_size(&writer, bytes.len())?;
+    }
+    writer.write_all(bytes)?;
+    Ok(reader.into())
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    fn sh(script: &str, bootstrap: Option<&[u8]>) -> (String, Option<i32>) {
+        let argv = ["/bin/sh", "-c", script].map(OsString::from);
+        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let mut spawned = spawn(&Spawn { argv: &argv, dir: "/".into(), env, bootstrap }).unwrap();
+        let mut out = String::new();
+        spawned.stdout.read_to_string(&mut out).unwrap();
+        (out, spawned.child.wait().unwrap().code())
+    }
+
+    #[test]
+    fn hands_over_the_bootstrap_message_and_nothing_else() {
+        let _ours = std::fs::File::open("/dev/null").unwrap();
+        let (out, code) = sh("cat <&3; ls -l /proc/self/fd | grep -c /dev/null; exit 7", Some(b"hello "));
+        assert_eq!((out.as_str(), code), ("hello 1\n", Some(7)));
+    }
+
+    #[test]
+    fn a_message_larger_than_a_pipe_does_not_block() {
+        let (out, _) = sh("wc -c <&3", Some(&vec![b'x'; 300 << 10]));
+        assert_eq!(out.trim(), "307200");
+    }
+
+    #[test]
+    fn leaves_descriptor_three_closed_without_a_message() {
+        assert_eq!(sh("(: <&3) 2>/dev/null || echo closed", None).0, "closed\n");
+    }
+
+    #[test]
+    fn stops_the_whole_group() {
+        let argv = ["/bin/sh", "-c", "sleep 60 & sleep 60"].map(OsString::from);
+        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let mut spawned = spawn(&Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None }).unwrap();
+        kill_group(spawned.pid, Signal::KILL).unwrap();
+        // The pipe ends only when every process that holds it is gone.
+        assert_eq!(spawned.stdout.read_to_end(&mut Vec::new()).unwrap(), 0);
+        spawned.child.wait().unwrap();
+        kill_group(spawned.pid, Signal::KILL).unwrap();
+    }
+
+    #[test]
+    fn says_when_there_is_no_such_program() {
+        let argv = [OsString::from("/nowhere/program")];
+        let spec = Spawn { argv: &argv, dir: "/".into(), env: vec![], bootstrap: None };
+        assert_eq!(spawn(&spec).err().unwrap().kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -90,7 +90,7 @@ impl Error {
 
     /// Changes the kind, for a caller who knows better what the failure means to its user.
     #[must_use]
-    pub fn as_kind(mut self, kind: Kind) -> Self {
+    pub fn with_kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
         self
     }

@@ -3,7 +3,17 @@ use std::os::unix::fs::symlink;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use tar::EntryType;
+
+use super::pack::pack;
+use super::unpack::{MAX_UNPACKED, unpack};
 use super::*;
+use crate::error::{Kind, Result};
 
 /// Builds a tar by hand, compresses it and tries to unpack it; `Ok` lists what was laid out.
 struct Hostile {

@@ -1,0 +1,392 @@
+//! The actor with real processes on a stage without proxy: posts are acked at once, and an endpoint that was taken out
+//! is drained at once unless the test holds it.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::disk;
+use crate::proto::control::{AppState, Secrets, Step};
+use crate::proto::manifest::{Limits, Manifest, Runtime};
+use crate::proto::route::Route;
+use crate::proxy;
+use crate::proxy::table::{Endpoint, EndpointId};
+use crate::server::board::Posting;
+use crate::server::runtime::Launch;
+use crate::server::state;
+use crate::sys;
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// No test by itself: the program that the tests below deploy, which is this one started again.
+#[test]
+fn plays_the_app() {
+    let Ok(part) = env::var("PLAY") else { return };
+    // The test harness has begun a line.
+    println!();
+    eprintln!("playing {part}");
+    match part.as_str() {
+        "silent" => std::thread::sleep(Duration::from_secs(600)),
+        "exit" => std::process::exit(3),
+        part => serve(part),
+    }
+}
+
+fn serve(part: &str) {
+    let port = env::var("PORT").unwrap();
+    if part == "slow" {
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).unwrap();
+    let mut secrets = String::new();
+    fs::File::open("/proc/self/fd/3").unwrap().read_to_string(&mut secrets).unwrap();
+    let token = secrets.split('"').nth(3).unwrap().to_owned();
+    if port == "0" {
+        println!("TAKO:READY:{}", listener.local_addr().unwrap().port());
+    }
+    let mut ill = part == "ill";
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+        let Some(request) = lines.next() else { continue };
+        let head: Vec<String> = lines.take_while(|l| !l.is_empty()).collect();
+        let asked = head.contains(&"Host: tako.internal".into());
+        let answer = match request.split(' ').nth(1).unwrap() {
+            "/status" if ill => "HTTP/1.1 500 Ill\r\n\r\n".into(),
+            "/status" if asked && !head.contains(&format!("X-Tako-Internal-Token: {token}")) => {
+                "HTTP/1.1 403 Who\r\n\r\n".into()
+            }
+            "/die" => std::process::exit(9),
+            "/ill" => {
+                ill = true;
+                "HTTP/1.1 200 OK\r\n\r\n".into()
+            }
+            "/secrets" => format!("HTTP/1.1 200 OK\r\n\r\n{secrets}"),
+            _ => format!("HTTP/1.1 200 OK\r\n\r\n{} {}", env::var("TAKO_BUILD").unwrap(), env::var("ENV").unwrap()),
+        };
+        let _ = stream.write_all(answer.as_bytes());
+    }
+}
+
+#[derive(Clone, Default)]
+struct Play(Arc<Mutex<Scene>>);
+
+#[derive(Default)]
+struct Scene {
+    posts: Vec<Posting>,
+    to: Option<Sender<proxy::Notice>>,
+    /// Endpoints stay busy when they are taken out.
+    hold: bool,
+    held: BTreeSet<EndpointId>,
+    claimed: Option<String>,
+    claims: usize,
+    activated: Vec<Version>,
+    disk_full: bool,
+}
+
+struct Claimed(Play);
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        self.0.scene().claims -= 1;
+    }
+}
+
+impl Play {
+    fn scene(&self) -> std::sync::MutexGuard<'_, Scene> {
+        self.0.lock().unwrap()
+    }
+
+    fn tell(&self, notice: proxy::Notice) {
+        self.scene().to.as_ref().unwrap().try_send(notice).unwrap();
+    }
+
+    fn taken_out(&self, endpoints: Vec<Endpoint>) {
+        for endpoint in endpoints {
+            let mut scene = self.scene();
+            if scene.hold {
+                scene.held.insert(endpoint.id);
+            } else {
+                drop(scene);
+                self.tell(proxy::Notice::Drained(endpoint.id));
+            }
+        }
+    }
+}
+
+impl Stage for Play {
+    type Claim = Claimed;
+
+    fn claim(&self, _app: &AppId, routes: &[Route]) -> Result<Claimed> {
+        let mut scene = self.scene();
+        if let Some(route) = routes.iter().find(|r| scene.claimed.as_deref() == Some(r.host())) {
+            return Err(Error::new(Kind::Conflict, format!("{route} belongs to other")));
+        }
+        scene.claims += 1;
+        drop(scene);
+        Ok(Claimed(self.clone()))
+    }
+
+    fn post(&self, _app: &AppId, posting: Posting) -> u64 {
+        let mut scene = self.scene();
+        let before = scene.posts.last().map_or(Vec::new(), |p| p.endpoints.clone());
+        let gone = before.into_iter().filter(|e| !posting.endpoints.contains(e)).collect();
+        scene.posts.push(posting);
+        let generation = scene.posts.len() as u64;
+        drop(scene);
+        self.tell(proxy::Notice::Acked(generation));
+        self.taken_out(gone);
+        generation
+    }
+
+    fn remove(&self, app: &AppId) -> u64 {
+        self.post(app, Posting { routes: vec![], endpoints: vec![], body_limit: 0 })
+    }
+
+    fn subscribe(&self, _app: &AppId, to: Sender<proxy::Notice>) {
+        self.scene().to = Some(to);
+    }
+
+    fn launch(&self, _layout: &Layout, manifest: &Manifest) -> Result<Launch> {
+        let argv = match &manifest.start {
+            Some(start) => start.iter().map(Into::into).collect(),
+            None => vec![
+                env::current_exe().unwrap().into_os_string(),
+                "--exact".into(),
+                "server::app::tests::plays_the_app".into(),
+                "--nocapture".into(),
+            ],
+        };
+        Ok(Launch { argv, path: vec![] })
+    }
+
+    fn is_complete(&self, layout: &Layout, app: &AppId, version: &Version) -> bool {
+        layout.complete_marker(app, version).exists()
+    }
+
+    fn activate(&self, _layout: &Layout, manifest: &Manifest) -> Result<()> {
+        let mut scene = self.scene();
+        scene.activated.push(manifest.version.clone());
+        match scene.disk_full {
+            true => Err(Error::new(Kind::Io, "the disk is full")),
+            false => Ok(()),
+        }
+    }
+
+    fn discard(&self, layout: &Layout, app: &AppId, version: &Version) -> Result<()> {
+        disk::remove_tree(&layout.release(app, version))
+    }
+
+    fn prune(&self, _layout: &Layout, desired: &mut Desired, running: &[Version], _now_ms: u64) {
+        assert!(running.contains(&desired.live));
+    }
+}
+
+struct Sandbox {
+    play: Play,
+    layout: Arc<Layout>,
+    key: Key,
+    id: AppId,
+    handle: Handle,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // Also when a test fails: no process outlives it.
+        self.play.scene().hold = false;
+        self.handle.stop();
+    }
+}
+
+impl Sandbox {
+    fn new() -> Sandbox {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Arc::new(Layout::new(dir.path().into()));
+        let (play, key, id) = (Play::default(), Key::random().unwrap(), AppId::parse("shop").unwrap());
+        disk::make_dirs(&layout.app(&id), 0o700).unwrap();
+        let handle = begin(&play, &id, &layout, &key);
+        Sandbox { play, layout, key, id, handle, _dir: dir }
+    }
+
+    /// As a server that starts on the same data.
+    fn restart(&mut self) {
+        self.handle.stop();
+        self.play = Play::default();
+        self.handle = begin(&self.play, &self.id, &self.layout, &self.key);
+    }
+
+    fn manifest(&self, version: &str, part: &str) -> Manifest {
+        let version = Version::parse(version).unwrap();
+        let release = self.layout.release(&self.id, &version);
+        disk::make_dirs(&release, 0o700).unwrap();
+        fs::write(self.layout.complete_marker(&self.id, &version), "").unwrap();
+        Manifest {
+            app: self.id.clone(),
+            version,
+            runtime: Runtime::Node,
+            runtime_version: None,
+            dir: String::new(),
+            main: "index.js".into(),
+            start: None,
+            install: None,
+            health: None,
+            vars: [("PLAY".to_string(), part.to_string())].into(),
+            limits: Limits { startup_timeout_s: 20, drain_timeout_s: 20, ..Limits::default() },
+            commit_message: None,
+            git_dirty: false,
+        }
+    }
+
+    fn order(&self, version: &str, part: &str, instances: u32) -> Deploy {
+        let routes = vec![Route::parse(&format!("{version}.example.com")).unwrap()];
+        Deploy { manifest: self.manifest(version, part), routes, instances, secrets: None }
+    }
+
+    fn deploy(&self, version: &str, part: &str, instances: u32) -> Result<Deployed> {
+        done(&self.handle.deploy(self.order(version, part, instances), "ana".into()))
+    }
+
+    fn posted(&self) -> Posting {
+        self.play.scene().posts.last().unwrap().clone()
+    }
+
+    /// What each endpoint in balancing answers.
+    fn answers(&self, path: &str) -> Vec<String> {
+        self.posted().endpoints.iter().map(|e| get(e.addr, path)).collect()
+    }
+
+    fn status(&self) -> AppStatus {
+        self.handle.status().unwrap()
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        self.status().instances.iter().map(|i| i.pid).collect()
+    }
+
+    fn release_dir(&self, version: &str) -> PathBuf {
+        self.layout.release(&self.id, &Version::parse(version).unwrap())
+    }
+
+    fn log(&self) -> Vec<String> {
+        self.handle.logs(1000, false).iter().flatten().map(|l| l.text).collect()
+    }
+
+    /// What stands after a deploy of v2 over v1 failed.
+    fn assert_v1_stands(&self, before: &Posting, pids: &[u32]) {
+        assert_eq!(&self.posted(), before);
+        let status = self.status();
+        assert_eq!(status.version.as_ref().map(Version::as_str), Some("v1"));
+        assert_eq!(status.state, AppState::Live);
+        until("only the old ones run", || self.pids() == pids);
+        assert!(self.answers("/").iter().all(|a| a.starts_with("v1")));
+        until("the release is removed", || !self.release_dir("v2").exists());
+        let desired = state::load(&self.layout, &self.id).unwrap().unwrap();
+        assert_eq!((desired.live.as_str(), desired.releases.len()), ("v1", 1));
+        assert_eq!(self.play.scene().claims, 0);
+    }
+}
+
+fn begin(play: &Play, id: &AppId, layout: &Arc<Layout>, key: &Key) -> Handle {
+    let desired = state::load(layout, id).unwrap();
+    start_on(play.clone(), id.clone(), desired, layout.clone(), key.clone(), Threads::start().unwrap()).unwrap()
+}
+
+fn done(events: &Receiver<Event>) -> Result<Deployed> {
+    told(events).1
+}
+
+fn told(events: &Receiver<Event>) -> (Vec<Notice>, Result<Deployed>) {
+    let mut notices = Vec::new();
+    loop {
+        match events.recv_timeout(PATIENCE).unwrap() {
+            Event::Notice(notice) => notices.push(notice),
+            Event::Done(result) => return (notices, result),
+        }
+    }
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "in vain: until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn get(addr: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.into())
+}
+
+fn is_alive(pid: u32) -> bool {
+    rustix::process::test_kill_process(Pid::from_raw(pid as i32).unwrap()).is_ok()
+}
+
+fn kill(pid: u32, signal: Signal) {
+    sys::kill_group(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
+}
+
+#[test]
+fn a_first_deploy_serves_and_a_second_one_takes_over() {
+    let it = Sandbox::new();
+    assert!(it.handle.is_empty());
+    let (notices, first) = told(&it.handle.deploy(it.order("v1", "serve", 1), "ana".into()));
+    let first = first.unwrap();
+    assert_eq!((first.version.as_str(), first.previous, first.swaps.len()), ("v1", None, 1));
+    assert!(first.swaps[0].boot_us > 0 && first.swaps[0].total_us >= first.swaps[0].boot_us);
+    let step = |step| Notice::Step { number: 1, of: 1, step };
+    let live = Notice::Live { version: Version::parse("v1").unwrap() };
+    assert_eq!(notices, [step(Step::Starting), step(Step::Ready), step(Step::Healthy), step(Step::InBalancing), live]);
+    assert_eq!(it.answers("/"), ["v1 production"]);
+    let old = it.pids();
+
+    let second = it.deploy("v2", "serve", 1).unwrap();
+    assert_eq!(second.previous.unwrap().as_str(), "v1");
+    assert_eq!(it.answers("/"), ["v2 production"]);
+    assert_eq!(it.posted().routes, [Route::parse("v2.example.com").unwrap()]);
+    until("the old one is gone", || !is_alive(old[0]));
+    // Never a moment without an instance once there was one.
+    let scene = it.play.scene();
+    let served: Vec<usize> = scene.posts.iter().map(|p| p.endpoints.len()).collect();
+    assert!(served.iter().all(|n| *n == 1), "{served:?}");
+    assert_eq!(scene.activated.iter().map(Version::as_str).collect::<Vec<_>>(), ["v1", "v2"]);
+    drop(scene);
+
+    let desired = state::load(&it.layout, &it.id).unwrap().unwrap();
+    assert_eq!(desired.live.as_str(), "v2");
+    let versions: Vec<&str> = desired.releases.iter().map(|r| r.manifest.version.as_str()).collect();
+    assert_eq!(versions, ["v2", "v1"]);
+    let status = it.status();
+    assert_eq!(status.state, AppState::Live);
+    let instance = status.instances.iter().find(|i| i.version.as_str() == "v2").unwrap();
+    assert!(instance.memory > 0 && instance.port > 0 && instance.state == "healthy");
+}
+
+#[test]
+fn stop_ends_all_and_the_next_server_starts_what_was_live() {
+    let mut it = Sandbox::new();
+    let secrets = Secrets { hash: "h1".into(), values: [("KEY".into(), Zeroizing::new("abc".into()))].into() };
+    let order = Deploy { secrets: Some(secrets), ..it.order("v1", "serve", 2) };
+    done(&it.handle.deploy(order, "ana".into())).unwrap();
+    let old = it.pids();
+    it.restart();
+    assert!(old.iter().all(|pid| !is_alive(*pid)));
+    until("both serve again", || it.status().state == AppState::Live);
+    assert_eq!(it.answers("/"), ["v1 production", "v1 production"]);
+    // The secrets came from the sealed file.
+    assert!(it.answers("/secrets")[0].contains(r#""secrets":{"KEY":"abc"}"#));
+    assert_eq!(it.handle.secrets_hash().as_deref(), Some("h1"));
+}

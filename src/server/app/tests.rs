@@ -390,3 +390,422 @@ fn stop_ends_all_and_the_next_server_starts_what_was_live() {
     assert!(it.answers("/secrets")[0].contains(r#""secrets":{"KEY":"abc"}"#));
     assert_eq!(it.handle.secrets_hash().as_deref(), Some("h1"));
 }
+
+#[test]
+fn instances_are_swapped_one_at_a_time_and_capacity_never_drops() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 3).unwrap();
+    let old: Vec<u32> = it.pids();
+    let posts = it.play.scene().posts.len();
+    let (notices, result) = told(&it.handle.deploy(it.order("v2", "serve", 3), "ana".into()));
+    assert_eq!(result.unwrap().swaps.len(), 3);
+    let scene = it.play.scene();
+    let swaps = &scene.posts[posts..];
+    assert!(swaps.iter().all(|p| p.endpoints.len() == 3), "{swaps:?}");
+    // Routes change with the last swap and not before.
+    let routes: Vec<&str> = swaps.iter().map(|p| p.routes[0].host()).collect();
+    assert_eq!(routes, ["v1.example.com", "v1.example.com", "v2.example.com"]);
+    drop(scene);
+    let numbers = |wanted| {
+        let of = |n: &Notice| match n {
+            Notice::Step { number, of: 3, step } if *step == wanted => Some(*number),
+            _ => None,
+        };
+        notices.iter().filter_map(of).collect::<Vec<u32>>()
+    };
+    for step in [Step::Starting, Step::Ready, Step::Healthy, Step::InBalancing, Step::Draining] {
+        assert_eq!(numbers(step), [1, 2, 3], "{step:?}");
+    }
+    until("the old ones are gone", || old.iter().all(|pid| !is_alive(*pid)));
+}
+
+#[test]
+fn a_rollout_may_change_the_number_of_instances() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    it.deploy("v2", "serve", 3).unwrap();
+    assert_eq!(it.answers("/"), ["v2 production"; 3]);
+    it.deploy("v3", "serve", 1).unwrap();
+    assert_eq!(it.answers("/"), ["v3 production"]);
+    until("three are gone", || it.pids().len() == 1);
+    // On demand is one warm instance for now.
+    it.deploy("v4", "serve", 0).unwrap();
+    assert_eq!(it.answers("/"), ["v4 production"]);
+    assert_eq!((it.status().wanted, it.status().state), (0, AppState::Live));
+}
+
+#[test]
+fn an_old_instance_lives_until_nothing_is_in_flight() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    let old = it.pids()[0];
+    it.play.scene().hold = true;
+    it.deploy("v2", "serve", 1).unwrap();
+    // A later deploy is fine while it drains.
+    it.deploy("v3", "serve", 1).unwrap();
+    let states = || it.status().instances.iter().map(|i| i.state.clone()).collect::<Vec<_>>();
+    let mut now = states();
+    now.sort();
+    assert_eq!(now, ["draining", "draining", "healthy"]);
+    assert!(is_alive(old));
+    let held = std::mem::take(&mut it.play.scene().held);
+    held.into_iter().for_each(|endpoint| it.play.tell(proxy::Notice::Drained(endpoint)));
+    until("the drained ones are gone", || states() == ["healthy"]);
+    assert!(!is_alive(old));
+}
+
+#[test]
+fn the_drain_limit_ends_what_never_drains() {
+    let it = Sandbox::new();
+    let mut order = it.order("v1", "serve", 1);
+    order.manifest.limits.drain_timeout_s = 0;
+    done(&it.handle.deploy(order, "ana".into())).unwrap();
+    let old = it.pids()[0];
+    it.play.scene().hold = true;
+    it.deploy("v2", "serve", 1).unwrap();
+    until("the old one is gone", || !is_alive(old));
+}
+
+#[test]
+fn keeps_the_old_instances_when_a_new_one_exits_at_once() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 2).unwrap();
+    let (before, pids) = (it.posted(), it.pids());
+    let begin = Instant::now();
+    let e = it.deploy("v2", "exit", 2).unwrap_err();
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert_eq!(e.kind(), Kind::Rejected);
+    assert_eq!(e.to_string(), "instance 1 of 2 exited with code 3 before it was ready");
+    assert!(e.detail().contains(&"playing exit".into()), "{:?}", e.detail());
+    assert!(e.next_step().unwrap().starts_with("v1 still serves"));
+    it.assert_v1_stands(&before, &pids);
+    assert!(it.log().contains(&"playing exit".into()));
+}
+
+#[test]
+fn keeps_the_old_instances_when_the_new_one_never_gets_ready() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    let (before, pids) = (it.posted(), it.pids());
+    let mut order = it.order("v2", "silent", 1);
+    order.manifest.limits.startup_timeout_s = 1;
+    let e = done(&it.handle.deploy(order, "ana".into())).unwrap_err();
+    assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Rejected, "instance 1 of 1 not ready after 1s"));
+    assert!(e.detail().contains(&"playing silent".into()), "{:?}", e.detail());
+    it.assert_v1_stands(&before, &pids);
+}
+
+#[test]
+fn keeps_the_old_instances_when_the_new_one_fails_its_probe() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    let (before, pids) = (it.posted(), it.pids());
+    let mut order = it.order("v2", "ill", 1);
+    order.manifest.limits.startup_timeout_s = 1;
+    let e = done(&it.handle.deploy(order, "ana".into())).unwrap_err();
+    assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Rejected, "instance 1 of 1 is up but /status answered 500"));
+    it.assert_v1_stands(&before, &pids);
+}
+
+#[test]
+fn keeps_the_old_instances_when_the_new_one_cannot_be_started() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    let (before, pids) = (it.posted(), it.pids());
+    let mut order = it.order("v2", "serve", 1);
+    order.manifest.start = Some(vec!["/nowhere/program".into()]);
+    let e = done(&it.handle.deploy(order, "ana".into())).unwrap_err();
+    let expected = "instance 1 of 1 could not be started: start `/nowhere/program`: no such file or directory";
+    assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Rejected, expected));
+    it.assert_v1_stands(&before, &pids);
+}
+
+/// The first two of three are in balancing when the third fails: all is put back.
+#[test]
+fn a_late_failure_puts_every_benched_instance_back() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 3).unwrap();
+    let (before, pids) = (it.posted(), it.pids());
+    let events = it.handle.deploy(it.order("v2", "serve", 3), "ana".into());
+    let third = Notice::Step { number: 3, of: 3, step: Step::Starting };
+    while !matches!(events.recv_timeout(PATIENCE).unwrap(), Event::Notice(n) if n == third) {}
+    let fresh = it.status().instances.iter().find(|i| i.state == "starting" || i.state == "ready").unwrap().pid;
+    assert_eq!(it.status().instances.iter().filter(|i| i.state == "benched").count(), 2);
+    kill(fresh, Signal::KILL);
+    let e = done(&events).unwrap_err();
+    assert!(e.to_string().starts_with("instance 3 of 3 was ended by signal 9"), "{e}");
+    it.assert_v1_stands(&before, &pids);
+}
+
+#[test]
+fn a_new_instance_that_fails_after_its_swap_fails_the_deploy() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 2).unwrap();
+    let (before, pids) = (it.posted(), it.pids());
+    let events = it.handle.deploy(it.order("v2", "slow", 2), "ana".into());
+    let second = Notice::Step { number: 2, of: 2, step: Step::Starting };
+    while !matches!(events.recv_timeout(PATIENCE).unwrap(), Event::Notice(n) if n == second) {}
+    let joined = it.status().instances.iter().find(|i| i.version.as_str() == "v2" && i.state == "healthy").unwrap().pid;
+    kill(joined, Signal::KILL);
+    assert_eq!(done(&events).unwrap_err().kind(), Kind::Rejected);
+    it.assert_v1_stands(&before, &pids);
+}
+
+#[test]
+fn a_state_that_cannot_be_written_fails_the_deploy() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    let (before, pids) = (it.posted(), it.pids());
+    it.play.scene().disk_full = true;
+    let e = it.deploy("v2", "serve", 1).unwrap_err();
+    assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Io, "the disk is full"));
+    it.assert_v1_stands(&before, &pids);
+    assert_eq!(it.play.scene().activated.last().unwrap().as_str(), "v1");
+}
+
+#[test]
+fn a_first_deploy_that_fails_leaves_nothing() {
+    let it = Sandbox::new();
+    let e = it.deploy("v1", "exit", 1).unwrap_err();
+    assert_eq!(e.kind(), Kind::Rejected);
+    assert!(it.handle.is_empty());
+    assert!(!it.release_dir("v1").exists() && !it.layout.state(&it.id).exists());
+    assert!(it.play.scene().posts.is_empty());
+    assert_eq!((it.status().state, it.play.scene().claims), (AppState::Idle, 0));
+    it.deploy("v1", "serve", 1).unwrap();
+}
+
+#[test]
+fn a_route_of_another_app_is_refused_before_anything_starts() {
+    let it = Sandbox::new();
+    it.play.scene().claimed = Some("v1.example.com".into());
+    let (notices, result) = told(&it.handle.deploy(it.order("v1", "serve", 1), "ana".into()));
+    assert_eq!((result.unwrap_err().kind(), notices), (Kind::Conflict, vec![]));
+}
+
+#[test]
+fn a_release_that_is_not_there_is_refused() {
+    let it = Sandbox::new();
+    let order = it.order("v1", "serve", 1);
+    fs::remove_file(it.layout.complete_marker(&it.id, &order.manifest.version)).unwrap();
+    assert_eq!(done(&it.handle.deploy(order, "ana".into())).unwrap_err().kind(), Kind::NotFound);
+    let mut order = it.order("v1", "serve", 1);
+    order.manifest.health = Some("/x\r\nEvil: 1".into());
+    assert_eq!(done(&it.handle.deploy(order, "ana".into())).unwrap_err().kind(), Kind::Config);
+}
+
+#[test]
+fn secrets_change_with_a_deploy_that_succeeds_and_only_then() {
+    let it = Sandbox::new();
+    let secrets = |value: &str| {
+        Some(Secrets { hash: value.into(), values: [("KEY".into(), Zeroizing::new(value.into()))].into() })
+    };
+    done(&it.handle.deploy(Deploy { secrets: secrets("one"), ..it.order("v1", "serve", 1) }, "ana".into())).unwrap();
+    done(&it.handle.deploy(Deploy { secrets: secrets("two"), ..it.order("v2", "exit", 1) }, "ana".into())).unwrap_err();
+    assert_eq!(it.handle.secrets_hash().as_deref(), Some("one"));
+    // The same release again with other secrets: new instances all the same. `None` keeps them.
+    done(&it.handle.deploy(Deploy { secrets: secrets("two"), ..it.order("v1", "serve", 1) }, "ana".into())).unwrap();
+    assert!(it.answers("/secrets")[0].contains(r#""KEY":"two""#));
+    it.deploy("v2", "serve", 1).unwrap();
+    assert!(it.answers("/secrets")[0].contains(r#""KEY":"two""#));
+    assert_eq!(state::load(&it.layout, &it.id).unwrap().unwrap().secrets_hash.as_deref(), Some("two"));
+}
+
+#[test]
+fn secrets_that_do_not_open_are_asked_for_again() {
+    let mut it = Sandbox::new();
+    let secrets = || Some(Secrets { hash: "h".into(), values: [("KEY".into(), Zeroizing::new("v".into()))].into() });
+    done(&it.handle.deploy(Deploy { secrets: secrets(), ..it.order("v1", "serve", 1) }, "ana".into())).unwrap();
+    it.key = Key::random().unwrap();
+    it.restart();
+    let status = it.status();
+    assert_eq!((status.state, status.instances.len()), (AppState::Degraded, 0));
+    assert!(status.last_failure.unwrap().contains("does not open"));
+    assert_eq!(it.handle.secrets_hash(), None);
+    assert_eq!(it.deploy("v2", "serve", 1).unwrap_err().kind(), Kind::Refused);
+    done(&it.handle.deploy(Deploy { secrets: secrets(), ..it.order("v2", "serve", 1) }, "ana".into())).unwrap();
+    assert_eq!(it.answers("/"), ["v2 production"]);
+}
+
+#[test]
+fn a_crash_is_told_and_the_instance_starts_again() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    let old = it.pids()[0];
+    it.answers("/die");
+    until("it serves again", || it.pids().iter().any(|pid| *pid != old) && it.status().state == AppState::Live);
+    assert_eq!(it.answers("/"), ["v1 production"]);
+    assert_eq!(it.status().last_failure.as_deref(), Some("instance 1 exited with code 9"));
+    // It was out of balancing in between.
+    assert!(it.play.scene().posts.iter().any(|p| p.endpoints.is_empty() && !p.routes.is_empty()));
+    assert!(it.log().contains(&"tako: instance 1 exited with code 9".into()));
+}
+
+#[test]
+fn an_instance_that_ends_again_and_again_is_crash_looping() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    let begin = Instant::now();
+    for _ in 0..3 {
+        until("it serves", || !it.posted().endpoints.is_empty());
+        it.answers("/die");
+        until("it is out", || it.posted().endpoints.is_empty());
+    }
+    until("it is known to loop", || it.status().state == AppState::CrashLooping);
+    until("it serves", || !it.posted().endpoints.is_empty());
+    // 0.1, 0.2 and 0.4 seconds were waited.
+    assert!(begin.elapsed() >= Duration::from_millis(700), "{:?}", begin.elapsed());
+    // A deploy replaces it.
+    it.deploy("v2", "serve", 1).unwrap();
+    assert_eq!(it.status().state, AppState::Live);
+}
+
+#[test]
+fn an_ill_instance_is_taken_out_then_replaced() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    let old = it.pids()[0];
+    it.answers("/ill");
+    until("it is out", || it.posted().endpoints.is_empty());
+    assert_eq!(it.status().instances[0].state, "unhealthy");
+    until("another one serves", || !it.posted().endpoints.is_empty());
+    assert!(!is_alive(old));
+    let why = "instance 1 was killed because /status answered 500 5 times";
+    assert_eq!(it.status().last_failure.as_deref(), Some(why));
+}
+
+#[test]
+fn what_a_killed_server_left_running_is_ended_before_anything_starts() {
+    let mut it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    let note = fs::read(it.layout.run(&it.id).join("1.json")).unwrap();
+    it.handle.stop();
+    assert_eq!(fs::read_dir(it.layout.run(&it.id)).unwrap().count(), 0);
+
+    // A process that nobody watches, with a note about it, as after `kill -9` of the server.
+    let argv = ["/bin/sh", "-c", "echo up; exec sleep 600"].map(Into::into);
+    let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+    let mut left = sys::spawn(&sys::Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None }).unwrap();
+    left.stdout.read_exact(&mut [0; 3]).unwrap();
+    leftover::Note::of(left.child.id(), "t", 0).write(&it.layout, &it.id, 1).unwrap();
+    // The note of the one that ended in order is about nobody.
+    fs::write(it.layout.run(&it.id).join("2.json"), note).unwrap();
+    it.restart();
+    until("it serves", || it.status().state == AppState::Live);
+    use std::os::unix::process::ExitStatusExt;
+    assert_eq!(left.child.wait().unwrap().signal(), Some(15));
+    assert_eq!(fs::read_dir(it.layout.run(&it.id)).unwrap().count(), 1);
+}
+
+#[test]
+fn a_program_without_a_ready_signal_is_ready_when_it_listens() {
+    let it = Sandbox::new();
+    let exe = env::current_exe().unwrap().to_str().unwrap().to_owned();
+    let argv = [exe.as_str(), "--exact", "server::app::tests::plays_the_app", "--nocapture"];
+    let mut order = it.order("v1", "slow", 1);
+    order.manifest.start = Some(argv.map(String::from).to_vec());
+    let deployed = done(&it.handle.deploy(order, "ana".into())).unwrap();
+    assert!(deployed.swaps[0].boot_us >= 300_000, "{deployed:?}");
+    assert_eq!(it.answers("/"), ["v1 production"]);
+
+    // With a health path it must answer well.
+    let mut order = it.order("v2", "ill", 1);
+    order.manifest.start = Some(argv.map(String::from).to_vec());
+    order.manifest.health = Some("/status".into());
+    order.manifest.limits.startup_timeout_s = 1;
+    let e = done(&it.handle.deploy(order, "ana".into())).unwrap_err();
+    assert_eq!(e.to_string(), "instance 1 of 1 not ready after 1s: /status answered 500");
+    assert_eq!(it.answers("/"), ["v1 production"]);
+}
+
+#[test]
+fn rollback_restores_the_release_that_was_live_before() {
+    let it = Sandbox::new();
+    let rollback = |to: Option<&str>| {
+        done(&it.handle.rollback(to.map(|v| Version::parse(v).unwrap()), "bo".into()))
+    };
+    assert_eq!(rollback(None).unwrap_err().kind(), Kind::NotFound);
+    it.deploy("v1", "serve", 1).unwrap();
+    assert_eq!(rollback(None).unwrap_err().kind(), Kind::NotFound);
+    it.deploy("v2", "serve", 1).unwrap();
+    it.deploy("v3", "serve", 1).unwrap();
+    let back = rollback(None).unwrap();
+    assert_eq!((back.version.as_str(), back.previous.unwrap().as_str()), ("v2", "v3"));
+    assert_eq!(it.answers("/"), ["v2 production"]);
+    assert_eq!(it.posted().routes, [Route::parse("v2.example.com").unwrap()]);
+    // What was rolled back is not chosen again.
+    assert_eq!(rollback(None).unwrap().version.as_str(), "v1");
+    let releases = it.handle.releases().unwrap();
+    let told: Vec<_> = releases.iter().map(|r| (r.version.as_str(), r.live, r.bad, r.by.as_str())).collect();
+    assert_eq!(told, [("v1", true, false, "bo"), ("v2", false, true, "bo"), ("v3", false, true, "ana")]);
+    assert_eq!(rollback(None).unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(rollback(Some("v1")).unwrap_err().kind(), Kind::Conflict);
+    assert_eq!(rollback(Some("v9")).unwrap_err().kind(), Kind::NotFound);
+    fs::remove_file(it.release_dir("v3").join(".complete")).unwrap();
+    assert_eq!(rollback(Some("v3")).unwrap_err().kind(), Kind::NotFound);
+    // By name a bad one is good again.
+    assert_eq!(rollback(Some("v2")).unwrap().version.as_str(), "v2");
+    assert!(it.handle.releases().unwrap().iter().any(|r| r.version.as_str() == "v2" && !r.bad));
+}
+
+#[test]
+fn a_release_of_the_history_that_fails_is_kept_and_marked() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    it.deploy("v2", "serve", 1).unwrap();
+    it.deploy("v1", "exit", 1).unwrap_err();
+    assert!(it.release_dir("v1").exists());
+    assert!(it.handle.releases().unwrap().iter().any(|r| r.version.as_str() == "v1" && r.bad && !r.live));
+    // Nor is the live one, deployed again with what does not work, thrown away or blamed.
+    it.deploy("v2", "exit", 1).unwrap_err();
+    assert!(it.handle.releases().unwrap().iter().any(|r| r.version.as_str() == "v2" && !r.bad && r.live));
+    assert!(it.release_dir("v2").join(".complete").exists());
+    assert_eq!(it.answers("/"), ["v2 production"]);
+}
+
+#[test]
+fn scaling_starts_and_stops_without_touching_the_others() {
+    let it = Sandbox::new();
+    assert_eq!(done(&it.handle.scale(2)).unwrap_err().kind(), Kind::NotFound);
+    it.deploy("v1", "serve", 1).unwrap();
+    let first = it.pids()[0];
+    let up = done(&it.handle.scale(3)).unwrap();
+    assert_eq!((up.instances, up.swaps.len()), (3, 2));
+    assert_eq!(it.answers("/").len(), 3);
+    assert!(it.pids().contains(&first));
+    let down = done(&it.handle.scale(1)).unwrap();
+    assert_eq!((down.instances, down.swaps.len()), (1, 0));
+    until("two are gone", || it.pids() == [first]);
+    assert_eq!(it.posted().endpoints.len(), 1);
+    assert_eq!(state::load(&it.layout, &it.id).unwrap().unwrap().instances, 1);
+    assert_eq!(done(&it.handle.scale(65)).unwrap_err().kind(), Kind::Refused);
+}
+
+#[test]
+fn one_rollout_at_a_time() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    let events = it.handle.deploy(it.order("v2", "silent", 1), "ana".into());
+    assert_eq!(it.status().state, AppState::Deploying);
+    assert_eq!(it.deploy("v3", "serve", 1).unwrap_err().kind(), Kind::Busy);
+    assert_eq!(done(&it.handle.rollback(None, "bo".into())).unwrap_err().kind(), Kind::Busy);
+    assert_eq!(done(&it.handle.scale(2)).unwrap_err().kind(), Kind::Busy);
+    it.handle.stop();
+    assert_eq!(done(&events).unwrap_err().kind(), Kind::Conflict);
+    assert_eq!(done(&it.handle.scale(2)).unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(it.handle.status().unwrap_err().kind(), Kind::NotFound);
+}
+
+#[test]
+fn delete_calls_off_a_rollout_and_stops_all() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 2).unwrap();
+    let events = it.handle.deploy(it.order("v2", "silent", 1), "ana".into());
+    until("the new one runs", || it.pids().len() == 3);
+    let pids = it.pids();
+    assert_eq!(done(&it.handle.delete()).unwrap().version.as_str(), "v1");
+    assert_eq!(done(&events).unwrap_err().kind(), Kind::Conflict);
+    assert!(pids.iter().all(|pid| !is_alive(*pid)));
+    assert!(it.posted().routes.is_empty());
+    assert_eq!(it.handle.status().unwrap_err().kind(), Kind::NotFound);
+}

@@ -23,7 +23,7 @@ use super::stage::Stage;
 use super::{Event, Message, Threads, leftover, secrets};
 use crate::crypto::Key;
 use crate::error::{Error, Kind, Result};
-use crate::proto::control::{AppState, AppStatus, Deployed, InstanceStatus, Release, Secrets, Step};
+use crate::proto::control::{Deployed, Secrets, Step};
 use crate::proto::name::AppId;
 use crate::proto::version::Version;
 use crate::proxy::Notice;
@@ -65,8 +65,11 @@ pub(super) struct Actor<S: Stage> {
     ending: Option<Ending>,
 }
 
+/// After SIGKILL a process is gone in no time, unless the kernel itself holds it; the server does not wait for that.
+const DEATH: Duration = Duration::from_secs(3);
+
 enum Ending {
-    Stop,
+    Stop { until: Instant },
     Delete { to: Sender<Event>, was: Option<Version> },
 }
 
@@ -120,7 +123,7 @@ impl<S: Stage> Actor<S> {
             self.tick(now);
             self.publish();
             self.discard_failed();
-            if self.is_over() {
+            if self.is_over(now) {
                 return self.end();
             }
             let patience = self.deadline().map_or(Duration::MAX, |at| at.saturating_duration_since(now));
@@ -204,7 +207,11 @@ impl<S: Stage> Actor<S> {
             Run::Waiting(until) => (i.role == Role::Serving).then_some(*until),
             Run::Up(process) => process.life.deadline(),
         });
-        instances.chain(self.rolling.as_ref().and_then(Rolling::deadline)).min()
+        let stop = match self.ending {
+            Some(Ending::Stop { until }) => Some(until),
+            Some(Ending::Delete { .. }) | None => None,
+        };
+        instances.chain(self.rolling.as_ref().and_then(Rolling::deadline)).chain(stop).min()
     }
 
     /// What the watch and probe threads say about a process; one that is not ours any more is not heard.
@@ -337,7 +344,8 @@ impl<S: Stage> Actor<S> {
         self.instances[at].run = Run::Waiting(now + delay);
     }
 
-    pub fn start_process(&mut self, at: usize) -> Result<()> {
+    /// Returns when it was spawned.
+    pub fn start_process(&mut self, at: usize) -> Result<Instant> {
         let Self { layout, threads, log, to_us, stage, instances, .. } = self;
         let instance = &mut instances[at];
         let place = Place { layout, threads, log, to: to_us, number: instance.number };
@@ -350,8 +358,9 @@ impl<S: Stage> Actor<S> {
             spec.manifest().version,
             process.pid
         );
+        let started = process.started;
         instance.run = Run::Up(Box::new(process));
-        Ok(())
+        Ok(started)
     }
 
     /// The smallest number that no instance has.
@@ -363,7 +372,7 @@ impl<S: Stage> Actor<S> {
     pub fn retire(&mut self, at: usize, now: Instant) {
         let instance = &mut self.instances[at];
         instance.role = Role::Leaving;
-        let drain = Duration::from_secs(instance.spec.manifest().limits.drain_timeout_s);
+        let drain = instance.spec.drain();
         self.live_on(at, lifecycle::Event::Retire(drain), now);
         // The proxy says it once, and never of one that it has not known.
         if self.instances[at].process().is_some_and(|p| p.drained || !p.posted) {
@@ -410,7 +419,7 @@ impl<S: Stage> Actor<S> {
     }
 
     fn delete(&mut self, to: Sender<Event>, now: Instant) {
-        if let Some(Ending::Delete { .. } | Ending::Stop) = self.ending {
+        if self.ending.is_some() {
             let _ = to.send(Event::Done(Err(self.busy())));
             return;
         }
@@ -431,7 +440,7 @@ impl<S: Stage> Actor<S> {
         let now = Instant::now();
         self.call_off("the server is stopping", now);
         // Who waits for a deletion still hears of it.
-        self.ending.get_or_insert(Ending::Stop);
+        self.ending.get_or_insert(Ending::Stop { until: now + lifecycle::GRACE + DEATH });
         for at in 0..self.instances.len() {
             self.instances[at].role = Role::Leaving;
             self.live_on(at, lifecycle::Event::Stop, now);
@@ -444,8 +453,12 @@ impl<S: Stage> Actor<S> {
         self.ending.is_some()
     }
 
-    fn is_over(&self) -> bool {
-        self.ending.is_some() && self.instances.is_empty()
+    fn is_over(&self, now: Instant) -> bool {
+        match self.ending {
+            Some(Ending::Stop { until }) => self.instances.is_empty() || until <= now,
+            Some(Ending::Delete { .. }) => self.instances.is_empty(),
+            None => false,
+        }
     }
 
     fn end(mut self) {
@@ -455,7 +468,7 @@ impl<S: Stage> Actor<S> {
             let nothing = || Error::new(Kind::NotFound, format!("{} was never deployed", self.id));
             let _ = to.send(Event::Done(deployed.ok_or_else(nothing)));
         }
-        self.ending = Some(Ending::Stop);
+        self.ending = Some(Ending::Stop { until: Instant::now() });
         while let Ok(message) = self.messages.try_recv() {
             self.serve(message, Instant::now());
         }
@@ -483,53 +496,6 @@ impl<S: Stage> Actor<S> {
         self.discards.push(version);
     }
 
-    fn status(&self, now: Instant) -> AppStatus {
-        let wanted = self.desired.as_ref().map_or(0, |d| d.instances);
-        AppStatus {
-            app: self.id.clone(),
-            state: self.state(now),
-            version: self.desired.as_ref().map(|d| d.live.clone()),
-            routes: self.live.as_ref().map_or(Vec::new(), |l| l.record.routes.clone()),
-            wanted,
-            instances: self.instances.iter().filter_map(|i| instance_status(i, now)).collect(),
-            since_ms: self.live.as_ref().map_or(0, |l| l.record.deployed_ms),
-            last_failure: self.last_failure.clone(),
-        }
-    }
-
-    fn state(&self, now: Instant) -> AppState {
-        let serving = || self.instances.iter().filter(|i| matches!(i.role, Role::Serving | Role::Benched));
-        let healthy = serving().filter(|i| i.process().is_some_and(|p| p.life.is_healthy())).count();
-        let wanted = self.desired.as_ref().map_or(0, |d| at_least_one(d.instances)) as usize;
-        if self.rolling.is_some() {
-            AppState::Deploying
-        } else if serving().any(|i| i.is_looping(now)) {
-            AppState::CrashLooping
-        } else if wanted == 0 {
-            AppState::Idle
-        } else if healthy >= wanted {
-            AppState::Live
-        } else if healthy > 0 || self.sealed.is_some() {
-            AppState::Degraded
-        } else {
-            AppState::Starting
-        }
-    }
-
-    fn releases(&self) -> Vec<Release> {
-        let Some(desired) = &self.desired else { return Vec::new() };
-        let release = |record: &crate::server::state::Record| Release {
-            version: record.manifest.version.clone(),
-            live: record.manifest.version == desired.live,
-            deployed_ms: record.deployed_ms,
-            by: record.by.clone(),
-            commit_message: record.manifest.commit_message.clone(),
-            git_dirty: record.manifest.git_dirty,
-            bad: record.bad,
-        };
-        desired.releases.iter().map(release).collect()
-    }
-
     pub fn now_ms(&self) -> u64 {
         // Later than any record, whatever the clock says: the order of releases depends on it.
         let newest = self.desired.iter().flat_map(|d| &d.releases).map(|r| r.deployed_ms).max();
@@ -537,10 +503,10 @@ impl<S: Stage> Actor<S> {
     }
 
     pub fn busy(&self) -> Error {
-        let what = match (&self.ending, &self.rolling) {
-            (Some(Ending::Delete { .. }), _) => "is being deleted",
-            (Some(Ending::Stop), _) => "is being stopped",
-            (None, _) => "is being changed by a rollout",
+        let what = match self.ending {
+            Some(Ending::Delete { .. }) => "is being deleted",
+            Some(Ending::Stop { .. }) => "is being stopped",
+            None => "is being changed by a rollout",
         };
         Error::new(Kind::Busy, format!("{} {what}", self.id)).hint("wait for it to end, see `tako status`")
     }
@@ -549,11 +515,6 @@ impl<S: Stage> Actor<S> {
 impl Instance {
     pub fn waiting(number: u32, role: Role, spec: Arc<Spec>, until: Instant) -> Instance {
         Instance { number, role, spec, restarts: Restarts::default(), run: Run::Waiting(until) }
-    }
-
-    fn is_looping(&self, now: Instant) -> bool {
-        let up = self.process().and_then(|p| p.ready).map_or(Duration::ZERO, |ready| now - ready);
-        self.restarts.is_looping(up)
     }
 }
 
@@ -574,27 +535,4 @@ fn gave_up(why: Why, spec: &Spec, process: &Process) -> String {
         (Why::Unhealthy, Some(bad)) => format!("was killed because {subject} {bad} {} times", lifecycle::MISSES_DEAD),
         (Why::Unhealthy, None) => "was killed because it failed its probes".into(),
     }
-}
-
-fn instance_status(instance: &Instance, now: Instant) -> Option<InstanceStatus> {
-    let process = instance.process()?;
-    Some(InstanceStatus {
-        number: instance.number,
-        version: instance.spec.manifest().version.clone(),
-        pid: process.pid,
-        port: process.addr.map_or(0, |a| a.port()),
-        state: match instance.role {
-            Role::Benched => "benched".into(),
-            Role::Serving | Role::Fresh | Role::Joined | Role::Leaving => process.life.state().to_string(),
-        },
-        up_ms: u64::try_from((now - process.started).as_millis()).unwrap_or(u64::MAX),
-        memory: memory(process.pid).unwrap_or(0),
-    })
-}
-
-/// Resident bytes, of the process itself (proc_pid_status(5)); in kilobytes there, so no page size is needed.
-fn memory(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }

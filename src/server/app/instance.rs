@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::Sender;
 use zeroize::Zeroizing;
@@ -154,7 +154,7 @@ impl Process {
         let process = Process {
             endpoint,
             pid: spawned.child.id(),
-            life: Lifecycle::new(Duration::from_secs(manifest.limits.startup_timeout_s), started),
+            life: Lifecycle::new(spec.startup(), started),
             voice: voice.clone(),
             started,
             ready: None,
@@ -169,7 +169,7 @@ impl Process {
         threads.watch.add(Watched { id: endpoint, spawned, voice, to: to.clone() });
         if process.addr.is_some() {
             // Without a ready signal the first good answer is it.
-            process.probe(spec, place.threads, to);
+            process.probe(spec, threads, to);
         }
         Ok(process)
     }

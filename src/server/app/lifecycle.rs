@@ -99,11 +99,6 @@ impl Lifecycle {
         matches!(self.state, State::Healthy { .. })
     }
 
-    /// Whether it is on its way out.
-    pub fn is_ending(&self) -> bool {
-        matches!(self.state, State::Draining { .. } | State::Stopping { .. } | State::Gone)
-    }
-
     /// When a `Tick` will do something.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {

@@ -38,7 +38,7 @@ const MAX_CHUNKS: usize = 2 * MAX_TAIL / CHUNK;
 const BEAT: Duration = Duration::from_secs(5);
 /// Lines of each instance kept in memory, for the report when it fails.
 const LAST_LINES: usize = 40;
-/// Longer ones are cut there; it is a report and not the log.
+/// Characters of each; it is a report and not the log.
 const LAST_WIDTH: usize = 1 << 10;
 
 /// A cloneable way to the thread.
@@ -148,7 +148,7 @@ impl Voice {
             if last.len() == LAST_LINES {
                 last.pop_front();
             }
-            last.push_back(text[..text.floor_char_boundary(LAST_WIDTH)].to_owned());
+            last.push_back(text.chars().take(LAST_WIDTH).collect());
         }
         self.log(stream, text);
     }

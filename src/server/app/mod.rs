@@ -6,8 +6,8 @@
 //!   probe ─verdicts→└───────┘ ─lines→ logs
 //! ```
 //! Reading order: the pure parts (`lifecycle`, `restart`, `rollout`), what is run (`spec`, `instance`, `secrets`,
-//! `port`, `leftover`), the three threads that all apps share (`watch` with `lines`, `probe`, `logs`), and the actor,
-//! whose rollouts are performed in `roll`.
+//! `port`, `leftover`), the three threads that all apps share (`watch` with `lines`, `probe`, `logs`), and the actor:
+//! its loop, what it tells (`status`), and its rollouts, planned in `plan` and performed in `roll`.
 //!
 //! **Invariant**: nothing outside the actor's thread changes what it owns; a [`Handle`] sends and waits.
 
@@ -25,6 +25,8 @@ mod probe;
 mod logs;
 mod stage;
 mod actor;
+mod status;
+mod plan;
 mod roll;
 #[cfg(test)]
 mod tests;

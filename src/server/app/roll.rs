@@ -10,15 +10,14 @@ use crossbeam_channel::Sender;
 
 use super::actor::{Actor, at_least_one};
 use super::instance::{Instance, Role, Run};
+use super::plan::Plan;
 use super::rollout::{Action, Event as Fact, Rollout};
-use super::spec::{self, Spec};
 use super::stage::Stage;
 use super::{Event, secrets};
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Deploy, Deployed, Notice, Secrets, Step, Swap};
-use crate::proto::manifest::MAX_INSTANCES;
 use crate::proto::version::Version;
-use crate::server::state::{self, Desired, Record};
+use crate::server::state;
 
 /// Acks take microseconds. If one is lost, the rollout goes on after this: no worker chooses by an older table than
 /// another, so only the certainty is missing.
@@ -33,18 +32,6 @@ pub(super) struct Rolling<C> {
     awaiting: Option<(u64, Instant)>,
     times: Vec<Times>,
     failure: Option<Error>,
-}
-
-struct Plan<C> {
-    spec: Arc<Spec>,
-    /// The app's state once it is committed.
-    next: Desired,
-    secrets: Option<Arc<Secrets>>,
-    /// Old instances go; else the new ones are more of the same.
-    replaces: bool,
-    previous: Option<Version>,
-    /// Kept until the commit has posted the routes.
-    _claim: Option<C>,
 }
 
 #[derive(Clone, Copy)]
@@ -154,8 +141,8 @@ impl<S: Stage> Actor<S> {
                 let process = self.instances[at].process();
                 let spec = &self.instances[at].spec;
                 let lines = process.map_or(Vec::new(), |p| p.voice.last_lines());
-                let why = process.and_then(|p| Some(format!("fell ill: {} {}", p.subject(spec), p.last_bad?)));
-                self.rollout_failed(&why.unwrap_or_else(|| "fell ill".into()), lines);
+                let why = process.and_then(|p| Some(format!("became unhealthy: {} {}", p.subject(spec), p.last_bad?)));
+                self.rollout_failed(&why.unwrap_or_else(|| "became unhealthy".into()), lines);
             }
             // Balancing follows by itself: the posting is computed.
             (Role::Fresh, false) | (Role::Joined, true) | (Role::Serving | Role::Benched | Role::Leaving, _) => {}
@@ -220,16 +207,20 @@ impl<S: Stage> Actor<S> {
     }
 
     fn start_fresh(&mut self, now: Instant) {
+        let number = self.free_number();
         let Some(rolling) = &mut self.rolling else { return };
         let spec = rolling.plan.spec.clone();
-        rolling.times.push(Times { started: now, ready: None, swapped: None });
         rolling.tell(rolling.rollout.number(), Step::Starting);
-        let number = self.free_number();
         self.instances.push(Instance::waiting(number, Role::Fresh, spec, now));
-        let at = self.instances.len() - 1;
-        if let Err(e) = self.start_process(at) {
-            self.instances.pop();
-            self.rollout_failed(&format!("could not be started: {e}"), Vec::new());
+        match self.start_process(self.instances.len() - 1) {
+            Ok(started) => {
+                let times = Times { started, ready: None, swapped: None };
+                self.rolling.iter_mut().for_each(|r| r.times.push(times));
+            }
+            Err(e) => {
+                self.instances.pop();
+                self.rollout_failed(&format!("could not be started: {e}"), Vec::new());
+            }
         }
     }
 
@@ -428,114 +419,6 @@ impl<S: Stage> Actor<S> {
         Ok(deployed)
     }
 
-    fn plan_deploy(&self, order: Deploy, by: String) -> Result<Plan<S::Claim>> {
-        let Deploy { manifest, routes, instances, secrets } = order;
-        self.check_idle()?;
-        check_instances(instances)?;
-        spec::check(&manifest)?;
-        if manifest.app != self.id {
-            return Err(Error::new(Kind::Refused, format!("the release is of {}, not of {}", manifest.app, self.id)));
-        }
-        let secrets = match (secrets, &self.sealed) {
-            (Some(secrets), _) => Some(Arc::new(secrets)),
-            (None, None) => self.secrets.clone(),
-            (None, Some(why)) => {
-                return Err(Error::new(Kind::Refused, why.clone()).hint("deploy again with the secrets"));
-            }
-        };
-        let record = Record { manifest, routes, deployed_ms: self.now_ms(), by, bad: false };
-        let previous = self.desired.as_ref().map(|d| d.live.clone());
-        self.plan(record, instances, secrets, previous, None)
-    }
-
-    fn plan_rollback(&self, version: Option<Version>, by: String) -> Result<Plan<S::Claim>> {
-        self.check_idle()?;
-        let desired = self.deployed()?;
-        let record = match version {
-            Some(version) if version == desired.live => {
-                return Err(Error::new(Kind::Conflict, format!("{version} is live already")));
-            }
-            Some(version) => desired.record(&version).filter(|_| self.is_complete(&version)).ok_or_else(|| {
-                Error::new(Kind::NotFound, format!("{} has no release {version}", self.id))
-                    .hint("see `tako releases ls`")
-            })?,
-            None => {
-                let good = |r: &&Record| !r.bad && r.manifest.version != desired.live;
-                let there = desired.releases.iter().filter(good).filter(|r| self.is_complete(&r.manifest.version));
-                // The newest is the one that was live before.
-                there.max_by_key(|r| r.deployed_ms).ok_or_else(|| {
-                    Error::new(Kind::NotFound, format!("{} has no earlier release that was good", self.id))
-                        .hint("see `tako releases ls` and name one")
-                })?
-            }
-        };
-        if let Some(why) = &self.sealed {
-            return Err(Error::new(Kind::Refused, why.clone()).hint("deploy again with the secrets"));
-        }
-        let record = Record { deployed_ms: self.now_ms(), by, bad: false, ..record.clone() };
-        let from = Some(desired.live.clone());
-        self.plan(record, desired.instances, self.secrets.clone(), from.clone(), from)
-    }
-
-    fn plan_scale(&self, instances: u32) -> Result<Plan<S::Claim>> {
-        self.check_idle()?;
-        check_instances(instances)?;
-        let desired = self.deployed()?;
-        if let Some(why) = &self.sealed {
-            return Err(Error::new(Kind::Refused, why.clone()).hint("deploy again with the secrets"));
-        }
-        let spec = self.live.clone().expect("what is deployed has a live release");
-        let next = Desired { instances, ..desired.clone() };
-        Ok(Plan { spec, next, secrets: self.secrets.clone(), replaces: false, previous: None, _claim: None })
-    }
-
-    fn plan(
-        &self,
-        record: Record,
-        instances: u32,
-        secrets: Option<Arc<Secrets>>,
-        previous: Option<Version>,
-        bad: Option<Version>,
-    ) -> Result<Plan<S::Claim>> {
-        let version = &record.manifest.version;
-        if !self.is_complete(version) {
-            return Err(Error::new(Kind::NotFound, format!("the release {version} of {} is not laid out", self.id))
-                .hint("deploy again: it is uploaded anew"));
-        }
-        let claim = self.stage.claim(&self.id, &record.routes)?;
-        let mut next = match &self.desired {
-            Some(desired) => desired.clone(),
-            None => Desired::new(self.id.clone(), record.clone(), instances),
-        };
-        next.releases.retain(|r| &r.manifest.version != version);
-        next.releases.push(record.clone());
-        next.releases.iter_mut().filter(|r| Some(&r.manifest.version) == bad.as_ref()).for_each(|r| r.bad = true);
-        next.releases.sort_by_key(|r| std::cmp::Reverse(r.deployed_ms));
-        next.live = version.clone();
-        next.instances = instances;
-        next.secrets_hash = secrets.as_ref().map(|s| s.hash.clone());
-        let spec = Spec::new(record, secrets.clone());
-        spec.launch(&self.stage, &self.layout)?;
-        Ok(Plan { spec, next, secrets, replaces: true, previous, _claim: Some(claim) })
-    }
-
-    fn check_idle(&self) -> Result<()> {
-        match self.is_ending() || self.rolling.is_some() {
-            true => Err(self.busy()),
-            false => Ok(()),
-        }
-    }
-
-    fn deployed(&self) -> Result<&Desired> {
-        self.desired.as_ref().ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("{} was never deployed", self.id)).hint("run `tako deploy`")
-        })
-    }
-
-    fn is_complete(&self, version: &Version) -> bool {
-        self.stage.is_complete(&self.layout, &self.id, version)
-    }
-
     fn with_role(&self, role: Role) -> Vec<usize> {
         self.with_roles(&[role])
     }
@@ -547,13 +430,6 @@ impl<S: Stage> Actor<S> {
     fn set_role(&mut self, from: Role, to: Role) {
         self.instances.iter_mut().filter(|i| i.role == from).for_each(|i| i.role = to);
     }
-}
-
-fn check_instances(instances: u32) -> Result<()> {
-    if instances <= MAX_INSTANCES {
-        return Ok(());
-    }
-    Err(Error::new(Kind::Refused, format!("{instances} instances are more than {MAX_INSTANCES}")))
 }
 
 fn same(a: &Option<Arc<Secrets>>, b: &Option<Arc<Secrets>>) -> bool {

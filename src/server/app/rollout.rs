@@ -149,7 +149,8 @@ mod tests {
         use Action::*;
         use Phase::*;
         let columns = [Event::Healthy, Event::Acked, Event::Written, Event::Failed];
-        let table: [(Phase, [Option<(Phase, Action)>; 4]); 6] = [
+        type Row = (Phase, [Option<(Phase, Action)>; 4]);
+        let table: [Row; 6] = [
             (Booting(1), [Some((Settling(1), Swap(1))), None, None, Some((Over, Restore))]),
             (Booting(2), [Some((Writing, Write)), None, None, Some((Over, Restore))]),
             (Settling(1), [None, Some((Booting(2), Start(2))), None, Some((Over, Restore))]),

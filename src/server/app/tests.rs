@@ -29,6 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// No test by itself: the program that the tests below deploy, which is this one started again.
 #[test]
+#[allow(clippy::print_stdout, clippy::print_stderr)] // It is a program of its own there.
 fn plays_the_app() {
     let Ok(part) = env::var("PLAY") else { return };
     // The test harness has begun a line.
@@ -41,6 +42,7 @@ fn plays_the_app() {
     }
 }
 
+#[allow(clippy::print_stdout)]
 fn serve(part: &str) {
     let port = env::var("PORT").unwrap();
     if part == "slow" {
@@ -592,6 +594,9 @@ fn a_release_that_is_not_there_is_refused() {
     let mut order = it.order("v1", "serve", 1);
     order.manifest.health = Some("/x\r\nEvil: 1".into());
     assert_eq!(done(&it.handle.deploy(order, "ana".into())).unwrap_err().kind(), Kind::Config);
+    let mut order = it.order("v1", "serve", 1);
+    order.manifest.dir = "../../..".into();
+    assert_eq!(done(&it.handle.deploy(order, "ana".into())).unwrap_err().kind(), Kind::Config);
 }
 
 #[test]
@@ -721,9 +726,7 @@ fn a_program_without_a_ready_signal_is_ready_when_it_listens() {
 #[test]
 fn rollback_restores_the_release_that_was_live_before() {
     let it = Sandbox::new();
-    let rollback = |to: Option<&str>| {
-        done(&it.handle.rollback(to.map(|v| Version::parse(v).unwrap()), "bo".into()))
-    };
+    let rollback = |to: Option<&str>| done(&it.handle.rollback(to.map(|v| Version::parse(v).unwrap()), "bo".into()));
     assert_eq!(rollback(None).unwrap_err().kind(), Kind::NotFound);
     it.deploy("v1", "serve", 1).unwrap();
     assert_eq!(rollback(None).unwrap_err().kind(), Kind::NotFound);

@@ -400,7 +400,7 @@ mod tests {
         run.until_said("up");
         run.watch.signal(run.id, Signal::TERM);
         assert_eq!(run.next(), Event::Exited(Exit::Code(0)));
-        assert_eq!(run.voice.last_lines(), ["up", "bye"]);
+        assert_eq!(run.voice.last_lines().last().unwrap(), "bye");
     }
 
     #[test]

@@ -317,7 +317,7 @@ impl<S: Stage> Actor<S> {
             Role::Serving | Role::Benched => self.last_failure = Some(format!("instance {number} {why}")),
             Role::Fresh | Role::Joined => {
                 let lines = instance.process().map_or(Vec::new(), |p| p.voice.last_lines());
-                self.rollout_failed(why, lines);
+                self.rollout_failed(number, why, lines);
             }
             Role::Leaving => {}
         }

@@ -36,6 +36,8 @@ pub(super) struct Rolling<C> {
 
 #[derive(Clone, Copy)]
 struct Times {
+    /// The instance's own number.
+    number: u32,
     started: Instant,
     ready: Option<Instant>,
     swapped: Option<Instant>,
@@ -119,10 +121,12 @@ impl<S: Stage> Actor<S> {
     }
 
     /// A new instance failed. It is acted on at the end of the turn, when the instance is as it will be.
-    pub fn rollout_failed(&mut self, why: &str, last_lines: Vec<String>) {
+    pub fn rollout_failed(&mut self, number: u32, why: &str, last_lines: Vec<String>) {
         let previous = self.desired.as_ref().map(|d| d.live.clone());
         let Some(rolling) = &mut self.rolling else { return };
-        let message = format!("instance {} of {} {why}", rolling.rollout.number(), rolling.rollout.total());
+        // People count the new ones; those that could not be spawned have no times.
+        let place = rolling.times.iter().position(|t| t.number == number).unwrap_or(rolling.times.len()) + 1;
+        let message = format!("instance {place} of {} {why}", rolling.rollout.total());
         let hint = match previous {
             Some(version) => format!("{version} still serves; see `tako logs` for all that was said"),
             None => "fix the app and deploy again; see `tako logs` for all that was said".into(),
@@ -142,7 +146,8 @@ impl<S: Stage> Actor<S> {
                 let spec = &self.instances[at].spec;
                 let lines = process.map_or(Vec::new(), |p| p.voice.last_lines());
                 let why = process.and_then(|p| Some(format!("became unhealthy: {} {}", p.subject(spec), p.last_bad?)));
-                self.rollout_failed(&why.unwrap_or_else(|| "became unhealthy".into()), lines);
+                let number = self.instances[at].number;
+                self.rollout_failed(number, &why.unwrap_or_else(|| "became unhealthy".into()), lines);
             }
             // Balancing follows by itself: the posting is computed.
             (Role::Fresh, false) | (Role::Joined, true) | (Role::Serving | Role::Benched | Role::Leaving, _) => {}
@@ -214,12 +219,12 @@ impl<S: Stage> Actor<S> {
         self.instances.push(Instance::waiting(number, Role::Fresh, spec, now));
         match self.start_process(self.instances.len() - 1) {
             Ok(started) => {
-                let times = Times { started, ready: None, swapped: None };
+                let times = Times { number, started, ready: None, swapped: None };
                 self.rolling.iter_mut().for_each(|r| r.times.push(times));
             }
             Err(e) => {
                 self.instances.pop();
-                self.rollout_failed(&format!("could not be started: {e}"), Vec::new());
+                self.rollout_failed(number, &format!("could not be started: {e}"), Vec::new());
             }
         }
     }

@@ -38,8 +38,16 @@ fn plays_the_app() {
     match part.as_str() {
         "silent" => std::thread::sleep(Duration::from_secs(600)),
         "exit" => std::process::exit(3),
+        "third exits" if nth_start() == 3 => std::process::exit(3),
+        "second is silent" if nth_start() == 2 => std::thread::sleep(Duration::from_secs(600)),
         part => serve(part),
     }
+}
+
+/// How often the app was started, this time included.
+fn nth_start() -> usize {
+    let dir = PathBuf::from(env::var("TAKO_DATA_DIR").unwrap());
+    (1..).find(|n| fs::File::create_new(dir.join(n.to_string())).is_ok()).unwrap()
 }
 
 #[allow(clippy::print_stdout)]
@@ -528,15 +536,15 @@ fn a_late_failure_puts_every_benched_instance_back() {
     let it = Sandbox::new();
     it.deploy("v1", "serve", 3).unwrap();
     let (before, pids) = (it.posted(), it.pids());
-    let events = it.handle.deploy(it.order("v2", "serve", 3), "ana".into());
-    let third = Notice::Step { number: 3, of: 3, step: Step::Starting };
-    while !matches!(events.recv_timeout(PATIENCE).unwrap(), Event::Notice(n) if n == third) {}
-    let fresh = it.status().instances.iter().find(|i| i.state == "starting" || i.state == "ready").unwrap().pid;
-    assert_eq!(it.status().instances.iter().filter(|i| i.state == "benched").count(), 2);
-    kill(fresh, Signal::KILL);
-    let e = done(&events).unwrap_err();
-    assert!(e.to_string().starts_with("instance 3 of 3 was ended by signal 9"), "{e}");
+    let posts = it.play.scene().posts.len();
+    let e = it.deploy("v2", "third exits", 3).unwrap_err();
+    assert_eq!(e.to_string(), "instance 3 of 3 exited with code 3 before it was ready");
     it.assert_v1_stands(&before, &pids);
+    // Two swaps and one restore, never fewer than three in balancing.
+    let scene = it.play.scene();
+    let old = |p: &Posting| p.endpoints.iter().filter(|e| before.endpoints.contains(e)).count();
+    let told: Vec<_> = scene.posts[posts..].iter().map(|p| (p.endpoints.len(), old(p))).collect();
+    assert_eq!(told, [(3, 2), (3, 1), (3, 3)]);
 }
 
 #[test]
@@ -544,12 +552,15 @@ fn a_new_instance_that_fails_after_its_swap_fails_the_deploy() {
     let it = Sandbox::new();
     it.deploy("v1", "serve", 2).unwrap();
     let (before, pids) = (it.posted(), it.pids());
-    let events = it.handle.deploy(it.order("v2", "slow", 2), "ana".into());
+    let events = it.handle.deploy(it.order("v2", "second is silent", 2), "ana".into());
     let second = Notice::Step { number: 2, of: 2, step: Step::Starting };
     while !matches!(events.recv_timeout(PATIENCE).unwrap(), Event::Notice(n) if n == second) {}
-    let joined = it.status().instances.iter().find(|i| i.version.as_str() == "v2" && i.state == "healthy").unwrap().pid;
-    kill(joined, Signal::KILL);
-    assert_eq!(done(&events).unwrap_err().kind(), Kind::Rejected);
+    let instances = it.status().instances;
+    assert_eq!(instances.iter().filter(|i| i.state == "benched").count(), 1);
+    let joined = instances.iter().find(|i| i.version.as_str() == "v2" && i.state == "healthy").unwrap();
+    kill(joined.pid, Signal::KILL);
+    let e = done(&events).unwrap_err();
+    assert_eq!(e.to_string(), "instance 1 of 2 was ended by signal 9 (SIGKILL, as when memory runs out)");
     it.assert_v1_stands(&before, &pids);
 }
 

@@ -427,7 +427,10 @@ impl<S: Stage> Actor<S> {
         let was = self.desired.as_ref().map(|d| d.live.clone()).or(rolling);
         self.call_off(&format!("{} was deleted", self.id), now);
         self.desired = None;
-        self.stage.remove(&self.id);
+        // Off the routes now, off the board at the end: until then we must hear what is drained.
+        if self.posted.take().is_some() {
+            self.stage.post(&self.id, Posting { routes: Vec::new(), endpoints: Vec::new(), body_limit: 0 });
+        }
         for at in 0..self.instances.len() {
             self.retire(at, now);
         }
@@ -463,6 +466,7 @@ impl<S: Stage> Actor<S> {
 
     fn end(mut self) {
         if let Some(Ending::Delete { to, was }) = self.ending.take() {
+            self.stage.remove(&self.id);
             self.threads.logs.close(&self.log);
             let deployed = was.map(|version| Deployed { version, previous: None, instances: 0, swaps: Vec::new() });
             let nothing = || Error::new(Kind::NotFound, format!("{} was never deployed", self.id));

@@ -117,7 +117,9 @@ impl Play {
     }
 
     fn tell(&self, notice: proxy::Notice) {
-        self.scene().to.as_ref().unwrap().try_send(notice).unwrap();
+        if let Some(to) = &self.scene().to {
+            to.try_send(notice).unwrap();
+        }
     }
 
     fn taken_out(&self, endpoints: Vec<Endpoint>) {
@@ -159,6 +161,8 @@ impl Stage for Play {
     }
 
     fn remove(&self, app: &AppId) -> u64 {
+        // As the Board does: who is removed hears nothing any more.
+        self.scene().to = None;
         self.post(app, Posting { routes: vec![], endpoints: vec![], body_limit: 0 })
     }
 

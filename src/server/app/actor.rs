@@ -154,7 +154,7 @@ impl<S: Stage> Actor<S> {
         match secrets::load(&self.layout, &self.host_key, &self.id) {
             Ok(held) => self.secrets = held.map(Arc::new),
             Err(e) => {
-                log::error!("app {}: nothing is started without its secrets error={e}", self.id);
+                log::error!("app={} nothing is started without its secrets error={e}", self.id);
                 self.last_failure = Some(e.to_string());
                 self.sealed = Some(e.to_string());
             }
@@ -286,7 +286,7 @@ impl<S: Stage> Actor<S> {
         let (after, is_healthy) = (process.life.state(), process.life.is_healthy());
         if before.to_string() != after.to_string() {
             let version = &spec.manifest().version;
-            log::info!("app {id}: instance={number} release={version} pid={} {before} -> {after}", process.pid);
+            log::info!("app={id} instance={number} release={version} pid={} {before} -> {after}", process.pid);
         }
         let endpoint = process.endpoint;
         let mut why = None;
@@ -309,7 +309,7 @@ impl<S: Stage> Actor<S> {
     fn failed(&mut self, at: usize, why: &str) {
         let instance = &self.instances[at];
         let (number, version) = (instance.number, &instance.spec.manifest().version);
-        log::warn!("app {}: instance={number} release={version} {why}", self.id);
+        log::warn!("app={} instance={number} release={version} {why}", self.id);
         if let Some(process) = instance.process() {
             process.voice.remark(&format!("instance {number} {why}"));
         }
@@ -331,7 +331,7 @@ impl<S: Stage> Actor<S> {
             Role::Serving | Role::Benched => {
                 let up = instance.process().and_then(|p| p.ready).map_or(Duration::ZERO, |ready| now - ready);
                 let delay = instance.restarts.ended(up);
-                log::info!("app {}: instance={} starts again delay_ms={}", self.id, instance.number, delay.as_millis());
+                log::info!("app={} instance={} starts again delay_ms={}", self.id, instance.number, delay.as_millis());
                 instance.run = Run::Waiting(now + delay);
             }
             Role::Fresh | Role::Joined | Role::Leaving => drop(self.instances.remove(at)),
@@ -352,7 +352,7 @@ impl<S: Stage> Actor<S> {
         let spec = instance.spec.clone();
         let process = Process::start(&spec, spec.launch(stage, layout)?, &place)?;
         log::info!(
-            "app {}: instance={} release={} pid={} started",
+            "app={} instance={} release={} pid={} started",
             self.id,
             instance.number,
             spec.manifest().version,
@@ -435,7 +435,7 @@ impl<S: Stage> Actor<S> {
             self.retire(at, now);
         }
         self.drop_empty();
-        log::info!("app {}: deleted", self.id);
+        log::info!("app={} deleted", self.id);
         self.ending = Some(Ending::Delete { to, was });
     }
 
@@ -488,7 +488,7 @@ impl<S: Stage> Actor<S> {
             if !stage.is_complete(layout, id, version)
                 && let Err(e) = stage.discard(layout, id, version)
             {
-                log::warn!("app {id}: a failed release stays release={version} error={e}");
+                log::warn!("app={id} a failed release stays release={version} error={e}");
             }
             false
         });

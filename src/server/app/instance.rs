@@ -195,7 +195,7 @@ impl Process {
         let port = self.addr.map_or(0, |a| a.port());
         if let Err(e) = Note::of(self.pid, &self.token, port).write(layout, &manifest.app, number) {
             // It runs all the same; only a crash of ours would lose sight of it.
-            log::warn!("app {}: no note about a running instance error={e}", manifest.app);
+            log::warn!("app={} no note about a running instance error={e}", manifest.app);
         }
     }
 

@@ -61,7 +61,7 @@ pub(crate) fn end_all(layout: &Layout, id: &AppId) {
     let mut left: Vec<(Pid, OwnedFd)> = files.iter().filter_map(|file| still_running(file)).collect();
     for (signal, patience) in [(Signal::TERM, GRACE), (Signal::KILL, DEATH)] {
         for (pid, _) in &left {
-            log::warn!("app {id}: ending what an earlier server left running pid={} {signal:?}", pid.as_raw_nonzero());
+            log::warn!("app={id} ending what an earlier server left running pid={} {signal:?}", pid.as_raw_nonzero());
             let _ = sys::kill_group(*pid, signal);
         }
         let deadline = Instant::now() + patience;

@@ -105,7 +105,7 @@ impl<S: Stage> Actor<S> {
     pub fn tick_rollout(&mut self, now: Instant) {
         let Some(rolling) = &mut self.rolling else { return };
         if rolling.awaiting.is_some_and(|(_, until)| until <= now) {
-            log::warn!("app {}: the proxy did not acknowledge a table in time", self.id);
+            log::warn!("app={} the proxy did not acknowledge a table in time", self.id);
             rolling.awaiting = None;
             self.advance(Fact::Acked, now);
         } else if rolling.failure.is_some() && !rolling.rollout.is_committed() {
@@ -166,7 +166,7 @@ impl<S: Stage> Actor<S> {
 
     fn roll(&mut self, plan: Plan<S::Claim>, total: u32, to: Sender<Event>, now: Instant) {
         let version = &plan.spec.manifest().version;
-        log::info!("app {}: rollout begins release={version} instances={total}", self.id);
+        log::info!("app={} rollout begins release={version} instances={total}", self.id);
         // It was laid out again since it failed.
         self.discards.retain(|v| v != version);
         let (rollout, first) = Rollout::new(total);
@@ -276,10 +276,10 @@ impl<S: Stage> Actor<S> {
             if let Some(live) = &self.live
                 && let Err(e) = self.stage.activate(&self.layout, live.manifest())
             {
-                log::error!("app {}: `current` could not be put back error={e}", self.id);
+                log::error!("app={} `current` could not be put back error={e}", self.id);
             }
             if let Err(e) = secrets::save(&self.layout, &self.host_key, &self.id, self.secrets.as_deref()) {
-                log::error!("app {}: the secrets could not be put back error={e}", self.id);
+                log::error!("app={} the secrets could not be put back error={e}", self.id);
             }
         }
         written
@@ -340,7 +340,7 @@ impl<S: Stage> Actor<S> {
         }
         let unknown = || Error::new(Kind::Bug, format!("the rollout of {version} ended without a reason"));
         let error = rolling.failure.unwrap_or_else(unknown);
-        log::warn!("app {}: rollout failed release={version} {error}", self.id);
+        log::warn!("app={} rollout failed release={version} {error}", self.id);
         let _ = rolling.to.send(Event::Done(Err(error)));
     }
 
@@ -351,7 +351,7 @@ impl<S: Stage> Actor<S> {
             Some(desired) if desired.record(version).is_some() => {
                 desired.releases.iter_mut().filter(|r| &r.manifest.version == version).for_each(|r| r.bad = true);
                 if let Err(e) = state::save(&self.layout, desired) {
-                    log::warn!("app {}: a failed release is not marked release={version} error={e}", self.id);
+                    log::warn!("app={} a failed release is not marked release={version} error={e}", self.id);
                 }
             }
             Some(_) | None => {
@@ -375,7 +375,7 @@ impl<S: Stage> Actor<S> {
             instances: next.instances,
             swaps: rolling.times.iter().map(swap).collect(),
         };
-        log::info!("app {}: rollout done release={} instances={}", self.id, deployed.version, deployed.instances);
+        log::info!("app={} rollout done release={} instances={}", self.id, deployed.version, deployed.instances);
         if *replaces {
             let version = deployed.version.clone();
             let _ = rolling.to.send(Event::Notice(Notice::Live { version }));
@@ -398,7 +398,7 @@ impl<S: Stage> Actor<S> {
         if desired.releases.len() != before
             && let Err(e) = state::save(&self.layout, desired)
         {
-            log::warn!("app {}: pruned releases stay in the state error={e}", self.id);
+            log::warn!("app={} pruned releases stay in the state error={e}", self.id);
         }
     }
 

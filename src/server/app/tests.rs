@@ -821,7 +821,10 @@ fn delete_calls_off_a_rollout_and_stops_all() {
     let events = it.handle.deploy(it.order("v2", "silent", 1), "ana".into());
     until("the new one runs", || it.pids().len() == 3);
     let pids = it.pids();
+    let begin = Instant::now();
     assert_eq!(done(&it.handle.delete()).unwrap().version.as_str(), "v1");
+    // Nothing was in flight, so no limit was waited for.
+    assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
     assert_eq!(done(&events).unwrap_err().kind(), Kind::Conflict);
     assert!(pids.iter().all(|pid| !is_alive(*pid)));
     assert!(it.posted().routes.is_empty());

@@ -1,17 +1,55 @@
 //! The actor of one App: a thread that owns its desired state, its instances and its rollout.
+//!
+//! ```text
+//!   Handle ─verbs→ ┌───────┐ ─posts→ Board ─tables→ proxy
+//!   watch ─exits→  │ actor │ ←acked, drained, failed──┘
+//!   probe ─verdicts→└───────┘ ─lines→ logs
+//! ```
+//! Reading order: the pure parts (`lifecycle`, `restart`, `rollout`), what is run (`spec`, `instance`, `secrets`,
+//! `port`, `leftover`), the three threads that all apps share (`watch` with `lines`, `probe`, `logs`), and the actor:
+//! its loop, what it tells (`status`), and its rollouts, planned in `plan` and performed in `roll`.
+//!
+//! **Invariant**: nothing outside the actor's thread changes what it owns; a [`Handle`] sends and waits.
 
-use std::sync::Arc;
+mod lifecycle;
+mod restart;
+mod rollout;
+mod spec;
+mod instance;
+mod secrets;
+mod port;
+mod leftover;
+mod watch;
+mod lines;
+mod probe;
+mod logs;
+mod stage;
+mod actor;
+mod status;
+mod plan;
+mod roll;
+#[cfg(test)]
+mod tests;
 
-use crossbeam_channel::Receiver;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::board::Board;
 use super::layout::Layout;
 use super::state::Desired;
 use crate::crypto::Key;
-use crate::error::Result;
+use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::{AppStatus, Deploy, Deployed, LogLine, Notice, Release};
 use crate::proto::name::AppId;
 use crate::proto::version::Version;
+use actor::Actor;
+use logs::{Logs, Source};
+use port::Ports;
+use probe::Probe;
+use stage::Stage;
+use watch::Watch;
 
 /// What every app needs of the daemon.
 #[derive(Clone)]
@@ -20,12 +58,27 @@ pub(crate) struct World {
     pub board: Board,
     /// Seals secrets at rest.
     pub host_key: Key,
-    // `watch`, `probe`, `logs` handles are added by app/.
+    threads: Threads,
+}
+
+/// The threads that all apps share; they end with the last of these.
+#[derive(Clone)]
+pub(crate) struct Threads {
+    watch: Watch,
+    probe: Probe,
+    logs: Logs,
+    ports: Ports,
 }
 
 /// A cloneable way to an app's actor.
 #[derive(Clone)]
-pub(crate) struct Handle {}
+pub(crate) struct Handle {
+    id: AppId,
+    to: Sender<Message>,
+    logs: Logs,
+    log: Arc<Source>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
 
 /// What a long verb says while it works; `Done` is the last. A receiver that is dropped changes nothing.
 pub(crate) enum Event {
@@ -33,61 +86,128 @@ pub(crate) enum Event {
     Done(Result<Deployed>),
 }
 
+/// What a [`Handle`] asks of the actor.
+enum Message {
+    Deploy { order: Box<Deploy>, by: String, to: Sender<Event> },
+    Rollback { version: Option<Version>, by: String, to: Sender<Event> },
+    Scale { instances: u32, to: Sender<Event> },
+    Delete { to: Sender<Event> },
+    Stop,
+    Status(Sender<AppStatus>),
+    Releases(Sender<Vec<Release>>),
+    SecretsHash(Sender<Option<String>>),
+    IsEmpty(Sender<bool>),
+}
+
 /// Starts the shared threads (`watch`, `probe`, `logs`) once per daemon.
-pub(crate) fn world(_layout: Arc<Layout>, _board: Board, _host_key: Key) -> Result<World> {
-    unimplemented!()
+pub(crate) fn world(layout: Arc<Layout>, board: Board, host_key: Key) -> Result<World> {
+    Ok(World { layout, board, host_key, threads: Threads::start()? })
 }
 
 /// Starts the actor; with a desired state it starts the instances too (boot). `None` is an app about to be deployed
 /// for the first time.
-pub(crate) fn start(_id: AppId, _desired: Option<Desired>, _world: &World) -> Result<Handle> {
-    unimplemented!()
+pub(crate) fn start(id: AppId, desired: Option<Desired>, world: &World) -> Result<Handle> {
+    let World { layout, board, host_key, threads } = world.clone();
+    start_on(board, id, desired, layout, host_key, threads)
+}
+
+fn start_on<S: Stage>(
+    stage: S,
+    id: AppId,
+    desired: Option<Desired>,
+    layout: Arc<Layout>,
+    host_key: Key,
+    threads: Threads,
+) -> Result<Handle> {
+    // Bounded by the callers: each waits for its answer.
+    let (to, messages) = unbounded();
+    let log = Source::new(layout.logs(&id));
+    let logs = threads.logs.clone();
+    let handle = Handle { id: id.clone(), to, logs, log: log.clone(), thread: Arc::default() };
+    let actor = Actor::new(stage, id, desired, layout, host_key, threads, log, messages);
+    let thread = std::thread::Builder::new()
+        .name(format!("app-{}", handle.id))
+        .spawn(move || actor.run())
+        .context(|| format!("start the thread of {}", handle.id))?;
+    *handle.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+    Ok(handle)
+}
+
+impl Threads {
+    fn start() -> Result<Threads> {
+        Ok(Threads { watch: Watch::start()?, probe: Probe::start()?, logs: Logs::start()?, ports: Ports::default() })
+    }
 }
 
 impl Handle {
     /// `by` is who asked, for the release log.
-    pub fn deploy(&self, _order: Deploy, _by: String) -> Receiver<Event> {
-        unimplemented!()
+    pub fn deploy(&self, order: Deploy, by: String) -> Receiver<Event> {
+        self.begin(|to| Message::Deploy { order: Box::new(order), by, to })
     }
 
-    pub fn rollback(&self, _to: Option<Version>, _by: String) -> Receiver<Event> {
-        unimplemented!()
+    pub fn rollback(&self, to: Option<Version>, by: String) -> Receiver<Event> {
+        let version = to;
+        self.begin(|to| Message::Rollback { version, by, to })
     }
 
-    pub fn scale(&self, _instances: u32) -> Receiver<Event> {
-        unimplemented!()
+    pub fn scale(&self, instances: u32) -> Receiver<Event> {
+        self.begin(|to| Message::Scale { instances, to })
     }
 
     /// Stops every instance and takes the app off the board; the actor ends. Files are the caller's to remove.
     pub fn delete(&self) -> Receiver<Event> {
-        unimplemented!()
+        self.begin(|to| Message::Delete { to })
     }
 
     /// Stops the instances for the end of the daemon: TERM, grace, KILL. Desired state is untouched.
     pub fn stop(&self) {
-        unimplemented!()
+        let _ = self.to.send(Message::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
     }
 
     pub fn status(&self) -> Result<AppStatus> {
-        unimplemented!()
+        self.ask(Message::Status)
     }
 
     pub fn releases(&self) -> Result<Vec<Release>> {
-        unimplemented!()
+        self.ask(Message::Releases)
     }
 
     /// Hash of the secrets held, for preflight.
     pub fn secrets_hash(&self) -> Option<String> {
-        unimplemented!()
+        self.ask(Message::SecretsHash).ok().flatten()
     }
 
     /// Whether nothing was ever deployed here.
     pub fn is_empty(&self) -> bool {
-        unimplemented!()
+        self.ask(Message::IsEmpty).unwrap_or(true)
     }
 
-    /// The last `lines` of output, and with `follow` what comes after, until the receiver is dropped.
-    pub fn logs(&self, _lines: u32, _follow: bool) -> Receiver<Vec<LogLine>> {
-        unimplemented!()
+    /// The last `lines` of output, and with `follow` what comes after, until the receiver is dropped. While nothing is
+    /// said, a follower gets an empty list now and then.
+    pub fn logs(&self, lines: u32, follow: bool) -> Receiver<Vec<LogLine>> {
+        self.logs.read(&self.log, lines, follow)
+    }
+
+    fn begin(&self, message: impl FnOnce(Sender<Event>) -> Message) -> Receiver<Event> {
+        // Bounded by the steps of a rollout: a few for each of at most 64 instances.
+        let (to, events) = unbounded();
+        if self.to.send(message(to.clone())).is_err() {
+            let _ = to.send(Event::Done(Err(self.ended())));
+        }
+        events
+    }
+
+    fn ask<T>(&self, message: impl FnOnce(Sender<T>) -> Message) -> Result<T> {
+        let (to, answer) = bounded(1);
+        self.to.send(message(to)).map_err(|_| self.ended())?;
+        answer.recv().map_err(|_| self.ended())
+    }
+
+    fn ended(&self) -> Error {
+        Error::new(Kind::NotFound, format!("{} is not there any more", self.id))
     }
 }

@@ -1,0 +1,542 @@
+//! The loop of one App: what it hears, what it holds, and how instances come and go outside of rollouts.
+//!
+//! Each turn hears one thing, acts on it, and then posts what should be in balancing if that differs from what was
+//! posted last: the posting is computed from the instances, never edited.
+//!
+//! **Invariant**: while the app lives, every `Serving` instance either has a process or a time to start one.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
+use rustix::process::Signal;
+
+use super::instance::{Event as Heard, Instance, Place, Process, Role, Run};
+use super::lifecycle::{self, Action, State, Why};
+use super::logs::{Source, now_ms};
+use super::probe::Verdict;
+use super::restart::Restarts;
+use super::roll::Rolling;
+use super::spec::Spec;
+use super::stage::Stage;
+use super::{Event, Message, Threads, leftover, secrets};
+use crate::crypto::Key;
+use crate::error::{Error, Kind, Result};
+use crate::proto::control::{Deployed, Secrets, Step};
+use crate::proto::name::AppId;
+use crate::proto::version::Version;
+use crate::proxy::Notice;
+use crate::proxy::table::EndpointId;
+use crate::server::board::Posting;
+use crate::server::layout::Layout;
+use crate::server::state::Desired;
+
+/// Notices of the proxy that wait for us. More than this come only when we are stuck; what is lost then is made up
+/// for by deadlines.
+const MAX_NOTICES: usize = 4096;
+
+pub(super) struct Actor<S: Stage> {
+    pub id: AppId,
+    pub stage: S,
+    pub layout: Arc<Layout>,
+    pub host_key: Key,
+    pub threads: Threads,
+    log: Arc<Source>,
+    messages: Receiver<Message>,
+    notices: Receiver<Notice>,
+    heard: Receiver<(EndpointId, Heard)>,
+    to_us: Sender<(EndpointId, Heard)>,
+
+    pub desired: Option<Desired>,
+    /// What `desired` says is live.
+    pub live: Option<Arc<Spec>>,
+    pub secrets: Option<Arc<Secrets>>,
+    /// Why the sealed secrets cannot be had; nothing is started without them.
+    pub sealed: Option<String>,
+    pub instances: Vec<Instance>,
+    pub rolling: Option<Rolling<S::Claim>>,
+    posted: Option<Posting>,
+    generation: u64,
+    acked: u64,
+    pub last_failure: Option<String>,
+    /// Releases that failed and are to be removed once nothing runs from them.
+    pub discards: Vec<Version>,
+    ending: Option<Ending>,
+}
+
+/// After SIGKILL a process is gone in no time, unless the kernel itself holds it; the server does not wait for that.
+const DEATH: Duration = Duration::from_secs(3);
+
+enum Ending {
+    Stop { until: Instant },
+    Delete { to: Sender<Event>, was: Option<Version> },
+}
+
+impl<S: Stage> Actor<S> {
+    #[allow(clippy::too_many_arguments)] // All of them are fields; a struct for them would be this one again.
+    pub fn new(
+        stage: S,
+        id: AppId,
+        desired: Option<Desired>,
+        layout: Arc<Layout>,
+        host_key: Key,
+        threads: Threads,
+        log: Arc<Source>,
+        messages: Receiver<Message>,
+    ) -> Self {
+        // Bounded by the processes: each has one probe under way and ends once.
+        let (to_us, heard) = unbounded();
+        Actor {
+            id,
+            stage,
+            layout,
+            host_key,
+            threads,
+            log,
+            messages,
+            notices: never(),
+            heard,
+            to_us,
+            desired,
+            live: None,
+            secrets: None,
+            sealed: None,
+            instances: Vec::new(),
+            rolling: None,
+            posted: None,
+            generation: 0,
+            acked: 0,
+            last_failure: None,
+            discards: Vec::new(),
+            ending: None,
+        }
+    }
+
+    pub fn run(mut self) {
+        let (to, notices) = bounded(MAX_NOTICES);
+        self.stage.subscribe(&self.id, to);
+        self.notices = notices;
+        self.boot();
+        loop {
+            let now = Instant::now();
+            self.tick(now);
+            self.publish();
+            self.discard_failed();
+            if self.is_over(now) {
+                return self.end();
+            }
+            let patience = self.deadline().map_or(Duration::MAX, |at| at.saturating_duration_since(now));
+            select! {
+                recv(self.messages) -> message => match message {
+                    Ok(message) => self.serve(message, Instant::now()),
+                    // Nobody is left who could stop us.
+                    Err(_) => {
+                        self.messages = never();
+                        self.stop();
+                    }
+                },
+                recv(self.heard) -> heard => {
+                    let (endpoint, event) = heard.expect("we hold a sender ourselves");
+                    self.hear(endpoint, event, Instant::now());
+                }
+                recv(self.notices) -> notice => match notice {
+                    Ok(notice) => self.notice(notice, Instant::now()),
+                    Err(_) => self.notices = never(),
+                },
+                default(patience) => {}
+            }
+        }
+    }
+
+    fn boot(&mut self) {
+        leftover::end_all(&self.layout, &self.id);
+        match secrets::load(&self.layout, &self.host_key, &self.id) {
+            Ok(held) => self.secrets = held.map(Arc::new),
+            Err(e) => {
+                log::error!("app={} nothing is started without its secrets error={e}", self.id);
+                self.last_failure = Some(e.to_string());
+                self.sealed = Some(e.to_string());
+            }
+        }
+        let Some(desired) = &self.desired else { return };
+        let record = desired.live().cloned().expect("state::load refuses a state without its live release");
+        let spec = Spec::new(record, self.secrets.clone());
+        self.live = Some(spec.clone());
+        if self.sealed.is_none() {
+            let now = Instant::now();
+            for number in 1..=at_least_one(desired.instances) {
+                self.instances.push(Instance::waiting(number, Role::Serving, spec.clone(), now));
+            }
+        }
+    }
+
+    fn serve(&mut self, message: Message, now: Instant) {
+        match message {
+            Message::Deploy { order, by, to } => self.deploy(*order, by, to, now),
+            Message::Rollback { version, by, to } => self.rollback(version, by, to, now),
+            Message::Scale { instances, to } => self.scale(instances, to, now),
+            Message::Delete { to } => self.delete(to, now),
+            Message::Stop => self.stop(),
+            Message::Status(to) => drop(to.send(self.status(now))),
+            Message::Releases(to) => drop(to.send(self.releases())),
+            Message::SecretsHash(to) => drop(to.send(self.secrets.as_ref().map(|s| s.hash.clone()))),
+            Message::IsEmpty(to) => drop(to.send(self.desired.is_none())),
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        for at in 0..self.instances.len() {
+            match &self.instances[at].run {
+                Run::Waiting(until) if *until <= now && self.instances[at].role == Role::Serving => {
+                    if let Err(e) = self.start_process(at) {
+                        self.could_not_start(at, &e, now);
+                    }
+                }
+                Run::Up(process) if process.life.deadline().is_some_and(|until| until <= now) => {
+                    self.live_on(at, lifecycle::Event::Tick, now);
+                }
+                Run::Waiting(_) | Run::Up(_) => {}
+            }
+        }
+        self.tick_rollout(now);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let instances = self.instances.iter().filter_map(|i| match &i.run {
+            Run::Waiting(until) => (i.role == Role::Serving).then_some(*until),
+            Run::Up(process) => process.life.deadline(),
+        });
+        let stop = match self.ending {
+            Some(Ending::Stop { until }) => Some(until),
+            Some(Ending::Delete { .. }) | None => None,
+        };
+        instances.chain(self.rolling.as_ref().and_then(Rolling::deadline)).chain(stop).min()
+    }
+
+    /// What the watch and probe threads say about a process; one that is not ours any more is not heard.
+    fn hear(&mut self, endpoint: EndpointId, event: Heard, now: Instant) {
+        let Some(at) = self.instances.iter().position(|i| i.is(endpoint)) else { return };
+        let instance = &mut self.instances[at];
+        let Run::Up(process) = &mut instance.run else { return };
+        match event {
+            Heard::Ready(port) => {
+                process.is_ready(port, now);
+                process.note(&self.layout, instance.spec.manifest(), instance.number);
+                self.tell_if_fresh(at, Step::Ready);
+                self.live_on(at, lifecycle::Event::Ready, now);
+            }
+            Heard::Probed(Verdict::Good) => {
+                process.last_bad = None;
+                if process.ready.is_none() {
+                    process.ready = Some(now);
+                    self.tell_if_fresh(at, Step::Ready);
+                }
+                self.live_on(at, lifecycle::Event::Good, now);
+            }
+            Heard::Probed(Verdict::Bad(bad)) => {
+                process.last_bad = Some(bad);
+                self.live_on(at, lifecycle::Event::Bad, now);
+            }
+            Heard::Exited(exit) => {
+                let why = match process.life.state() {
+                    State::Starting { .. } => Some(format!("{exit} before it was ready")),
+                    State::Ready { .. } => Some(format!("{exit} before it was healthy")),
+                    State::Healthy { .. } | State::Unhealthy { .. } => Some(exit.to_string()),
+                    State::Draining { .. } | State::Stopping { .. } | State::Gone => None,
+                };
+                process.life.on(lifecycle::Event::Exited, now);
+                process.forget(&self.threads, &self.layout, instance.spec.manifest(), instance.number);
+                if let Some(why) = why {
+                    self.failed(at, &why);
+                }
+                self.ended(endpoint, now);
+            }
+        }
+    }
+
+    /// What the proxy says.
+    fn notice(&mut self, notice: Notice, now: Instant) {
+        match notice {
+            Notice::Acked(generation) => {
+                self.acked = self.acked.max(generation);
+                self.check_acked(now);
+            }
+            Notice::Drained(endpoint) => {
+                let Some(at) = self.instances.iter().position(|i| i.is(endpoint)) else { return };
+                if let Some(process) = self.instances[at].process_mut() {
+                    process.drained = true;
+                }
+                self.live_on(at, lifecycle::Event::Drained, now);
+            }
+            Notice::Failed(endpoint) => {
+                if self.instances.iter().any(|i| i.is(endpoint)) {
+                    self.threads.probe.hurry(endpoint);
+                }
+            }
+        }
+    }
+
+    /// Tells the lifecycle and does what it says.
+    pub fn live_on(&mut self, at: usize, event: lifecycle::Event, now: Instant) {
+        let Self { instances, threads, to_us, id, .. } = self;
+        let Instance { number, spec, run: Run::Up(process), .. } = &mut instances[at] else { return };
+        let (before, was_healthy) = (process.life.state(), process.life.is_healthy());
+        let actions = process.life.on(event, now);
+        let (after, is_healthy) = (process.life.state(), process.life.is_healthy());
+        if before.to_string() != after.to_string() {
+            let version = &spec.manifest().version;
+            log::info!("app={id} instance={number} release={version} pid={} {before} -> {after}", process.pid);
+        }
+        let endpoint = process.endpoint;
+        let mut why = None;
+        for action in actions {
+            match action {
+                Action::Probe => process.probe(spec, threads, to_us),
+                Action::Terminate => threads.watch.signal(endpoint, Signal::TERM),
+                Action::Kill => threads.watch.signal(endpoint, Signal::KILL),
+                Action::GaveUp(reason) => why = Some(gave_up(reason, spec, process)),
+            }
+        }
+        if let Some(why) = why {
+            self.failed(at, &why);
+        } else if was_healthy != is_healthy {
+            self.health_changed(at, is_healthy, now);
+        }
+    }
+
+    /// An instance ended, or will be ended, and nobody asked for it.
+    fn failed(&mut self, at: usize, why: &str) {
+        let instance = &self.instances[at];
+        let (number, version) = (instance.number, &instance.spec.manifest().version);
+        log::warn!("app={} instance={number} release={version} {why}", self.id);
+        if let Some(process) = instance.process() {
+            process.voice.remark(&format!("instance {number} {why}"));
+        }
+        match instance.role {
+            Role::Serving | Role::Benched => self.last_failure = Some(format!("instance {number} {why}")),
+            Role::Fresh | Role::Joined => {
+                let lines = instance.process().map_or(Vec::new(), |p| p.voice.last_lines());
+                self.rollout_failed(number, why, lines);
+            }
+            Role::Leaving => {}
+        }
+    }
+
+    /// Its process is gone: the place is given up, or filled again after a while.
+    fn ended(&mut self, endpoint: EndpointId, now: Instant) {
+        let Some(at) = self.instances.iter().position(|i| i.is(endpoint)) else { return };
+        let instance = &mut self.instances[at];
+        match instance.role {
+            Role::Serving | Role::Benched => {
+                let up = instance.process().and_then(|p| p.ready).map_or(Duration::ZERO, |ready| now - ready);
+                let delay = instance.restarts.ended(up);
+                log::info!("app={} instance={} starts again delay_ms={}", self.id, instance.number, delay.as_millis());
+                instance.run = Run::Waiting(now + delay);
+            }
+            Role::Fresh | Role::Joined | Role::Leaving => drop(self.instances.remove(at)),
+        }
+    }
+
+    fn could_not_start(&mut self, at: usize, why: &Error, now: Instant) {
+        self.failed(at, &format!("could not be started: {why}"));
+        let delay = self.instances[at].restarts.ended(Duration::ZERO);
+        self.instances[at].run = Run::Waiting(now + delay);
+    }
+
+    /// Returns when it was spawned.
+    pub fn start_process(&mut self, at: usize) -> Result<Instant> {
+        let Self { layout, threads, log, to_us, stage, instances, .. } = self;
+        let instance = &mut instances[at];
+        let place = Place { layout, threads, log, to: to_us, number: instance.number };
+        let spec = instance.spec.clone();
+        let process = Process::start(&spec, spec.launch(stage, layout)?, &place)?;
+        log::info!(
+            "app={} instance={} release={} pid={} started",
+            self.id,
+            instance.number,
+            spec.manifest().version,
+            process.pid
+        );
+        let started = process.started;
+        instance.run = Run::Up(Box::new(process));
+        Ok(started)
+    }
+
+    /// The smallest number that no instance has.
+    pub fn free_number(&self) -> u32 {
+        (1..).find(|n| self.instances.iter().all(|i| i.number != *n)).expect("there are more numbers than instances")
+    }
+
+    /// Lets an instance go: it finishes what is in flight, then ends.
+    pub fn retire(&mut self, at: usize, now: Instant) {
+        let instance = &mut self.instances[at];
+        instance.role = Role::Leaving;
+        let drain = instance.spec.drain();
+        self.live_on(at, lifecycle::Event::Retire(drain), now);
+        // The proxy says it once, and never of one that it has not known.
+        if self.instances[at].process().is_some_and(|p| p.drained || !p.posted) {
+            self.live_on(at, lifecycle::Event::Drained, now);
+        }
+    }
+
+    /// Drops the places that are to go and have no process.
+    pub fn drop_empty(&mut self) {
+        self.instances.retain(|i| i.role != Role::Leaving || i.process().is_some());
+    }
+
+    /// Posts what should be in balancing, if that is something new; returns the generation that has it.
+    pub fn publish(&mut self) -> u64 {
+        let Some(live) = &self.live else { return self.generation };
+        let mut serving: Vec<&Instance> = self.instances.iter().filter(|i| i.in_balancing().is_some()).collect();
+        serving.sort_by_key(|i| i.number);
+        let posting = Posting {
+            routes: live.record.routes.clone(),
+            endpoints: serving.into_iter().filter_map(Instance::in_balancing).collect(),
+            body_limit: live.manifest().limits.request_body,
+        };
+        if self.posted.as_ref() == Some(&posting) || self.ending.is_some() {
+            return self.generation;
+        }
+        let known = self.posted.take().map_or(Vec::new(), |p| p.endpoints);
+        for endpoint in posting.endpoints.iter().filter(|e| !known.contains(e)) {
+            let process = self.instances.iter_mut().filter_map(Instance::process_mut);
+            for process in process.filter(|p| p.endpoint == endpoint.id) {
+                (process.posted, process.drained) = (true, false);
+            }
+        }
+        self.generation = self.stage.post(&self.id, posting.clone());
+        self.posted = Some(posting);
+        self.generation
+    }
+
+    pub fn is_acked(&self, generation: u64) -> bool {
+        self.acked >= generation
+    }
+
+    pub fn is_posted(&self) -> bool {
+        self.posted.is_some()
+    }
+
+    fn delete(&mut self, to: Sender<Event>, now: Instant) {
+        if self.ending.is_some() {
+            let _ = to.send(Event::Done(Err(self.busy())));
+            return;
+        }
+        let rolling = self.rolling.as_ref().map(Rolling::version);
+        let was = self.desired.as_ref().map(|d| d.live.clone()).or(rolling);
+        self.call_off(&format!("{} was deleted", self.id), now);
+        self.desired = None;
+        // Off the routes now, off the board at the end: until then we must hear what is drained.
+        if self.posted.take().is_some() {
+            self.stage.post(&self.id, Posting { routes: Vec::new(), endpoints: Vec::new(), body_limit: 0 });
+        }
+        for at in 0..self.instances.len() {
+            self.retire(at, now);
+        }
+        self.drop_empty();
+        log::info!("app={} deleted", self.id);
+        self.ending = Some(Ending::Delete { to, was });
+    }
+
+    fn stop(&mut self) {
+        let now = Instant::now();
+        self.call_off("the server is stopping", now);
+        // Who waits for a deletion still hears of it.
+        self.ending.get_or_insert(Ending::Stop { until: now + lifecycle::GRACE + DEATH });
+        for at in 0..self.instances.len() {
+            self.instances[at].role = Role::Leaving;
+            self.live_on(at, lifecycle::Event::Stop, now);
+        }
+        self.drop_empty();
+    }
+
+    /// Whether no verb is served any more.
+    pub fn is_ending(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        match self.ending {
+            Some(Ending::Stop { until }) => self.instances.is_empty() || until <= now,
+            Some(Ending::Delete { .. }) => self.instances.is_empty(),
+            None => false,
+        }
+    }
+
+    fn end(mut self) {
+        if let Some(Ending::Delete { to, was }) = self.ending.take() {
+            self.stage.remove(&self.id);
+            self.threads.logs.close(&self.log);
+            let deployed = was.map(|version| Deployed { version, previous: None, instances: 0, swaps: Vec::new() });
+            let nothing = || Error::new(Kind::NotFound, format!("{} was never deployed", self.id));
+            let _ = to.send(Event::Done(deployed.ok_or_else(nothing)));
+        }
+        self.ending = Some(Ending::Stop { until: Instant::now() });
+        while let Ok(message) = self.messages.try_recv() {
+            self.serve(message, Instant::now());
+        }
+    }
+
+    /// Removes failed releases that nothing runs from. One that was laid out anew since is kept.
+    pub fn discard_failed(&mut self) {
+        let Self { discards, instances, stage, layout, id, .. } = self;
+        discards.retain(|version| {
+            if instances.iter().any(|i| &i.spec.manifest().version == version) {
+                return true;
+            }
+            if !stage.is_complete(layout, id, version)
+                && let Err(e) = stage.discard(layout, id, version)
+            {
+                log::warn!("app={id} a failed release stays release={version} error={e}");
+            }
+            false
+        });
+    }
+
+    /// From now on the release does not count as laid out; its files go when nothing runs from them.
+    pub fn discard_later(&mut self, version: Version) {
+        let _ = fs::remove_file(self.layout.complete_marker(&self.id, &version));
+        self.discards.push(version);
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        // Later than any record, whatever the clock says: the order of releases depends on it.
+        let newest = self.desired.iter().flat_map(|d| &d.releases).map(|r| r.deployed_ms).max();
+        now_ms().max(newest.map_or(0, |ms| ms + 1))
+    }
+
+    pub fn busy(&self) -> Error {
+        let what = match self.ending {
+            Some(Ending::Delete { .. }) => "is being deleted",
+            Some(Ending::Stop { .. }) => "is being stopped",
+            None => "is being changed by a rollout",
+        };
+        Error::new(Kind::Busy, format!("{} {what}", self.id)).hint("wait for it to end, see `tako status`")
+    }
+}
+
+impl Instance {
+    pub fn waiting(number: u32, role: Role, spec: Arc<Spec>, until: Instant) -> Instance {
+        Instance { number, role, spec, restarts: Restarts::default(), run: Run::Waiting(until) }
+    }
+}
+
+/// On demand, one instance is kept warm.
+pub(super) fn at_least_one(instances: u32) -> u32 {
+    instances.max(1)
+}
+
+/// As the end of a sentence that starts with the instance.
+fn gave_up(why: Why, spec: &Spec, process: &Process) -> String {
+    let limit = spec.manifest().limits.startup_timeout_s;
+    let subject = process.subject(spec);
+    match (why, process.last_bad) {
+        (Why::NeverReady, Some(bad)) => format!("not ready after {limit}s: {subject} {bad}"),
+        (Why::NeverReady, None) => format!("not ready after {limit}s"),
+        (Why::NeverHealthy, Some(bad)) => format!("is up but {subject} {bad}"),
+        (Why::NeverHealthy, None) => format!("is up but {subject} was not asked within {limit}s"),
+        (Why::Unhealthy, Some(bad)) => format!("was killed because {subject} {bad} {} times", lifecycle::MISSES_DEAD),
+        (Why::Unhealthy, None) => "was killed because it failed its probes".into(),
+    }
+}

@@ -1,0 +1,319 @@
+//! Instance: what an app's actor knows of one of its places, and the process in it.
+//!
+//! A place has a number and a role and is filled again when its process ends; a process has an endpoint that is never
+//! used twice. Starting one is here, what becomes of it is decided by `lifecycle`, and the process itself is owned by
+//! the `watch` thread.
+
+use std::env;
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+use zeroize::Zeroizing;
+
+use super::Threads;
+use super::leftover::{self, Note};
+use super::lifecycle::Lifecycle;
+use super::logs::{Source, Voice};
+use super::port::Reserved;
+use super::probe::{Bad, Check, Verdict};
+use super::restart::Restarts;
+use super::secrets;
+use super::spec::Spec;
+use super::watch::{Exit, Watched};
+use crate::crypto;
+use crate::disk;
+use crate::error::{Context, Result};
+use crate::proto::manifest::Manifest;
+use crate::proxy::table::{Endpoint, EndpointId};
+use crate::server::layout::Layout;
+use crate::server::release;
+use crate::server::runtime::Launch;
+use crate::sys::{self, BOOTSTRAP_FD, Spawn};
+
+/// What the watch and probe threads tell about a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// It listens on this port.
+    Ready(u16),
+    Probed(Verdict),
+    Exited(Exit),
+}
+
+/// What an instance is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Of the live release: in balancing when healthy, started again when it ends.
+    Serving,
+    /// Of a rollout, not in balancing yet.
+    Fresh,
+    /// Of a rollout, in balancing, to be taken back if the rollout fails.
+    Joined,
+    /// Of the live release, out of balancing until the rollout is committed or restored.
+    Benched,
+    /// On its way out.
+    Leaving,
+}
+
+pub(crate) struct Instance {
+    pub number: u32,
+    pub role: Role,
+    pub spec: Arc<Spec>,
+    pub restarts: Restarts,
+    pub run: Run,
+}
+
+pub(crate) enum Run {
+    /// No process; the next one is started then.
+    Waiting(Instant),
+    Up(Box<Process>),
+}
+
+pub(crate) struct Process {
+    pub endpoint: EndpointId,
+    pub pid: u32,
+    pub life: Lifecycle,
+    pub voice: Voice,
+    pub started: Instant,
+    /// When it said so, or first answered.
+    pub ready: Option<Instant>,
+    pub addr: Option<SocketAddr>,
+    pub last_bad: Option<Bad>,
+    /// It was in balancing since it started.
+    pub posted: bool,
+    /// The proxy said so after it was last taken out.
+    pub drained: bool,
+    token: Zeroizing<String>,
+    /// Given back when the process is gone.
+    _port: Option<Reserved>,
+}
+
+/// Where and for whom a process is started.
+pub(crate) struct Place<'a> {
+    pub layout: &'a Layout,
+    pub threads: &'a Threads,
+    pub log: &'a Arc<Source>,
+    pub to: &'a Sender<(EndpointId, Event)>,
+    pub number: u32,
+}
+
+impl Instance {
+    pub fn process(&self) -> Option<&Process> {
+        match &self.run {
+            Run::Up(process) => Some(process),
+            Run::Waiting(_) => None,
+        }
+    }
+
+    pub fn process_mut(&mut self) -> Option<&mut Process> {
+        match &mut self.run {
+            Run::Up(process) => Some(process),
+            Run::Waiting(_) => None,
+        }
+    }
+
+    pub fn is(&self, endpoint: EndpointId) -> bool {
+        self.process().is_some_and(|p| p.endpoint == endpoint)
+    }
+
+    /// Where requests may be sent, if they may.
+    pub fn in_balancing(&self) -> Option<Endpoint> {
+        let process = self.process()?;
+        let wanted = matches!(self.role, Role::Serving | Role::Joined) && process.life.is_healthy();
+        Some(Endpoint { id: process.endpoint, addr: process.addr.filter(|_| wanted)? })
+    }
+}
+
+impl Process {
+    /// # Errors
+    /// When it cannot be spawned: no such program, no port, a secret too large.
+    pub fn start(spec: &Spec, launch: &Launch, place: &Place<'_>) -> Result<Process> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let Place { layout, threads, log, to, number } = *place;
+        let manifest = spec.manifest();
+        let reserved = if manifest.has_sdk() { None } else { Some(threads.ports.reserve()?) };
+        let port = reserved.as_ref().map_or(0, |r| r.port);
+        let token = Zeroizing::new(crypto::hex(&crypto::random::<16>()?));
+        let bootstrap = secrets::payload(&token, spec.secrets.as_deref())?;
+        disk::make_dirs(&layout.app_data(&manifest.app), 0o700)?;
+
+        let started = Instant::now();
+        let spawned = sys::spawn(&Spawn {
+            argv: &launch.argv,
+            dir: release::app_dir(layout, manifest),
+            env: environment(manifest, launch, port, layout, |name| env::var_os(name)),
+            bootstrap: Some(&bootstrap),
+        })
+        .context(|| format!("start `{}`", command_line(&launch.argv)))?;
+
+        let endpoint = EndpointId(NEXT.fetch_add(1, Ordering::Relaxed));
+        let voice = Voice::new(&threads.logs, log, manifest.version.as_str(), number);
+        let process = Process {
+            endpoint,
+            pid: spawned.child.id(),
+            life: Lifecycle::new(spec.startup(), started),
+            voice: voice.clone(),
+            started,
+            ready: None,
+            addr: reserved.as_ref().map(|r| loopback(r.port)),
+            last_bad: None,
+            posted: false,
+            drained: false,
+            token,
+            _port: reserved,
+        };
+        process.note(layout, manifest, number);
+        threads.watch.add(Watched { id: endpoint, spawned, voice, to: to.clone() });
+        if process.addr.is_some() {
+            // Without a ready signal the first good answer is it.
+            process.probe(spec, threads, to);
+        }
+        Ok(process)
+    }
+
+    /// It said where it listens.
+    pub fn is_ready(&mut self, port: u16, now: Instant) {
+        self.ready.get_or_insert(now);
+        self.addr = Some(loopback(port));
+    }
+
+    pub fn probe(&self, spec: &Spec, threads: &Threads, to: &Sender<(EndpointId, Event)>) {
+        if let Some(addr) = self.addr {
+            threads.probe.add(self.endpoint, addr, check(spec, &self.token), to.clone());
+        }
+    }
+
+    /// What is asked for its health, as the start of a sentence.
+    pub fn subject(&self, spec: &Spec) -> String {
+        check(spec, &self.token).subject().to_owned()
+    }
+
+    pub fn note(&self, layout: &Layout, manifest: &Manifest, number: u32) {
+        let port = self.addr.map_or(0, |a| a.port());
+        if let Err(e) = Note::of(self.pid, &self.token, port).write(layout, &manifest.app, number) {
+            // It runs all the same; only a crash of ours would lose sight of it.
+            log::warn!("app={} no note about a running instance error={e}", manifest.app);
+        }
+    }
+
+    /// It has ended.
+    pub fn forget(&self, threads: &Threads, layout: &Layout, manifest: &Manifest, number: u32) {
+        threads.probe.forget(self.endpoint);
+        leftover::forget(layout, &manifest.app, number);
+    }
+}
+
+fn check(spec: &Spec, token: &Zeroizing<String>) -> Check {
+    let manifest = spec.manifest();
+    match &manifest.health {
+        Some(path) => Check::Http { path: path.clone(), host: spec.host(), token: None, redirects: true },
+        None if manifest.has_sdk() => Check::Http {
+            path: "/status".into(),
+            host: "tako.internal".into(),
+            token: Some(token.clone()),
+            redirects: false,
+        },
+        None => Check::Tcp,
+    }
+}
+
+/// The whole environment: little of the server's, the app's own, then what Tako promises, which nothing overrides.
+fn environment(
+    manifest: &Manifest,
+    launch: &Launch,
+    port: u16,
+    layout: &Layout,
+    server: impl Fn(&str) -> Option<OsString>,
+) -> Vec<(OsString, OsString)> {
+    let mut env: Vec<(OsString, OsString)> = Vec::new();
+    let theirs = server("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    let path = env::join_paths(launch.path.iter().cloned().chain(env::split_paths(&theirs))).unwrap_or(theirs);
+    env.push(("PATH".into(), path));
+    env.extend(["HOME", "LANG", "TZ"].into_iter().filter_map(|name| Some((name.into(), server(name)?))));
+    env.extend(manifest.vars.iter().map(|(name, value)| (name.into(), value.into())));
+
+    let mode = if manifest.app.env.is_development() { "development" } else { "production" };
+    let stage = manifest.app.env.as_str();
+    let (port, fd) = (port.to_string(), BOOTSTRAP_FD.to_string());
+    let own = [
+        ("ENV", stage),
+        ("TAKO_ENV", stage),
+        ("TAKO_BUILD", manifest.version.as_str()),
+        ("NODE_ENV", mode),
+        ("BUN_ENV", mode),
+        ("DENO_ENV", mode),
+        ("HOST", "127.0.0.1"),
+        ("PORT", &port),
+        ("TAKO_BOOTSTRAP_FD", &fd),
+    ];
+    env.extend(own.into_iter().map(|(name, value)| (name.into(), value.into())));
+    env.push(("TAKO_DATA_DIR".into(), layout.app_data(&manifest.app).into()));
+    env
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+fn command_line(argv: &[OsString]) -> String {
+    argv.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::proto::manifest::{Limits, Runtime};
+    use crate::proto::name::AppId;
+    use crate::proto::version::Version;
+
+    #[test]
+    fn an_app_sees_its_vars_and_what_tako_promises_and_nothing_else() {
+        let manifest = Manifest {
+            app: AppId::parse("shop.staging").unwrap(),
+            version: Version::parse("v1").unwrap(),
+            runtime: Runtime::Node,
+            runtime_version: None,
+            dir: String::new(),
+            main: "index.js".into(),
+            start: None,
+            install: None,
+            health: None,
+            vars: [("COLOR".to_string(), "red".to_string()), ("PORT".to_string(), "1".to_string())].into(),
+            limits: Limits::default(),
+            commit_message: None,
+            git_dirty: false,
+        };
+        let launch = Launch { argv: vec![], path: vec!["/rt/bin".into()] };
+        let server = |name: &str| match name {
+            "PATH" => Some("/usr/bin:/bin".into()),
+            "HOME" => Some("/root".into()),
+            "AWS_SECRET" => Some("leak".into()),
+            _ => None,
+        };
+        let env = environment(&manifest, &launch, 4000, &Layout::new("/data".into()), server);
+        // The last of a name wins, as in `Command::envs`.
+        let env: BTreeMap<String, String> =
+            env.into_iter().map(|(k, v)| (k.into_string().unwrap(), v.into_string().unwrap())).collect();
+        let expected = [
+            ("BUN_ENV", "production"),
+            ("COLOR", "red"),
+            ("DENO_ENV", "production"),
+            ("ENV", "staging"),
+            ("HOME", "/root"),
+            ("HOST", "127.0.0.1"),
+            ("NODE_ENV", "production"),
+            ("PATH", "/rt/bin:/usr/bin:/bin"),
+            ("PORT", "4000"),
+            ("TAKO_BOOTSTRAP_FD", "3"),
+            ("TAKO_BUILD", "v1"),
+            ("TAKO_DATA_DIR", "/data/apps/shop.staging/shared/data"),
+            ("TAKO_ENV", "staging"),
+        ];
+        assert_eq!(env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<Vec<_>>(), expected);
+    }
+}

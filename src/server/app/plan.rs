@@ -1,0 +1,145 @@
+//! Plans: what a verb asks for, checked in full before anything starts.
+//!
+//! **Invariant**: making a plan changes nothing but the claim on its routes, which it holds.
+
+use std::sync::Arc;
+
+use super::actor::Actor;
+use super::spec::{self, Spec};
+use super::stage::Stage;
+use crate::error::{Error, Kind, Result};
+use crate::proto::control::{Deploy, Secrets};
+use crate::proto::manifest::MAX_INSTANCES;
+use crate::proto::version::Version;
+use crate::server::state::{Desired, Record};
+
+pub(super) struct Plan<C> {
+    pub spec: Arc<Spec>,
+    /// The app's state once it is committed.
+    pub next: Desired,
+    pub secrets: Option<Arc<Secrets>>,
+    /// Old instances go; else the new ones are more of the same.
+    pub replaces: bool,
+    pub previous: Option<Version>,
+    /// Kept until the commit has posted the routes.
+    _claim: Option<C>,
+}
+
+impl<S: Stage> Actor<S> {
+    pub fn plan_deploy(&self, order: Deploy, by: String) -> Result<Plan<S::Claim>> {
+        let Deploy { manifest, routes, instances, secrets } = order;
+        self.check_idle()?;
+        check_instances(instances)?;
+        spec::check(&manifest)?;
+        if manifest.app != self.id {
+            return Err(Error::new(Kind::Refused, format!("the release is of {}, not of {}", manifest.app, self.id)));
+        }
+        let secrets = match (secrets, &self.sealed) {
+            (Some(secrets), _) => Some(Arc::new(secrets)),
+            (None, None) => self.secrets.clone(),
+            (None, Some(why)) => return Err(sealed(why)),
+        };
+        let record = Record { manifest, routes, deployed_ms: self.now_ms(), by, bad: false };
+        let previous = self.desired.as_ref().map(|d| d.live.clone());
+        self.plan(record, instances, secrets, previous, None)
+    }
+
+    pub fn plan_rollback(&self, version: Option<Version>, by: String) -> Result<Plan<S::Claim>> {
+        self.check_idle()?;
+        let desired = self.deployed()?;
+        let record = match version {
+            Some(version) if version == desired.live => {
+                return Err(Error::new(Kind::Conflict, format!("{version} is live already")));
+            }
+            Some(version) => desired.record(&version).filter(|_| self.is_complete(&version)).ok_or_else(|| {
+                Error::new(Kind::NotFound, format!("{} has no release {version}", self.id))
+                    .hint("see `tako releases ls`")
+            })?,
+            None => {
+                let good = |r: &&Record| !r.bad && r.manifest.version != desired.live;
+                let there = desired.releases.iter().filter(good).filter(|r| self.is_complete(&r.manifest.version));
+                // The newest is the one that was live before.
+                there.max_by_key(|r| r.deployed_ms).ok_or_else(|| {
+                    Error::new(Kind::NotFound, format!("{} has no earlier release that was good", self.id))
+                        .hint("see `tako releases ls` and name one")
+                })?
+            }
+        };
+        if let Some(why) = &self.sealed {
+            return Err(sealed(why));
+        }
+        let record = Record { deployed_ms: self.now_ms(), by, bad: false, ..record.clone() };
+        let from = Some(desired.live.clone());
+        self.plan(record, desired.instances, self.secrets.clone(), from.clone(), from)
+    }
+
+    pub fn plan_scale(&self, instances: u32) -> Result<Plan<S::Claim>> {
+        self.check_idle()?;
+        check_instances(instances)?;
+        let desired = self.deployed()?;
+        if let Some(why) = &self.sealed {
+            return Err(sealed(why));
+        }
+        let spec = self.live.clone().expect("what is deployed has a live release");
+        let next = Desired { instances, ..desired.clone() };
+        Ok(Plan { spec, next, secrets: self.secrets.clone(), replaces: false, previous: None, _claim: None })
+    }
+
+    fn plan(
+        &self,
+        record: Record,
+        instances: u32,
+        secrets: Option<Arc<Secrets>>,
+        previous: Option<Version>,
+        bad: Option<Version>,
+    ) -> Result<Plan<S::Claim>> {
+        let version = &record.manifest.version;
+        if !self.is_complete(version) {
+            return Err(Error::new(Kind::NotFound, format!("the release {version} of {} is not laid out", self.id))
+                .hint("deploy again: it is uploaded anew"));
+        }
+        let claim = self.stage.claim(&self.id, &record.routes)?;
+        let mut next = match &self.desired {
+            Some(desired) => desired.clone(),
+            None => Desired::new(self.id.clone(), record.clone(), instances),
+        };
+        next.releases.retain(|r| &r.manifest.version != version);
+        next.releases.push(record.clone());
+        next.releases.iter_mut().filter(|r| Some(&r.manifest.version) == bad.as_ref()).for_each(|r| r.bad = true);
+        next.releases.sort_by_key(|r| std::cmp::Reverse(r.deployed_ms));
+        next.live = version.clone();
+        next.instances = instances;
+        next.secrets_hash = secrets.as_ref().map(|s| s.hash.clone());
+        let spec = Spec::new(record, secrets.clone());
+        spec.launch(&self.stage, &self.layout)?;
+        Ok(Plan { spec, next, secrets, replaces: true, previous, _claim: Some(claim) })
+    }
+
+    fn check_idle(&self) -> Result<()> {
+        match self.is_ending() || self.rolling.is_some() {
+            true => Err(self.busy()),
+            false => Ok(()),
+        }
+    }
+
+    fn deployed(&self) -> Result<&Desired> {
+        self.desired.as_ref().ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("{} was never deployed", self.id)).hint("run `tako deploy`")
+        })
+    }
+
+    fn is_complete(&self, version: &Version) -> bool {
+        self.stage.is_complete(&self.layout, &self.id, version)
+    }
+}
+
+fn check_instances(instances: u32) -> Result<()> {
+    if instances <= MAX_INSTANCES {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Refused, format!("{instances} instances are more than {MAX_INSTANCES}")))
+}
+
+fn sealed(why: &str) -> Error {
+    Error::new(Kind::Refused, why).hint("deploy again with the secrets")
+}

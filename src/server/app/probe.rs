@@ -1,0 +1,488 @@
+//! Probe: one thread that asks every instance whether it is well.
+//!
+//! Non-blocking sockets on one mio poll. Until the first good answer it asks again and again, because a swap waits for
+//! it; from then on once a second. A probe that has no answer in time has failed.
+//!
+//! **Invariant**: an instance has one probe at a time, and of its answer at most [`MAX_ANSWER`] bytes are read.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use zeroize::Zeroizing;
+
+use super::instance::Event;
+use crate::error::{Context, Result};
+use crate::proxy::table::EndpointId;
+
+const EVERY: Duration = Duration::from_secs(1);
+/// Until the first good answer.
+const EAGER: Duration = Duration::from_millis(10);
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Not more often than this once it was good, however often somebody asks for a probe at once.
+const HURRY: Duration = Duration::from_millis(100);
+/// The status line is all we want; the rest is read so that the app sees an orderly end.
+const MAX_ANSWER: usize = 4 << 10;
+const BELL: Token = Token(usize::MAX);
+
+/// A cloneable way to the thread.
+#[derive(Clone)]
+pub(crate) struct Probe(Arc<Inner>);
+
+struct Inner {
+    to: Sender<Order>,
+    bell: Waker,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What counts as well.
+pub(crate) enum Check {
+    /// It accepts a connection.
+    Tcp,
+    /// It answers a GET with 2xx, or also 3xx.
+    Http { path: String, host: String, token: Option<Zeroizing<String>>, redirects: bool },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Good,
+    Bad(Bad),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bad {
+    /// Nobody listens there.
+    Refused,
+    /// It did not answer in time.
+    Silent,
+    /// It closed the connection, or what it said is not HTTP.
+    Broken,
+    Status(u16),
+}
+
+enum Order {
+    Add { id: EndpointId, addr: SocketAddr, check: Check, to: Sender<(EndpointId, Event)> },
+    Hurry(EndpointId),
+    Forget(EndpointId),
+    End,
+}
+
+impl Probe {
+    pub fn start() -> Result<Probe> {
+        let poll = Poll::new().context(|| "start the probe thread".into())?;
+        let bell = Waker::new(poll.registry(), BELL).context(|| "start the probe thread".into())?;
+        // A few orders an instance; bounded by their number.
+        let (to, orders) = unbounded();
+        let thread = std::thread::Builder::new()
+            .name("probe".into())
+            .spawn(move || Prober { poll, targets: HashMap::new() }.run(&orders))
+            .context(|| "start the probe thread".into())?;
+        Ok(Probe(Arc::new(Inner { to, bell, thread: Mutex::new(Some(thread)) })))
+    }
+
+    /// Probes from now on; replaces what was probed for `id`.
+    pub fn add(&self, id: EndpointId, addr: SocketAddr, check: Check, to: Sender<(EndpointId, Event)>) {
+        self.0.send(Order::Add { id, addr, check, to });
+    }
+
+    /// There is reason to look now.
+    pub fn hurry(&self, id: EndpointId) {
+        self.0.send(Order::Hurry(id));
+    }
+
+    pub fn forget(&self, id: EndpointId) {
+        self.0.send(Order::Forget(id));
+    }
+}
+
+impl Inner {
+    fn send(&self, order: Order) {
+        let _ = self.to.send(order);
+        let _ = self.bell.wake();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.send(Order::End);
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's own.
+struct Prober {
+    poll: Poll,
+    targets: HashMap<usize, Target>,
+}
+
+struct Target {
+    id: EndpointId,
+    addr: SocketAddr,
+    check: Check,
+    to: Sender<(EndpointId, Event)>,
+    was_good: bool,
+    started: Instant,
+    next: Instant,
+    probing: Option<Probing>,
+}
+
+struct Probing {
+    stream: TcpStream,
+    request: Zeroizing<Vec<u8>>,
+    written: usize,
+    answer: Vec<u8>,
+    connected: bool,
+    /// The verdict is told; the rest of the answer is read for the app's sake.
+    told: bool,
+}
+
+impl Prober {
+    fn run(mut self, orders: &Receiver<Order>) {
+        let mut events = Events::with_capacity(256);
+        loop {
+            let now = Instant::now();
+            let next = self.targets.values().map(Target::due).min();
+            match self.poll.poll(&mut events, next.map(|at| at.saturating_duration_since(now))) {
+                Err(e) if e.kind() != io::ErrorKind::Interrupted => log::error!("probe: poll failed error={e}"),
+                _ => {}
+            }
+            let now = Instant::now();
+            for event in events.iter().filter(|e| e.token() != BELL) {
+                // An event of a target that was forgotten finds nothing.
+                if let Some(target) = self.targets.get_mut(&event.token().0) {
+                    target.advance(self.poll.registry(), now);
+                }
+            }
+            while let Ok(order) = orders.try_recv() {
+                if !self.serve(order, now) {
+                    return;
+                }
+            }
+            for target in self.targets.values_mut().filter(|t| t.due() <= now) {
+                target.tick(self.poll.registry(), now);
+            }
+        }
+    }
+
+    fn serve(&mut self, order: Order, now: Instant) -> bool {
+        match order {
+            Order::Add { id, addr, check, to } => {
+                let target = Target { id, addr, check, to, was_good: false, started: now, next: now, probing: None };
+                self.targets.insert(id.0 as usize, target);
+            }
+            Order::Hurry(id) => {
+                if let Some(target) = self.targets.get_mut(&(id.0 as usize)) {
+                    target.next = target.next.min(target.started + HURRY);
+                }
+            }
+            Order::Forget(id) => {
+                self.targets.remove(&(id.0 as usize));
+            }
+            Order::End => return false,
+        }
+        true
+    }
+}
+
+impl Target {
+    fn due(&self) -> Instant {
+        match &self.probing {
+            Some(probing) if !probing.told => self.started + TIMEOUT,
+            _ => self.next,
+        }
+    }
+
+    fn tick(&mut self, registry: &Registry, now: Instant) {
+        match &self.probing {
+            Some(probing) if !probing.told => {
+                self.tell(Verdict::Bad(Bad::Silent), now);
+                self.end(registry);
+            }
+            _ => self.begin(registry, now),
+        }
+    }
+
+    fn begin(&mut self, registry: &Registry, now: Instant) {
+        self.end(registry);
+        self.started = now;
+        let opened = TcpStream::connect(self.addr).and_then(|mut stream| {
+            registry.register(&mut stream, Token(self.id.0 as usize), Interest::READABLE | Interest::WRITABLE)?;
+            Ok(stream)
+        });
+        match opened {
+            Ok(stream) => {
+                let request = self.check.request();
+                let answer = Vec::with_capacity(MAX_ANSWER);
+                self.probing = Some(Probing { stream, request, written: 0, answer, connected: false, told: false });
+            }
+            Err(_) => self.tell(Verdict::Bad(Bad::Refused), now),
+        }
+    }
+
+    fn advance(&mut self, registry: &Registry, now: Instant) {
+        let Some(probing) = &mut self.probing else { return };
+        let Progress { verdict, over } = probing.advance(&self.check);
+        if let Some(verdict) = verdict
+            && !probing.told
+        {
+            probing.told = true;
+            self.tell(verdict, now);
+        }
+        if over {
+            self.end(registry);
+        }
+    }
+
+    fn tell(&mut self, verdict: Verdict, now: Instant) {
+        self.was_good |= verdict == Verdict::Good;
+        // The pause counts from the probe's start, but after one that took long there is still a short one.
+        self.next = match self.was_good {
+            true => (self.started + EVERY).max(now + HURRY),
+            false => now + EAGER,
+        };
+        let _ = self.to.send((self.id, Event::Probed(verdict)));
+    }
+
+    fn end(&mut self, registry: &Registry) {
+        if let Some(mut probing) = self.probing.take() {
+            let _ = registry.deregister(&mut probing.stream);
+        }
+    }
+}
+
+struct Progress {
+    verdict: Option<Verdict>,
+    /// The connection is of no more use.
+    over: bool,
+}
+
+impl Probing {
+    fn advance(&mut self, check: &Check) -> Progress {
+        let bad = |why| Progress { verdict: Some(Verdict::Bad(why)), over: true };
+        let later = Progress { verdict: None, over: false };
+        if !self.connected {
+            match self.is_connected() {
+                Ok(true) => self.connected = true,
+                Ok(false) => return later,
+                Err(_) => return bad(Bad::Refused),
+            }
+        }
+        let Check::Http { redirects, .. } = check else {
+            return Progress { verdict: Some(Verdict::Good), over: true };
+        };
+        match self.write() {
+            Ok(true) => {}
+            Ok(false) => return later,
+            Err(_) => return bad(Bad::Broken),
+        }
+        let over = self.read();
+        match status(&self.answer) {
+            Some(status) => Progress { verdict: Some(judge(status, *redirects)), over },
+            None if over => bad(Bad::Broken),
+            None => later,
+        }
+    }
+
+    /// connect(2), EINPROGRESS: the socket's error tells how it went, and having a peer that it went well.
+    fn is_connected(&self) -> io::Result<bool> {
+        if let Some(e) = self.stream.take_error()? {
+            return Err(e);
+        }
+        match self.stream.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// True when all of the request is written.
+    fn write(&mut self) -> io::Result<bool> {
+        while self.written < self.request.len() {
+            match self.stream.write(&self.request[self.written..]) {
+                Ok(n) => self.written += n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(true)
+    }
+
+    /// True when no more will come, or no more is wanted. What was said before a connection broke still counts.
+    fn read(&mut self) -> bool {
+        let mut buffer = [0; 1 << 10];
+        while self.answer.len() < MAX_ANSWER {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(n) => self.answer.extend_from_slice(&buffer[..n]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return true,
+            }
+        }
+        true
+    }
+}
+
+impl Check {
+    fn request(&self) -> Zeroizing<Vec<u8>> {
+        let Check::Http { path, host, token, .. } = self else { return Zeroizing::new(Vec::new()) };
+        let token = token.as_ref().map_or(String::new(), |t| format!("X-Tako-Internal-Token: {}\r\n", t.as_str()));
+        Zeroizing::new(
+            format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{token}User-Agent: tako\r\nAccept: */*\r\nConnection: close\r\n\r\n")
+                .into_bytes(),
+        )
+    }
+
+    /// As the start of a sentence: what answers.
+    pub fn subject(&self) -> &str {
+        match self {
+            Check::Tcp => "its port",
+            Check::Http { path, .. } => path,
+        }
+    }
+}
+
+fn judge(status: u16, redirects: bool) -> Verdict {
+    match status {
+        200..=299 => Verdict::Good,
+        300..=399 if redirects => Verdict::Good,
+        _ => Verdict::Bad(Bad::Status(status)),
+    }
+}
+
+/// The code of a complete status line (RFC 9112 §4).
+fn status(answer: &[u8]) -> Option<u16> {
+    let line = &answer[..memchr::memchr(b'\n', answer)?];
+    let code = std::str::from_utf8(line.strip_prefix(b"HTTP/1.")?.get(2..5)?).ok()?;
+    code.parse().ok().filter(|code| (100..600).contains(code))
+}
+
+/// As the end of a sentence: `/status answered 500`.
+impl fmt::Display for Bad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bad::Refused => f.write_str("refused the connection"),
+            Bad::Silent => write!(f, "did not answer within {}s", TIMEOUT.as_secs()),
+            Bad::Broken => f.write_str("broke off without an HTTP answer"),
+            Bad::Status(status) => write!(f, "answered {status}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    struct Run {
+        probe: Probe,
+        verdicts: Receiver<(EndpointId, Event)>,
+    }
+
+    fn probe(addr: SocketAddr, check: Check) -> Run {
+        let (to, verdicts) = unbounded();
+        let probe = Probe::start().unwrap();
+        probe.add(EndpointId(5), addr, check, to);
+        Run { probe, verdicts }
+    }
+
+    impl Run {
+        fn next(&self) -> Verdict {
+            match self.verdicts.recv_timeout(Duration::from_secs(10)).unwrap() {
+                (EndpointId(5), Event::Probed(verdict)) => verdict,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn http() -> Check {
+        let token = Some(Zeroizing::new("secret".to_string()));
+        Check::Http { path: "/status".into(), host: "tako.internal".into(), token, redirects: false }
+    }
+
+    /// Answers each connection with the next of `answers`, then stops listening; returns the requests.
+    fn app(answers: Vec<&'static [u8]>) -> (SocketAddr, JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let serve = move || {
+            let mut requests = Vec::new();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = vec![0; 4096];
+                let n = stream.read(&mut request).unwrap();
+                requests.push(String::from_utf8_lossy(&request[..n]).into_owned());
+                let _ = stream.write_all(answer);
+            }
+            requests
+        };
+        (addr, std::thread::spawn(serve))
+    }
+
+    #[test]
+    fn asks_again_at_once_until_the_first_good_answer() {
+        let (addr, thread) = app(vec![
+            b"HTTP/1.1 500 Oh\r\n\r\n",
+            b"HTTP/1.1 302 Away\r\n\r\n",
+            b"garbage\r\n\r\n",
+            b"",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        ]);
+        let begin = Instant::now();
+        let run = probe(addr, http());
+        assert_eq!(run.next(), Verdict::Bad(Bad::Status(500)));
+        assert_eq!(run.next(), Verdict::Bad(Bad::Status(302)));
+        assert_eq!(run.next(), Verdict::Bad(Bad::Broken));
+        assert_eq!(run.next(), Verdict::Bad(Bad::Broken));
+        assert_eq!(run.next(), Verdict::Good);
+        assert!(begin.elapsed() < EVERY, "{:?}", begin.elapsed());
+        let requests = thread.join().unwrap();
+        assert!(requests[0].starts_with("GET /status HTTP/1.1\r\nHost: tako.internal\r\n"), "{}", requests[0]);
+        assert!(requests[0].contains("\r\nX-Tako-Internal-Token: secret\r\n"));
+        // Nobody listens any more; somebody tells us to look.
+        run.probe.hurry(EndpointId(5));
+        assert_eq!(run.next(), Verdict::Bad(Bad::Refused));
+    }
+
+    #[test]
+    fn an_accept_is_enough_without_a_path() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_eq!(probe(listener.local_addr().unwrap(), Check::Tcp).next(), Verdict::Good);
+    }
+
+    #[test]
+    fn who_accepts_and_says_nothing_has_failed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let run = probe(listener.local_addr().unwrap(), http());
+        assert_eq!(run.next(), Verdict::Bad(Bad::Silent));
+    }
+
+    #[test]
+    fn an_endless_answer_is_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut sent = 0;
+            // Ends when the other side has had enough and closed.
+            while let Ok(n) = stream.write(&[b'x'; 4096]) {
+                sent += n;
+            }
+            sent
+        });
+        let run = probe(addr, http());
+        assert_eq!(run.next(), Verdict::Bad(Bad::Broken));
+        drop(run);
+        assert!(thread.join().unwrap() < 64 << 20);
+    }
+}

@@ -1,0 +1,450 @@
+//! Rollouts as performed: a verb becomes a plan, `rollout` says what comes next, and this does it.
+//!
+//! **Invariant**: until the commit nothing that the old instances need is changed: their routes, limits, secrets,
+//! files and `current` stand, and each of them is alive or being started again. The commit writes first and posts then.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use super::actor::{Actor, at_least_one};
+use super::instance::{Instance, Role, Run};
+use super::plan::Plan;
+use super::rollout::{Action, Event as Fact, Rollout};
+use super::stage::Stage;
+use super::{Event, secrets};
+use crate::error::{Error, Kind, Result};
+use crate::proto::control::{Deploy, Deployed, Notice, Secrets, Step, Swap};
+use crate::proto::version::Version;
+use crate::server::state;
+
+/// Acks take microseconds. If one is lost, the rollout goes on after this: no worker chooses by an older table than
+/// another, so only the certainty is missing.
+const ACK: Duration = Duration::from_secs(5);
+
+/// A rollout under way.
+pub(super) struct Rolling<C> {
+    plan: Plan<C>,
+    rollout: Rollout,
+    to: Sender<Event>,
+    /// The post that must be acked, and until when it is waited for.
+    awaiting: Option<(u64, Instant)>,
+    times: Vec<Times>,
+    failure: Option<Error>,
+}
+
+#[derive(Clone, Copy)]
+struct Times {
+    /// The instance's own number.
+    number: u32,
+    started: Instant,
+    ready: Option<Instant>,
+    swapped: Option<Instant>,
+}
+
+impl<C> Rolling<C> {
+    pub fn deadline(&self) -> Option<Instant> {
+        self.awaiting.map(|(_, until)| until)
+    }
+
+    pub fn version(&self) -> Version {
+        self.plan.spec.manifest().version.clone()
+    }
+
+    fn tell(&self, number: u32, step: Step) {
+        let of = self.rollout.total();
+        let _ = self.to.send(Event::Notice(Notice::Step { number, of, step }));
+    }
+}
+
+impl<S: Stage> Actor<S> {
+    pub fn deploy(&mut self, order: Deploy, by: String, to: Sender<Event>, now: Instant) {
+        match self.plan_deploy(order, by) {
+            Ok(plan) => {
+                let total = at_least_one(plan.next.instances);
+                self.roll(plan, total, to, now);
+            }
+            Err(e) => drop(to.send(Event::Done(Err(e)))),
+        }
+    }
+
+    pub fn rollback(&mut self, version: Option<Version>, by: String, to: Sender<Event>, now: Instant) {
+        match self.plan_rollback(version, by) {
+            Ok(plan) => {
+                let total = at_least_one(plan.next.instances);
+                self.roll(plan, total, to, now);
+            }
+            Err(e) => drop(to.send(Event::Done(Err(e)))),
+        }
+    }
+
+    pub fn scale(&mut self, instances: u32, to: Sender<Event>, now: Instant) {
+        let plan = match self.plan_scale(instances) {
+            Ok(plan) => plan,
+            Err(e) => return drop(to.send(Event::Done(Err(e)))),
+        };
+        let serving = self.with_role(Role::Serving).len() as u32;
+        let wanted = at_least_one(instances);
+        match wanted.checked_sub(serving) {
+            Some(more) if more > 0 => self.roll(plan, more, to, now),
+            _ => drop(to.send(Event::Done(self.shrink(plan, wanted, now)))),
+        }
+    }
+
+    /// Ends a rollout because of something else; after the commit there is nothing to end.
+    pub fn call_off(&mut self, why: &str, now: Instant) {
+        let Some(rolling) = &mut self.rolling else { return };
+        rolling.failure = Some(Error::new(Kind::Conflict, format!("{} was called off: {why}", rolling.version())));
+        match rolling.rollout.is_committed() {
+            true => self.finish(now),
+            false => self.advance(Fact::Failed, now),
+        }
+    }
+
+    pub fn tick_rollout(&mut self, now: Instant) {
+        let Some(rolling) = &mut self.rolling else { return };
+        if rolling.awaiting.is_some_and(|(_, until)| until <= now) {
+            log::warn!("app={} the proxy did not acknowledge a table in time", self.id);
+            rolling.awaiting = None;
+            self.advance(Fact::Acked, now);
+        } else if rolling.failure.is_some() && !rolling.rollout.is_committed() {
+            self.advance(Fact::Failed, now);
+        }
+    }
+
+    pub fn check_acked(&mut self, now: Instant) {
+        let Some(rolling) = &self.rolling else { return };
+        if rolling.awaiting.is_some_and(|(generation, _)| self.is_acked(generation)) {
+            self.advance(Fact::Acked, now);
+        }
+    }
+
+    /// A new instance failed. It is acted on at the end of the turn, when the instance is as it will be.
+    pub fn rollout_failed(&mut self, number: u32, why: &str, last_lines: Vec<String>) {
+        let previous = self.desired.as_ref().map(|d| d.live.clone());
+        let Some(rolling) = &mut self.rolling else { return };
+        // People count the new ones; those that could not be spawned have no times.
+        let place = rolling.times.iter().position(|t| t.number == number).unwrap_or(rolling.times.len()) + 1;
+        let message = format!("instance {place} of {} {why}", rolling.rollout.total());
+        let hint = match previous {
+            Some(version) => format!("{version} still serves; see `tako logs` for all that was said"),
+            None => "fix the app and deploy again; see `tako logs` for all that was said".into(),
+        };
+        let error = Error::new(Kind::Rejected, message).hint(hint).with_detail(last_lines);
+        rolling.failure.get_or_insert(error);
+    }
+
+    pub fn health_changed(&mut self, at: usize, healthy: bool, now: Instant) {
+        match (self.instances[at].role, healthy) {
+            (Role::Fresh, true) => {
+                self.tell_if_fresh(at, Step::Healthy);
+                self.advance(Fact::Healthy, now);
+            }
+            (Role::Joined, false) => {
+                let process = self.instances[at].process();
+                let spec = &self.instances[at].spec;
+                let lines = process.map_or(Vec::new(), |p| p.voice.last_lines());
+                let why = process.and_then(|p| Some(format!("became unhealthy: {} {}", p.subject(spec), p.last_bad?)));
+                let number = self.instances[at].number;
+                self.rollout_failed(number, &why.unwrap_or_else(|| "became unhealthy".into()), lines);
+            }
+            // Balancing follows by itself: the posting is computed.
+            (Role::Fresh, false) | (Role::Joined, true) | (Role::Serving | Role::Benched | Role::Leaving, _) => {}
+        }
+    }
+
+    /// Tells who waits for the rollout about its instance that is not in balancing yet.
+    pub fn tell_if_fresh(&mut self, at: usize, step: Step) {
+        let Some(rolling) = &mut self.rolling else { return };
+        let Instance { role: Role::Fresh, run: Run::Up(process), .. } = &self.instances[at] else { return };
+        if let Some(times) = rolling.times.last_mut() {
+            times.ready = process.ready;
+        }
+        rolling.tell(rolling.rollout.number(), step);
+    }
+
+    fn roll(&mut self, plan: Plan<S::Claim>, total: u32, to: Sender<Event>, now: Instant) {
+        let version = &plan.spec.manifest().version;
+        log::info!("app={} rollout begins release={version} instances={total}", self.id);
+        // It was laid out again since it failed.
+        self.discards.retain(|v| v != version);
+        let (rollout, first) = Rollout::new(total);
+        self.rolling = Some(Rolling { plan, rollout, to, awaiting: None, times: Vec::new(), failure: None });
+        self.perform(first, now);
+    }
+
+    fn advance(&mut self, fact: Fact, now: Instant) {
+        let Some(rolling) = &mut self.rolling else { return };
+        if fact == Fact::Acked {
+            rolling.awaiting = None;
+        }
+        if let Some(action) = rolling.rollout.on(fact) {
+            if fact == Fact::Acked {
+                self.swapped(now);
+            }
+            self.perform(action, now);
+        }
+    }
+
+    fn perform(&mut self, action: Action, now: Instant) {
+        match action {
+            Action::Start(_) => self.start_fresh(now),
+            Action::Swap(_) => {
+                self.join_fresh();
+                self.bench_one();
+                let generation = self.publish();
+                self.await_ack(generation, now);
+            }
+            Action::Write => match self.write() {
+                Ok(()) => self.advance(Fact::Written, now),
+                Err(e) => {
+                    if let Some(rolling) = &mut self.rolling {
+                        rolling.failure = Some(e.hint("nothing was changed"));
+                    }
+                    self.advance(Fact::Failed, now);
+                }
+            },
+            Action::Commit => self.commit(now),
+            Action::Restore => self.restore(now),
+            Action::Finish => self.finish(now),
+        }
+    }
+
+    fn start_fresh(&mut self, now: Instant) {
+        let number = self.free_number();
+        let Some(rolling) = &mut self.rolling else { return };
+        let spec = rolling.plan.spec.clone();
+        rolling.tell(rolling.rollout.number(), Step::Starting);
+        self.instances.push(Instance::waiting(number, Role::Fresh, spec, now));
+        match self.start_process(self.instances.len() - 1) {
+            Ok(started) => {
+                let times = Times { number, started, ready: None, swapped: None };
+                self.rolling.iter_mut().for_each(|r| r.times.push(times));
+            }
+            Err(e) => {
+                self.instances.pop();
+                self.rollout_failed(number, &format!("could not be started: {e}"), Vec::new());
+            }
+        }
+    }
+
+    fn join_fresh(&mut self) {
+        self.set_role(Role::Fresh, Role::Joined);
+    }
+
+    /// An old one that serves nothing goes first.
+    fn bench_one(&mut self) {
+        if self.rolling.as_ref().is_none_or(|r| !r.plan.replaces) {
+            return;
+        }
+        let mut serving = self.with_role(Role::Serving);
+        serving.sort_by_key(|at| (self.instances[*at].in_balancing().is_some(), self.instances[*at].number));
+        if let Some(at) = serving.first() {
+            self.instances[*at].role = Role::Benched;
+        }
+    }
+
+    fn await_ack(&mut self, generation: u64, now: Instant) {
+        if let Some(rolling) = &mut self.rolling {
+            rolling.awaiting = Some((generation, now + ACK));
+        }
+        // It may have been acked already, or nothing was to be posted.
+        self.check_acked(now);
+    }
+
+    /// The proxy chooses by the last post. Before the first commit of an app nothing is posted, so nothing is swapped.
+    fn swapped(&mut self, now: Instant) {
+        let posted = self.is_posted();
+        let Some(rolling) = self.rolling.as_mut().filter(|_| posted) else { return };
+        for at in 0..rolling.times.len() {
+            if rolling.times[at].swapped.is_none() {
+                rolling.times[at].swapped = Some(now);
+                rolling.tell(at as u32 + 1, Step::InBalancing);
+                if rolling.plan.previous.is_some() {
+                    rolling.tell(at as u32 + 1, Step::Draining);
+                }
+            }
+        }
+    }
+
+    /// Writes the new state. What was written before a failure is written back.
+    fn write(&mut self) -> Result<()> {
+        let Some(rolling) = &self.rolling else { return Ok(()) };
+        let written = self.write_plan(&rolling.plan);
+        if written.is_err() {
+            if let Some(live) = &self.live
+                && let Err(e) = self.stage.activate(&self.layout, live.manifest())
+            {
+                log::error!("app={} `current` could not be put back error={e}", self.id);
+            }
+            if let Err(e) = secrets::save(&self.layout, &self.host_key, &self.id, self.secrets.as_deref()) {
+                log::error!("app={} the secrets could not be put back error={e}", self.id);
+            }
+        }
+        written
+    }
+
+    fn write_plan(&self, plan: &Plan<S::Claim>) -> Result<()> {
+        if plan.replaces {
+            self.stage.activate(&self.layout, plan.spec.manifest())?;
+        }
+        if !same(&plan.secrets, &self.secrets) {
+            secrets::save(&self.layout, &self.host_key, &self.id, plan.secrets.as_deref())?;
+        }
+        // Last: after a crash this file says what is live.
+        state::save(&self.layout, &plan.next)
+    }
+
+    fn commit(&mut self, now: Instant) {
+        let Some(rolling) = &self.rolling else { return };
+        let Plan { spec, next, secrets, replaces, .. } = &rolling.plan;
+        let replaces = *replaces;
+        if replaces {
+            self.live = Some(spec.clone());
+            self.last_failure = None;
+            self.sealed = None;
+        }
+        self.desired = Some(next.clone());
+        self.secrets = secrets.clone();
+        let old = if replaces { self.with_roles(&[Role::Serving, Role::Benched]) } else { Vec::new() };
+        for at in &old {
+            self.instances[*at].role = Role::Leaving;
+        }
+        self.set_role(Role::Fresh, Role::Serving);
+        self.set_role(Role::Joined, Role::Serving);
+        let generation = self.publish();
+        for at in old {
+            self.retire(at, now);
+        }
+        self.drop_empty();
+        self.await_ack(generation, now);
+    }
+
+    /// Everything as it was; the new ones end, and who waits hears why.
+    fn restore(&mut self, now: Instant) {
+        let Some(rolling) = self.rolling.take() else { return };
+        let new = self.with_roles(&[Role::Fresh, Role::Joined]);
+        self.set_role(Role::Benched, Role::Serving);
+        for at in &new {
+            self.instances[*at].role = Role::Leaving;
+        }
+        self.publish();
+        for at in new {
+            self.retire(at, now);
+        }
+        self.drop_empty();
+        let version = rolling.version();
+        if rolling.plan.replaces {
+            self.give_up_on(&version);
+        }
+        let unknown = || Error::new(Kind::Bug, format!("the rollout of {version} ended without a reason"));
+        let error = rolling.failure.unwrap_or_else(unknown);
+        log::warn!("app={} rollout failed release={version} {error}", self.id);
+        let _ = rolling.to.send(Event::Done(Err(error)));
+    }
+
+    /// A release that never was live goes; one that was is not chosen by itself again.
+    fn give_up_on(&mut self, version: &Version) {
+        match &mut self.desired {
+            Some(desired) if &desired.live == version => {}
+            Some(desired) if desired.record(version).is_some() => {
+                desired.releases.iter_mut().filter(|r| &r.manifest.version == version).for_each(|r| r.bad = true);
+                if let Err(e) = state::save(&self.layout, desired) {
+                    log::warn!("app={} a failed release is not marked release={version} error={e}", self.id);
+                }
+            }
+            Some(_) | None => {
+                self.discard_later(version.clone());
+                // Before the answer, if nothing runs from it: who deploys it again must find it gone.
+                self.discard_failed();
+            }
+        }
+    }
+
+    fn finish(&mut self, now: Instant) {
+        let Some(rolling) = self.rolling.take() else { return };
+        let Plan { next, previous, replaces, .. } = &rolling.plan;
+        let swap = |times: &Times| Swap {
+            boot_us: micros(times.ready.unwrap_or(now) - times.started),
+            total_us: micros(times.swapped.unwrap_or(now) - times.started),
+        };
+        let deployed = Deployed {
+            version: next.live.clone(),
+            previous: previous.clone(),
+            instances: next.instances,
+            swaps: rolling.times.iter().map(swap).collect(),
+        };
+        log::info!("app={} rollout done release={} instances={}", self.id, deployed.version, deployed.instances);
+        if *replaces {
+            let version = deployed.version.clone();
+            let _ = rolling.to.send(Event::Notice(Notice::Live { version }));
+        }
+        let replaces = *replaces;
+        let _ = rolling.to.send(Event::Done(Ok(deployed)));
+        if replaces {
+            self.prune();
+        }
+    }
+
+    fn prune(&mut self) {
+        let mut running: Vec<Version> = self.instances.iter().map(|i| i.spec.manifest().version.clone()).collect();
+        running.sort();
+        running.dedup();
+        let now_ms = self.now_ms();
+        let Some(desired) = &mut self.desired else { return };
+        let before = desired.releases.len();
+        self.stage.prune(&self.layout, desired, &running, now_ms);
+        if desired.releases.len() != before
+            && let Err(e) = state::save(&self.layout, desired)
+        {
+            log::warn!("app={} pruned releases stay in the state error={e}", self.id);
+        }
+    }
+
+    /// Fewer instances: written, posted, and the rest let go.
+    fn shrink(&mut self, plan: Plan<S::Claim>, wanted: u32, now: Instant) -> Result<Deployed> {
+        state::save(&self.layout, &plan.next)?;
+        let mut serving = self.with_role(Role::Serving);
+        // Who serves stays, then who has the lower number.
+        serving.sort_by_key(|at| (self.instances[*at].in_balancing().is_none(), self.instances[*at].number));
+        let going = serving.split_off(serving.len().min(wanted as usize));
+        for at in &going {
+            self.instances[*at].role = Role::Leaving;
+        }
+        self.publish();
+        for at in going {
+            self.retire(at, now);
+        }
+        self.drop_empty();
+        let Plan { next, .. } = plan;
+        let deployed =
+            Deployed { version: next.live.clone(), previous: None, instances: next.instances, swaps: Vec::new() };
+        self.desired = Some(next);
+        Ok(deployed)
+    }
+
+    fn with_role(&self, role: Role) -> Vec<usize> {
+        self.with_roles(&[role])
+    }
+
+    fn with_roles(&self, roles: &[Role]) -> Vec<usize> {
+        (0..self.instances.len()).filter(|at| roles.contains(&self.instances[*at].role)).collect()
+    }
+
+    fn set_role(&mut self, from: Role, to: Role) {
+        self.instances.iter_mut().filter(|i| i.role == from).for_each(|i| i.role = to);
+    }
+}
+
+fn same(a: &Option<Arc<Secrets>>, b: &Option<Arc<Secrets>>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
+
+fn micros(d: Duration) -> u64 {
+    u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,87 @@
+//! Status: what is told about an app. It reads and never decides.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use super::actor::{Actor, at_least_one};
+use super::instance::{Instance, Role};
+use super::stage::Stage;
+use crate::proto::control::{AppState, AppStatus, InstanceStatus, Release};
+use crate::server::state::Record;
+
+impl<S: Stage> Actor<S> {
+    pub fn status(&self, now: Instant) -> AppStatus {
+        let wanted = self.desired.as_ref().map_or(0, |d| d.instances);
+        AppStatus {
+            app: self.id.clone(),
+            state: self.state(now),
+            version: self.desired.as_ref().map(|d| d.live.clone()),
+            routes: self.live.as_ref().map_or(Vec::new(), |l| l.record.routes.clone()),
+            wanted,
+            instances: self.instances.iter().filter_map(|i| instance_status(i, now)).collect(),
+            since_ms: self.live.as_ref().map_or(0, |l| l.record.deployed_ms),
+            last_failure: self.last_failure.clone(),
+        }
+    }
+
+    fn state(&self, now: Instant) -> AppState {
+        let serving = || self.instances.iter().filter(|i| matches!(i.role, Role::Serving | Role::Benched));
+        let healthy = serving().filter(|i| i.process().is_some_and(|p| p.life.is_healthy())).count();
+        let wanted = self.desired.as_ref().map_or(0, |d| at_least_one(d.instances)) as usize;
+        if self.rolling.is_some() {
+            AppState::Deploying
+        } else if serving().any(|i| is_looping(i, now)) {
+            AppState::CrashLooping
+        } else if wanted == 0 {
+            AppState::Idle
+        } else if healthy >= wanted {
+            AppState::Live
+        } else if healthy > 0 || self.sealed.is_some() {
+            AppState::Degraded
+        } else {
+            AppState::Starting
+        }
+    }
+
+    pub fn releases(&self) -> Vec<Release> {
+        let Some(desired) = &self.desired else { return Vec::new() };
+        let release = |record: &Record| Release {
+            version: record.manifest.version.clone(),
+            live: record.manifest.version == desired.live,
+            deployed_ms: record.deployed_ms,
+            by: record.by.clone(),
+            commit_message: record.manifest.commit_message.clone(),
+            git_dirty: record.manifest.git_dirty,
+            bad: record.bad,
+        };
+        desired.releases.iter().map(release).collect()
+    }
+}
+
+fn is_looping(instance: &Instance, now: Instant) -> bool {
+    let up = instance.process().and_then(|p| p.ready).map_or(Duration::ZERO, |ready| now - ready);
+    instance.restarts.is_looping(up)
+}
+
+fn instance_status(instance: &Instance, now: Instant) -> Option<InstanceStatus> {
+    let process = instance.process()?;
+    Some(InstanceStatus {
+        number: instance.number,
+        version: instance.spec.manifest().version.clone(),
+        pid: process.pid,
+        port: process.addr.map_or(0, |a| a.port()),
+        state: match instance.role {
+            Role::Benched => "benched".into(),
+            Role::Serving | Role::Fresh | Role::Joined | Role::Leaving => process.life.state().to_string(),
+        },
+        up_ms: u64::try_from((now - process.started).as_millis()).unwrap_or(u64::MAX),
+        memory: memory(process.pid).unwrap_or(0),
+    })
+}
+
+/// Resident bytes, of the process itself (proc_pid_status(5)); in kilobytes there, so no page size is needed.
+fn memory(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+}

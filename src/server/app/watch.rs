@@ -1,0 +1,421 @@
+//! Watch: one thread that owns every process we started: its exit and all it prints.
+//!
+//! One mio poll over every pidfd and pipe, so that the number of threads does not grow with instances, output is read
+//! from the first byte, and an exit is known at once. Signals go through here as well, because only the thread that
+//! reaps a process knows that its number is still its own.
+//!
+//! **Invariant**: a process is reaped after its group was killed and after what it printed was read, and its exit is
+//! told once, as the last event about it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::process::Signal;
+
+use super::instance::Event;
+use super::lines::Lines;
+use super::logs::Voice;
+use crate::error::{Context, Result};
+use crate::proto::control::Stream;
+use crate::proxy::table::EndpointId;
+use crate::sys::{self, Spawned};
+
+/// What an app prints on standard output when it listens, followed by the port.
+const READY: &str = "TAKO:READY:";
+/// Read from one pipe before the others get their turn.
+const TURN: usize = 256 << 10;
+/// Read at most of what is left in a pipe when its process has ended; more than a pipe holds by default.
+const REST: usize = 1 << 20;
+const BELL: Token = Token(usize::MAX);
+
+/// A cloneable way to the thread.
+#[derive(Clone)]
+pub(crate) struct Watch(Arc<Inner>);
+
+struct Inner {
+    to: Sender<Order>,
+    bell: Waker,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A process for the thread to own.
+pub(crate) struct Watched {
+    pub id: EndpointId,
+    pub spawned: Spawned,
+    pub voice: Voice,
+    pub to: Sender<(EndpointId, Event)>,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Code(i32),
+    Signal(i32),
+}
+
+enum Order {
+    Add(Box<Watched>),
+    Signal(EndpointId, Signal),
+    End,
+}
+
+impl Watch {
+    pub fn start() -> Result<Watch> {
+        let poll = Poll::new().context(|| "start the watch thread".into())?;
+        let bell = Waker::new(poll.registry(), BELL).context(|| "start the watch thread".into())?;
+        // Two orders an instance or so; bounded by their number.
+        let (to, orders) = unbounded();
+        let thread = std::thread::Builder::new()
+            .name("watch".into())
+            .spawn(move || Watcher { poll, processes: HashMap::new(), again: Vec::new() }.run(&orders))
+            .context(|| "start the watch thread".into())?;
+        Ok(Watch(Arc::new(Inner { to, bell, thread: Mutex::new(Some(thread)) })))
+    }
+
+    pub fn add(&self, watched: Watched) {
+        self.0.send(Order::Add(Box::new(watched)));
+    }
+
+    /// Signals the group of a process; one that has ended is left alone.
+    pub fn signal(&self, id: EndpointId, signal: Signal) {
+        self.0.send(Order::Signal(id, signal));
+    }
+}
+
+impl Inner {
+    fn send(&self, order: Order) {
+        let _ = self.to.send(order);
+        let _ = self.bell.wake();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.send(Order::End);
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's own.
+struct Watcher {
+    poll: Poll,
+    processes: HashMap<u64, Process>,
+    /// Pipes with more to read than their turn allowed: an edge is told only once.
+    again: Vec<Token>,
+}
+
+struct Process {
+    watched: Watched,
+    out: Lines,
+    err: Lines,
+    /// Both ends are open until nobody holds the other end.
+    out_open: bool,
+    err_open: bool,
+    ready: bool,
+    /// Its leader has ended, and is not reaped yet.
+    ended: bool,
+    /// It was asked to end: what it started may take its time to end as well.
+    asked: bool,
+    killed: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Part {
+    Exit = 0,
+    Out = 1,
+    Err = 2,
+}
+
+impl Watcher {
+    fn run(mut self, orders: &Receiver<Order>) {
+        let mut events = Events::with_capacity(256);
+        loop {
+            let timeout = (!self.again.is_empty()).then_some(std::time::Duration::ZERO);
+            match self.poll.poll(&mut events, timeout) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => log::error!("watch: poll failed error={e}"),
+                Ok(()) => {}
+            }
+            let mut due = std::mem::take(&mut self.again);
+            due.extend(events.iter().map(|e| e.token()).filter(|t| *t != BELL));
+            due.into_iter().for_each(|token| self.turn(token));
+            while let Ok(order) = orders.try_recv() {
+                match order {
+                    Order::Add(watched) => self.add(*watched),
+                    Order::Signal(id, signal) => self.signal(id, signal),
+                    Order::End => return,
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, watched: Watched) {
+        let id = watched.id;
+        let mut process = Process {
+            watched,
+            out: Lines::default(),
+            err: Lines::default(),
+            out_open: true,
+            err_open: true,
+            ready: false,
+            ended: false,
+            asked: false,
+            killed: false,
+        };
+        if let Err(e) = process.register(self.poll.registry()) {
+            // Without a way to hear it we cannot keep it.
+            log::error!("watch: cannot watch a process pid={} error={e}", process.watched.spawned.child.id());
+            process.kill();
+        }
+        self.processes.insert(id.0, process);
+        if self.processes[&id.0].killed {
+            self.reap(id.0);
+        }
+    }
+
+    fn signal(&mut self, id: EndpointId, signal: Signal) {
+        let Some(process) = self.processes.get_mut(&id.0) else { return };
+        process.asked = true;
+        process.killed |= signal == Signal::KILL;
+        if let Err(e) = sys::kill_group(process.watched.spawned.pid, signal) {
+            log::warn!("watch: cannot signal pid={} error={e}", process.watched.spawned.child.id());
+        }
+        self.reap_if_over(id.0);
+    }
+
+    fn turn(&mut self, token: Token) {
+        let id = (token.0 >> 2) as u64;
+        // An event of a process that has been reaped since.
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        match token.0 & 3 {
+            0 => process.ended = true,
+            part => {
+                let part = if part == 1 { Part::Out } else { Part::Err };
+                if process.read(part, TURN) {
+                    self.again.push(token);
+                }
+            }
+        }
+        self.reap_if_over(id);
+    }
+
+    fn reap_if_over(&mut self, id: u64) {
+        if self.processes.get(&id).is_some_and(Process::is_over) {
+            self.reap(id);
+        }
+    }
+
+    fn reap(&mut self, id: u64) {
+        let Some(mut process) = self.processes.remove(&id) else { return };
+        // The leader is not reaped yet, so the group's number is still its own.
+        process.kill();
+        process.read(Part::Out, REST);
+        process.read(Part::Err, REST);
+        process.last_lines();
+        let exit = process.watched.spawned.child.wait().map_or(Exit::Signal(Signal::KILL.as_raw()), Exit::from);
+        process.deregister(self.poll.registry());
+        let _ = process.watched.to.send((process.watched.id, Event::Exited(exit)));
+    }
+}
+
+impl Process {
+    /// A crash ends the rest of the group at once; who was asked to end may wait for what it started, as long as that
+    /// holds its output open and is not killed.
+    fn is_over(&self) -> bool {
+        self.ended && (!self.asked || self.killed || !(self.out_open || self.err_open))
+    }
+
+    fn kill(&mut self) {
+        self.killed = true;
+        let _ = sys::kill_group(self.watched.spawned.pid, Signal::KILL);
+    }
+
+    /// True when there is more to read.
+    fn read(&mut self, part: Part, limit: usize) -> bool {
+        let Process { watched, out, err, out_open, err_open, ready, .. } = self;
+        let Watched { id, spawned, voice, to } = watched;
+        let (pipe, lines, open, stream): (&mut dyn Read, _, _, _) = match part {
+            Part::Out => (&mut spawned.stdout, out, out_open, Stream::Out),
+            Part::Err | Part::Exit => (&mut spawned.stderr, err, err_open, Stream::Err),
+        };
+        let mut buffer = [0; 16 << 10];
+        let mut left = limit;
+        while *open {
+            match pipe.read(&mut buffer) {
+                Ok(0) => *open = false,
+                Ok(n) => {
+                    lines.feed(&buffer[..n], |line| match port(&line) {
+                        Some(port) if stream == Stream::Out && !*ready => {
+                            *ready = true;
+                            let _ = to.send((*id, Event::Ready(port)));
+                        }
+                        _ => voice.say(stream, line),
+                    });
+                    left = left.saturating_sub(n);
+                    if left == 0 {
+                        return true;
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(_) => *open = false,
+            }
+        }
+        false
+    }
+
+    /// What ended without an end of line.
+    fn last_lines(&mut self) {
+        self.out.end(|line| self.watched.voice.say(Stream::Out, line));
+        self.err.end(|line| self.watched.voice.say(Stream::Err, line));
+    }
+
+    fn register(&mut self, registry: &mio::Registry) -> io::Result<()> {
+        rustix::io::ioctl_fionbio(&self.watched.spawned.stdout, true)?;
+        rustix::io::ioctl_fionbio(&self.watched.spawned.stderr, true)?;
+        for (fd, part) in self.descriptors() {
+            let token = Token((self.watched.id.0 as usize) << 2 | part as usize);
+            registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+        }
+        Ok(())
+    }
+
+    fn deregister(&mut self, registry: &mio::Registry) {
+        for (fd, _) in self.descriptors() {
+            let _ = registry.deregister(&mut SourceFd(&fd));
+        }
+    }
+
+    fn descriptors(&self) -> [(RawFd, Part); 3] {
+        let Spawned { pidfd, stdout, stderr, .. } = &self.watched.spawned;
+        [(pidfd.as_raw_fd(), Part::Exit), (stdout.as_raw_fd(), Part::Out), (stderr.as_raw_fd(), Part::Err)]
+    }
+}
+
+fn port(line: &str) -> Option<u16> {
+    line.strip_prefix(READY)?.trim_end().parse().ok().filter(|port| *port != 0)
+}
+
+impl From<ExitStatus> for Exit {
+    fn from(status: ExitStatus) -> Exit {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Exit::Code(code),
+            (None, signal) => Exit::Signal(signal.unwrap_or(0)),
+        }
+    }
+}
+
+/// As the end of a sentence: `exited with code 1`.
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Exit::Code(code) => return write!(f, "exited with code {code}"),
+            Exit::Signal(libc::SIGKILL) => " (SIGKILL, as when memory runs out)",
+            Exit::Signal(libc::SIGSEGV) => " (SIGSEGV)",
+            Exit::Signal(libc::SIGABRT) => " (SIGABRT)",
+            Exit::Signal(libc::SIGTERM) => " (SIGTERM)",
+            Exit::Signal(libc::SIGILL) => " (SIGILL)",
+            Exit::Signal(libc::SIGBUS) => " (SIGBUS)",
+            Exit::Signal(_) => "",
+        };
+        let Exit::Signal(signal) = self else { return Ok(()) };
+        write!(f, "was ended by signal {signal}{name}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::server::app::logs::{Logs, Source};
+    use crate::sys::Spawn;
+
+    struct Run {
+        watch: Watch,
+        id: EndpointId,
+        voice: Voice,
+        events: Receiver<(EndpointId, Event)>,
+        _dir: tempfile::TempDir,
+    }
+
+    fn sh(script: &str) -> Run {
+        let dir = tempfile::tempdir().unwrap();
+        let voice = Voice::new(&Logs::start().unwrap(), &Source::new(dir.path().into()), "v1", 1);
+        let argv = ["/bin/sh", "-c", script].map(Into::into);
+        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let spawned = sys::spawn(&Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None }).unwrap();
+        let (to, events) = unbounded();
+        let (watch, id) = (Watch::start().unwrap(), EndpointId(1));
+        watch.add(Watched { id, spawned, voice: voice.clone(), to });
+        Run { watch, id, voice, events, _dir: dir }
+    }
+
+    impl Run {
+        fn next(&self) -> Event {
+            self.events.recv_timeout(Duration::from_secs(10)).unwrap().1
+        }
+
+        fn until_said(&self, line: &str) {
+            let deadline = std::time::Instant::now() + Duration::from_secs(10);
+            while !self.voice.last_lines().iter().any(|l| l == line) {
+                assert!(std::time::Instant::now() < deadline, "{line} is not there: {:?}", self.voice.last_lines());
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    #[test]
+    fn hears_the_ready_signal_and_all_that_is_said_before_the_exit() {
+        let run = sh("echo one; echo TAKO:READY:0; echo TAKO:READY:4711; echo TAKO:READY:4712; printf end >&2; exit 3");
+        assert_eq!(run.next(), Event::Ready(4711));
+        assert_eq!(run.next(), Event::Exited(Exit::Code(3)));
+        let mut said = run.voice.last_lines();
+        said.sort();
+        assert_eq!(said, ["TAKO:READY:0", "TAKO:READY:4712", "end", "one"]);
+    }
+
+    #[test]
+    fn a_crash_ends_the_whole_group_at_once() {
+        let run = sh("sleep 1000 & exit 1");
+        assert_eq!(run.next(), Event::Exited(Exit::Code(1)));
+    }
+
+    #[test]
+    fn who_is_asked_to_end_may_wait_for_what_it_started() {
+        // The leader ends at the signal; its child says a last word first.
+        let child = "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done";
+        let run = sh(&format!("sh -c \"{child}\" & trap 'exit 0' TERM; wait"));
+        run.until_said("up");
+        run.watch.signal(run.id, Signal::TERM);
+        assert_eq!(run.next(), Event::Exited(Exit::Code(0)));
+        assert_eq!(run.voice.last_lines().last().unwrap(), "bye");
+    }
+
+    #[test]
+    fn who_does_not_listen_is_killed() {
+        let run = sh("trap '' TERM; echo up; while :; do sleep 1; done");
+        run.until_said("up");
+        run.watch.signal(run.id, Signal::TERM);
+        run.watch.signal(run.id, Signal::KILL);
+        assert_eq!(run.next(), Event::Exited(Exit::Signal(9)));
+    }
+
+    #[test]
+    fn a_flood_of_output_blocks_nobody() {
+        let run = sh("head -c 5000000 /dev/zero | tr '\\0' 'x'; echo; echo done; exit 0");
+        assert_eq!(run.next(), Event::Exited(Exit::Code(0)));
+        assert_eq!(run.voice.last_lines().last().unwrap(), "done");
+    }
+}

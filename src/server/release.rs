@@ -15,7 +15,7 @@ use super::install::{self, Run};
 use super::layout::Layout;
 use super::state::Desired;
 use super::{runtime, vet};
-use crate::archive;
+use crate::archive::unpack as archive;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::Artifact;

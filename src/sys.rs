@@ -204,6 +204,17 @@ mod tests {
     }
 
     #[test]
+    fn knows_the_groups_of_a_peer() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        assert!(peer_in_group(&ours, rustix::process::getegid().as_raw()).unwrap());
+        // The kernel keeps this id for `no group` (setresgid(2)), so nobody is in it.
+        assert!(!peer_in_group(&ours, u32::MAX).unwrap());
+        for gid in rustix::process::getgroups().unwrap() {
+            assert!(peer_in_group(&ours, gid.as_raw()).unwrap());
+        }
+    }
+
+    #[test]
     fn stops_the_whole_group() {
         let argv = ["/bin/sh", "-c", "sleep 60 & sleep 60"].map(OsString::from);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];

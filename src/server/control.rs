@@ -109,15 +109,12 @@ impl Listener {
             }
             let (daemon, open) = (daemon.clone(), open.clone());
             let run = move || {
-                Connection { stream: &stream, daemon: &daemon }.converse();
+                Connection { stream: &stream, daemon: &daemon, beat: BEAT }.converse();
                 drop(open);
             };
             if let Err(e) = thread::Builder::new().name(format!("control-{number}")).spawn(run) {
                 log::error!("control cannot start a thread: {e}");
             }
-        }
-        if fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == self.inode) {
-            let _ = fs::remove_file(&self.path);
         }
     }
 
@@ -154,6 +151,15 @@ impl Listener {
             return Err(Error::new(Kind::Busy, message).hint("try again in a moment"));
         }
         Ok(())
+    }
+}
+
+/// Also when the daemon does not get as far as serving it.
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -210,6 +216,17 @@ fn hello(daemon: &Daemon) -> Hello {
 struct Connection<'a> {
     stream: &'a UnixStream,
     daemon: &'a Arc<Daemon>,
+    beat: Duration,
+}
+
+/// Something that takes its time, and how it is told.
+struct Following<T> {
+    heard: Receiver<T>,
+    turns: fn(T) -> Vec<Turn>,
+    /// What it means that nothing more will be heard.
+    closed: fn() -> Result<Reply>,
+    /// It has no end of its own: a client that will say nothing more and hears nothing is taken for gone.
+    endless: bool,
 }
 
 /// What to tell the client next.
@@ -255,46 +272,51 @@ impl Connection<'_> {
     }
 
     fn serve(&self, session: &mut Session, call: Call) -> Result<()> {
-        let ended = || Err(Error::new(Kind::Bug, "the work ended without a word"));
+        let cut_short = || Err(Error::new(Kind::Bug, "the work ended without a word"));
+        let done = || Ok(Reply::Done);
         match verbs::serve(self.daemon, session, call.request) {
             Err(e) => self.end(call.id, Err(e)),
             Ok(Outcome::Reply(reply)) => self.end(call.id, Ok(reply)),
-            Ok(Outcome::Events(events, _lock)) => self.follow(call.id, session, &events, of_event, ended),
-            Ok(Outcome::Work(said)) => self.follow(call.id, session, &said, of_work, ended),
-            Ok(Outcome::Lines(lines)) => self.follow(call.id, session, &lines, of_lines, || Ok(Reply::Done)),
+            Ok(Outcome::Events(heard, _lock)) => {
+                let events = Following { heard, turns: of_event, closed: cut_short, endless: false };
+                self.follow(call.id, session, &events)
+            }
+            Ok(Outcome::Work(heard)) => {
+                let work = Following { heard, turns: of_work, closed: cut_short, endless: false };
+                self.follow(call.id, session, &work)
+            }
+            Ok(Outcome::Lines { heard, endless }) => {
+                let lines = Following { heard, turns: of_lines, closed: done, endless };
+                self.follow(call.id, session, &lines)
+            }
         }
     }
 
     /// Passes on what is heard until its end.
-    fn follow<T>(
-        &self,
-        id: u64,
-        session: &mut Session,
-        heard: &Receiver<T>,
-        turns: fn(T) -> Vec<Turn>,
-        closed: impl FnOnce() -> Result<Reply>,
-    ) -> Result<()> {
+    fn follow<T>(&self, id: u64, session: &mut Session, it: &Following<T>) -> Result<()> {
         let mut said = Instant::now();
         loop {
-            match heard.recv_timeout(WATCH) {
+            let quiet = match it.heard.recv_timeout(WATCH) {
                 Ok(event) => {
-                    for turn in turns(event) {
+                    for turn in (it.turns)(event) {
                         match turn {
                             Turn::Notice(notice) => self.answer(id, Body::Notice(notice))?,
                             Turn::End(end) => return self.end(id, end),
                         }
                     }
                     said = Instant::now();
+                    false
                 }
-                Err(RecvTimeoutError::Timeout) if said.elapsed() >= BEAT => {
-                    self.answer(id, Body::Notice(Notice::Beat))?;
-                    said = Instant::now();
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return self.end(id, closed()),
+                Err(RecvTimeoutError::Timeout) => true,
+                Err(RecvTimeoutError::Disconnected) => return self.end(id, (it.closed)()),
+            };
+            if said.elapsed() >= self.beat {
+                self.answer(id, Body::Notice(Notice::Beat))?;
+                said = Instant::now();
             }
             match self.presence() {
                 Presence::Here => {}
+                Presence::Silent if it.endless && quiet => return self.end(id, (it.closed)()),
                 Presence::Silent => session.let_go(),
                 Presence::Gone => {
                     session.let_go();

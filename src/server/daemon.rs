@@ -156,3 +156,93 @@ fn remove_file(path: &Path) -> Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::proxy::table::Table;
+    use crate::server::board::Publish;
+    use crate::server::certs::Folder;
+
+    struct Nowhere;
+
+    impl Publish for Nowhere {
+        fn publish(&self, _table: Table) -> u64 {
+            0
+        }
+
+        fn stop(self: Box<Self>, _deadline: Instant) {}
+    }
+
+    /// A daemon that notes which apps it would start, and starts none.
+    fn daemon(layout: &Arc<Layout>) -> (Daemon, Arc<Mutex<Vec<String>>>) {
+        let (_, notices) = bounded(0);
+        let board = Board::start(Box::new(Nowhere), notices, Folder::open(layout.clone()).unwrap()).unwrap();
+        let about = About { target: Target::of_this_machine().unwrap(), http: vec![], https: vec![] };
+        let started = Arc::new(Mutex::new(Vec::new()));
+        let note = started.clone();
+        let start = Box::new(move |id: AppId, desired: Option<Desired>| {
+            note.lock().unwrap().push(format!("{id} {}", desired.map_or("anew".into(), |d| d.live.to_string())));
+            Err(Error::new(Kind::Refused, "not in this test"))
+        });
+        (Daemon::new(layout.clone(), board, about, start), started)
+    }
+
+    fn write(path: &Path, text: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn boots_what_has_a_state_tidies_up_and_leaves_a_damaged_app_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Arc::new(Layout::new(dir.path().into()));
+        let id = |s| AppId::parse(s).unwrap();
+        let manifest = r#"{"app":"good","version":"v1","runtime":"binary","main":"run"}"#;
+        let record = format!(r#"{{"manifest":{manifest},"routes":[],"deployed_ms":1,"by":"ana"}}"#);
+        let state = format!(r#"{{"format":1,"app":"good","instances":1,"live":"v1","releases":[{record}]}}"#);
+        write(&layout.state(&id("good")), &state);
+        write(&layout.deploy_lock(&id("good")), "{}");
+        write(&layout.releases(&id("good")).join(".v2.0.staging/x"), "half");
+        write(&layout.state(&id("damaged")), "{");
+        write(&layout.releases(&id("never-live")).join("v1/x"), "x");
+        write(&layout.apps().join("Not An App/state.json"), &state);
+
+        let (daemon, started) = daemon(&layout);
+        daemon.boot().unwrap();
+        assert_eq!(*started.lock().unwrap(), ["good v1"]);
+        assert!(!layout.deploy_lock(&id("good")).exists());
+        assert!(!layout.releases(&id("good")).join(".v2.0.staging").exists());
+        assert_eq!(fs::read(layout.state(&id("damaged"))).unwrap(), b"{");
+        // Nor is it started anew over what is there.
+        assert_eq!(daemon.find_or_start(&id("damaged")).err().unwrap().kind(), Kind::Refused);
+        assert_eq!(*started.lock().unwrap(), ["good v1"]);
+    }
+
+    #[test]
+    fn removing_an_app_leaves_nothing_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Arc::new(Layout::new(dir.path().into()));
+        let id = AppId::parse("shop").unwrap();
+        write(&layout.secrets(&id), "sealed");
+        write(&layout.releases(&id).join("v1/x"), "x");
+        let (daemon, _) = daemon(&layout);
+        assert!(daemon.knows(&id));
+        daemon.remove(&id).unwrap();
+        daemon.remove(&id).unwrap();
+        assert!(!daemon.knows(&id) && !layout.app(&id).exists());
+    }
+
+    #[test]
+    fn says_no_to_changes_once_it_is_stopping() {
+        let dir = tempfile::tempdir().unwrap();
+        let (daemon, _) = daemon(&Arc::new(Layout::new(dir.path().into())));
+        daemon.may_change().unwrap();
+        daemon.refuse_changes();
+        assert_eq!(daemon.may_change().unwrap_err().kind(), Kind::Busy);
+    }
+}

@@ -143,6 +143,9 @@ fn guard_process() {
     if let Err(e) = rustix::process::setrlimit(Resource::Core, none) {
         log::warn!("cannot switch core files off: {e}");
     }
+    if rustix::process::geteuid().is_root() {
+        log::warn!("running as root, and so will every app and every installer; a user of its own is safer");
+    }
     let descriptors = sys::raise_descriptor_limit();
     if descriptors < FEW_DESCRIPTORS {
         log::warn!("only {descriptors} descriptors are allowed (LimitNOFILE): connections will be refused under load");

@@ -264,7 +264,7 @@ fn install(
     let argv: Vec<OsString> = [program.into()].into_iter().chain(args.iter().map(OsString::from)).collect();
     let run = Run { argv: &argv, dir, env, limit: INSTALL_TIME };
     let doing = || format!("install the dependencies of {} {}", manifest.app, manifest.version);
-    let ended = run.to_end(&|| gone.load(Ordering::Relaxed)).context(doing)?;
+    let ended = run.finish(&|| gone.load(Ordering::Relaxed)).context(doing)?;
     match ended.status.success() {
         true => Ok(()),
         false => {

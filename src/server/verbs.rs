@@ -40,7 +40,11 @@ pub(crate) enum Outcome {
     Events(Receiver<Event>, Option<Held>),
     /// A thread of our own is at it.
     Work(Receiver<Said>),
-    Lines(Receiver<Vec<LogLine>>),
+    /// The app's output; endless when it is followed.
+    Lines {
+        heard: Receiver<Vec<LogLine>>,
+        endless: bool,
+    },
 }
 
 pub(crate) enum Said {
@@ -162,7 +166,7 @@ fn status(daemon: &Daemon, app: Option<&AppId>) -> Result<Outcome> {
 /// Also of an app whose first deploy failed: its output says why.
 fn logs(daemon: &Daemon, app: &AppId, follow: bool, lines: u32) -> Result<Outcome> {
     let handle = daemon.find_any(app).ok_or_else(|| not_here(app))?;
-    Ok(Outcome::Lines(handle.logs(lines.min(MAX_LINES), follow)))
+    Ok(Outcome::Lines { heard: handle.logs(lines.min(MAX_LINES), follow), endless: follow })
 }
 
 fn rollback(daemon: &Daemon, session: &Session, app: &AppId, version: Option<Version>) -> Result<Outcome> {

@@ -4,7 +4,7 @@ use std::path::{Component, Path};
 
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Artifact, Deploy};
-use crate::proto::manifest::{MAX_INSTANCES, Manifest, Runtime};
+use crate::proto::manifest::{MAX_INSTANCES, Manifest};
 
 /// Longer than any deploy, idle time or drain that is meant, and far from overflowing a clock.
 const MAX_SECONDS: u64 = 30 * 24 * 3600;
@@ -41,9 +41,7 @@ pub(crate) fn manifest(m: &Manifest) -> Result<()> {
     if !is_inside(&m.main) {
         return Err(refused(of("`main` is not a file inside the app")));
     }
-    if let Some(version) = &m.runtime_version
-        && (m.runtime == Runtime::Binary || !is_tool_version(version))
-    {
+    if m.runtime_version.as_ref().is_some_and(|v| !is_tool_version(v)) {
         return Err(refused(of("`runtime_version` is not a version")));
     }
     if m.start.as_ref().is_some_and(Vec::is_empty) {

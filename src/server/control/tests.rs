@@ -28,6 +28,7 @@ impl Publish for Nowhere {
 struct World {
     dir: tempfile::TempDir,
     socket: PathBuf,
+    daemon: Arc<Daemon>,
     _control: Control,
 }
 
@@ -47,8 +48,8 @@ fn world() -> World {
     let start = Box::new(|_, _| Err(Error::new(Kind::Refused, "nothing is started here")));
     let daemon = Arc::new(Daemon::new(layout, board, about, start));
     let socket = dir.path().join("run/tako.sock");
-    let control = Listener::bind(&socket).unwrap().serve(daemon).unwrap();
-    World { dir, socket, _control: control }
+    let control = Listener::bind(&socket).unwrap().serve(daemon.clone()).unwrap();
+    World { dir, socket, daemon, _control: control }
 }
 
 struct Client {
@@ -252,7 +253,7 @@ fn a_stale_socket_is_replaced_a_living_one_is_not() {
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o660);
     assert_eq!(Listener::bind(&path).err().unwrap().kind(), Kind::Busy);
     drop(living);
-    fs::remove_file(&path).unwrap();
+    assert!(!path.exists());
     fs::write(&path, "precious").unwrap();
     assert_eq!(Listener::bind(&path).err().unwrap().kind(), Kind::Refused);
     assert_eq!(fs::read(&path).unwrap(), b"precious");
@@ -261,12 +262,12 @@ fn a_stale_socket_is_replaced_a_living_one_is_not() {
 #[test]
 fn stopping_takes_the_socket_away_unless_it_is_a_successors() {
     let w = world();
-    let World { _control: control, socket, dir: _dir } = w;
+    let World { _control: control, socket, dir: _dir, .. } = w;
     fs::remove_file(&socket).unwrap();
     let _successor = UnixListener::bind(&socket).unwrap();
     control.stop();
     assert!(socket.exists());
-    let World { _control: control, socket, dir: _dir } = world();
+    let World { _control: control, socket, dir: _dir, .. } = world();
     control.stop();
     assert!(!socket.exists());
 }
@@ -279,6 +280,49 @@ fn a_greeting_that_drips_in_has_a_deadline() {
     theirs.write_all(b"{").unwrap();
     let e = wire::Reader::new(&patience).next::<Greeting>().unwrap_err();
     assert_eq!(e.kind(), Kind::Timeout);
+}
+
+/// A connection on which something is followed, and the client's end of it.
+fn following(w: &World, endless: bool, beat: Duration) -> (Client, crossbeam_channel::Sender<Vec<LogLine>>) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_read_timeout(Some(SOON)).unwrap();
+    let (to, heard) = bounded(1);
+    let daemon = w.daemon.clone();
+    thread::spawn(move || {
+        let it = Following { heard, turns: of_lines, closed: || Ok(Reply::Done), endless };
+        let connection = Connection { stream: &ours, daemon: &daemon, beat };
+        let _ = connection.follow(1, &mut Session::new("ana".into()), &it);
+    });
+    (Client { reader: BufReader::new(theirs.try_clone().unwrap()), stream: theirs }, to)
+}
+
+#[test]
+fn a_client_that_waits_hears_a_beat() {
+    let w = world();
+    let (mut client, _working) = following(&w, false, Duration::from_millis(1));
+    assert_eq!(client.hear(), "{\"id\":1,\"body\":{\"notice\":\"beat\"}}\n");
+}
+
+#[test]
+fn what_has_no_end_ends_with_the_clients_last_word() {
+    let w = world();
+    let (mut client, _more) = following(&w, true, BEAT);
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.hear(), DONE);
+}
+
+#[test]
+fn what_has_an_end_is_told_to_the_end_after_the_clients_last_word() {
+    let w = world();
+    let (mut client, work) = following(&w, false, Duration::from_millis(1));
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    assert!(client.hear().contains("beat"));
+    drop(work);
+    let mut last = client.hear();
+    while last.contains("beat") {
+        last = client.hear();
+    }
+    assert_eq!(last, DONE);
 }
 
 #[test]

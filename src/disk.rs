@@ -36,6 +36,12 @@ pub fn swap_symlink(link: &Path, target: &Path) -> Result<()> {
     sync_dir(parent(link))
 }
 
+/// Renames within one file system, so that it survives a power cut; `to` must not be a folder with something in it.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).context(|| format!("rename {} to {}", from.display(), to.display()))?;
+    sync_dir(parent(to))
+}
+
 /// Makes `path` and its parents; what is new gets `mode`.
 pub fn make_dirs(path: &Path, mode: u32) -> Result<()> {
     DirBuilder::new().recursive(true).mode(mode).create(path).context(|| format!("create {}", path.display()))

@@ -103,6 +103,27 @@ pub(crate) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
     Ok(rustix::net::sockopt::socket_peercred(stream)?.uid.as_raw())
 }
 
+/// Whether the process at the other end of a unix socket is in group `gid`, by its primary or another group.
+pub(crate) fn peer_in_group(stream: &UnixStream, gid: u32) -> io::Result<bool> {
+    if rustix::net::sockopt::socket_peercred(stream)?.gid.as_raw() == gid {
+        return Ok(true);
+    }
+    // Linux lets a process be in this many groups (limits.h, NGROUPS_MAX).
+    let mut groups: Vec<libc::gid_t> = vec![0; 65536];
+    let mut size = libc::socklen_t::try_from(size_of_val(groups.as_slice())).expect("256 KiB fit");
+    // SAFETY: the kernel writes at most `size` bytes, the length of the vector, and says in `size` how many.
+    check(unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &raw mut size,
+        )
+    })?;
+    Ok(groups.iter().take(size as usize / size_of::<libc::gid_t>()).any(|g| *g == gid))
+}
+
 /// Watches a listening socket for one worker of several: a new connection wakes one of them (EPOLLEXCLUSIVE,
 /// epoll_ctl(2)). Level-triggered, so that what one worker leaves wakes the next. To pause, [`unwatch`] it.
 pub(crate) fn watch_exclusive(poll: &mio::Poll, fd: impl AsFd, token: mio::Token) -> io::Result<()> {
@@ -180,6 +201,17 @@ mod tests {
     #[test]
     fn leaves_descriptor_three_closed_without_a_message() {
         assert_eq!(sh("(: <&3) 2>/dev/null || echo closed", None).0, "closed\n");
+    }
+
+    #[test]
+    fn knows_the_groups_of_a_peer() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        assert!(peer_in_group(&ours, rustix::process::getegid().as_raw()).unwrap());
+        // The kernel keeps this id for `no group` (setresgid(2)), so nobody is in it.
+        assert!(!peer_in_group(&ours, u32::MAX).unwrap());
+        for gid in rustix::process::getgroups().unwrap() {
+            assert!(peer_in_group(&ours, gid.as_raw()).unwrap());
+        }
     }
 
     #[test]

@@ -9,7 +9,10 @@
 //!                 /run/<n>.json          pid, start time and token of a running instance, to find it after a crash
 //!                 /.deploy_lock          who is changing the app, for people; the lock itself is in memory
 //! {data}/incoming/                       uploads
-//! {data}/certs/<host>/                   chain.pem, key.pem
+//! {data}/certs/<host>/                   chain.pem, key.pem; self-signed beside those that we made
+//! {data}/runtimes/<tool>/<version>/bin/  programs that run apps
+//! {data}/cache/                          the home of installers when the server's user has none
+//! {data}/lock                            held while a daemon runs on this folder
 //! {data}/sdk/<hash>/                     the embedded JavaScript entry points
 //! {data}/host.key                        seals what must not lie in clear
 //! ```
@@ -55,6 +58,11 @@ impl Layout {
         self.release(id, version).join(".complete")
     }
 
+    /// Written once the release is able to start.
+    pub fn prepared_marker(&self, id: &AppId, version: &Version) -> PathBuf {
+        self.release(id, version).join(".prepared")
+    }
+
     pub fn current(&self, id: &AppId) -> PathBuf {
         self.app(id).join("current")
     }
@@ -90,6 +98,19 @@ impl Layout {
 
     pub fn certs(&self) -> PathBuf {
         self.data.join("certs")
+    }
+
+    pub fn runtimes(&self) -> PathBuf {
+        self.data.join("runtimes")
+    }
+
+    pub fn cache(&self) -> PathBuf {
+        self.data.join("cache")
+    }
+
+    /// Held for as long as a daemon runs on this data directory.
+    pub fn lock(&self) -> PathBuf {
+        self.data.join("lock")
     }
 
     pub fn sdk(&self) -> PathBuf {

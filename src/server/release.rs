@@ -1,46 +1,344 @@
 //! Release: a Version laid out on this machine: unpacked, prepared, activated, pruned.
+//!
+//! It is built in a folder that nobody else looks at and gets its name by one rename, when all of it is there.
+//!
+//! **Invariant**: a folder with the marker is whole. One without is nobody's, and is replaced.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
+use super::daemon::free_bytes;
+use super::install::{self, Run};
 use super::layout::Layout;
 use super::state::Desired;
-use crate::error::Result;
+use super::{runtime, vet};
+use crate::archive::unpack as archive;
+use crate::disk;
+use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::Artifact;
-use crate::proto::manifest::Manifest;
+use crate::proto::manifest::{Manifest, Runtime};
 use crate::proto::name::AppId;
 use crate::proto::version::Version;
 
+/// Releases younger than this are kept, up to [`KEEP_OTHERS`].
+const KEEP_MS: u64 = 30 * 24 * 3600 * 1000;
+/// Besides the live and the previous one.
+const KEEP_OTHERS: usize = 10;
+/// Uploads and folders of no release that are older than this are left over from something that ended.
+const LEFT_OVER: Duration = Duration::from_secs(24 * 3600);
+/// An installation of dependencies that takes longer hangs.
+const INSTALL_TIME: Duration = Duration::from_secs(600);
+/// What must stay free beside an unpacked release, for logs and state.
+const SPARE_BYTES: u64 = 64 << 20;
+
 /// Whether the release is laid out in full.
-pub(crate) fn is_complete(_layout: &Layout, _id: &AppId, _version: &Version) -> bool {
-    unimplemented!()
+pub(crate) fn is_complete(layout: &Layout, id: &AppId, version: &Version) -> bool {
+    layout.complete_marker(id, version).is_file()
 }
 
 /// Verifies the artifact and lays it out; the marker is written last. A complete release is left alone.
-pub(crate) fn unpack(_layout: &Layout, _id: &AppId, _version: &Version, _artifact: &Artifact) -> Result<()> {
-    unimplemented!()
+pub(crate) fn unpack(layout: &Layout, id: &AppId, version: &Version, artifact: &Artifact) -> Result<()> {
+    vet::artifact(artifact)?;
+    let upload = layout.incoming().join(&artifact.file);
+    if !is_complete(layout, id, version) {
+        check_upload(&upload, artifact)?;
+        check_space(layout, artifact.unpacked)?;
+        lay_out(layout, id, version, artifact, &upload)?;
+        log::info!("app={id} release={version} unpacked bytes={}", artifact.unpacked);
+    }
+    if let Err(e) = fs::remove_file(&upload)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        log::warn!("the upload {} is left behind: {e}", upload.display());
+    }
+    Ok(())
 }
 
-/// Makes it able to start: the runtime is there, dependencies are installed. `said` hears what is being done.
-pub(crate) fn prepare(_layout: &Layout, _manifest: &Manifest, _said: &mut dyn FnMut(String)) -> Result<()> {
-    unimplemented!()
+/// Makes it able to start: the runtime is there, dependencies are installed. `said` hears what is being done; when
+/// `gone` is set nobody needs it any more.
+pub(crate) fn prepare(
+    layout: &Layout,
+    manifest: &Manifest,
+    said: &mut dyn FnMut(String),
+    gone: &AtomicBool,
+) -> Result<()> {
+    if !is_complete(layout, &manifest.app, &manifest.version) {
+        let message = format!("{} of {} is not on this server", manifest.version, manifest.app);
+        return Err(Error::new(Kind::Refused, message).hint("upload and unpack it first"));
+    }
+    let runtime = match manifest.runtime {
+        Runtime::Binary => None,
+        runtime => Some(runtime::find(layout, runtime, manifest.runtime_version.as_deref())?),
+    };
+    let marker = layout.prepared_marker(&manifest.app, &manifest.version);
+    if marker.is_file() {
+        return Ok(());
+    }
+    if let Some(program) = &runtime {
+        compare_versions(layout, manifest, program, said);
+    }
+    let beside: Vec<PathBuf> = runtime.iter().filter_map(|p| p.parent()).map(Path::to_owned).collect();
+    if let Some((argv, dir)) = installer(layout, manifest) {
+        said(format!("install dependencies ({})", argv.join(" ")));
+        install(layout, manifest, &argv, dir, &beside, gone)?;
+    }
+    disk::write_atomic(&marker, b"", 0o644)
 }
 
 /// Points `current` at the release and writes its `app.json`.
-pub(crate) fn activate(_layout: &Layout, _manifest: &Manifest) -> Result<()> {
-    unimplemented!()
+pub(crate) fn activate(layout: &Layout, manifest: &Manifest) -> Result<()> {
+    let dir = layout.release(&manifest.app, &manifest.version);
+    let mut json = serde_json::to_vec_pretty(manifest).context(|| format!("write app.json of {}", manifest.app))?;
+    json.push(b'\n');
+    disk::write_atomic(&dir.join("app.json"), &json, 0o644)?;
+    if let (Some(version), false) = (&manifest.runtime_version, manifest.runtime == Runtime::Binary) {
+        let file = dir.join("mise.toml");
+        // The app's own says more than ours.
+        if !file.exists() {
+            let text = format!("[tools]\n{} = \"{version}\"\n", manifest.runtime.as_str());
+            disk::write_atomic(&file, text.as_bytes(), 0o644)?;
+        }
+    }
+    let target = Path::new("releases").join(manifest.version.as_str());
+    disk::swap_symlink(&layout.current(&manifest.app), &target)
 }
 
 /// Removes a release that never went live.
-pub(crate) fn discard(_layout: &Layout, _id: &AppId, _version: &Version) -> Result<()> {
-    unimplemented!()
+pub(crate) fn discard(layout: &Layout, id: &AppId, version: &Version) -> Result<()> {
+    // From the first moment on it is not a release any more, even if the removal is cut short.
+    let marker = layout.complete_marker(id, version);
+    if marker.exists() {
+        fs::remove_file(&marker).context(|| format!("remove {}", marker.display()))?;
+        disk::sync_dir(&layout.release(id, version))?;
+    }
+    disk::remove_tree(&layout.release(id, version))
 }
 
 /// Removes what SPEC's rule lets go, folders and records; what is live or running is never touched.
-pub(crate) fn prune(_layout: &Layout, _desired: &mut Desired, _running: &[Version], _now_ms: u64) {
-    unimplemented!()
+pub(crate) fn prune(layout: &Layout, desired: &mut Desired, running: &[Version], now_ms: u64) {
+    let app = desired.app.clone();
+    for version in let_go(desired, running, now_ms) {
+        match discard(layout, &app, &version) {
+            Ok(()) => {
+                log::info!("app={app} release={version} pruned");
+                desired.releases.retain(|r| r.manifest.version != version);
+            }
+            Err(e) => log::warn!("app={app} release={version} is not pruned: {e}"),
+        }
+    }
+    // A record is of use only as long as its folder is there.
+    let live = desired.live.clone();
+    desired.releases.retain(|r| r.manifest.version == live || is_complete(layout, &app, &r.manifest.version));
+    let keep: Vec<&Version> = desired.releases.iter().map(|r| &r.manifest.version).chain(running).collect();
+    remove_strangers(layout, &app, &keep, SystemTime::now());
+}
+
+/// Removes what an earlier run of the daemon was building when it ended. To be called before anything is unpacked.
+pub(crate) fn tidy(layout: &Layout, id: &AppId) {
+    for entry in entries(&layout.releases(id)) {
+        if is_staging(&entry) {
+            remove_left_over(&entry);
+        }
+    }
+}
+
+/// Removes uploads that nobody came back for.
+pub(crate) fn tidy_incoming(layout: &Layout, now: SystemTime) {
+    for entry in entries(&layout.incoming()) {
+        if is_older(&entry, now, LEFT_OVER) {
+            remove_left_over(&entry);
+        }
+    }
 }
 
 /// Where the app's code lies in a release.
 pub(crate) fn app_dir(layout: &Layout, manifest: &Manifest) -> PathBuf {
     layout.release(&manifest.app, &manifest.version).join(&manifest.dir)
 }
+
+fn check_upload(upload: &Path, artifact: &Artifact) -> Result<()> {
+    let meta = match fs::symlink_metadata(upload) {
+        Ok(meta) => meta,
+        Err(e) => {
+            return Err(e)
+                .context(|| format!("read the upload {}", artifact.file))
+                .map_err(|e| e.hint("upload it again"));
+        }
+    };
+    if !meta.is_file() {
+        return Err(Error::new(Kind::Refused, format!("the upload {} is not a file", artifact.file)));
+    }
+    if meta.len() != artifact.bytes {
+        let message = format!("the upload {} has {} of {} bytes", artifact.file, meta.len(), artifact.bytes);
+        return Err(Error::new(Kind::Refused, message).hint("it was cut short or changed; upload it again"));
+    }
+    Ok(())
+}
+
+fn check_space(layout: &Layout, unpacked: u64) -> Result<()> {
+    let free = free_bytes(layout.data())?;
+    let needed = unpacked.saturating_add(SPARE_BYTES);
+    if needed <= free {
+        return Ok(());
+    }
+    let message = format!("the release needs {needed} bytes and {} has {free} free", layout.data().display());
+    Err(Error::new(Kind::Io, message).hint("make room on the server's disk"))
+}
+
+fn lay_out(layout: &Layout, id: &AppId, version: &Version, artifact: &Artifact, upload: &Path) -> Result<()> {
+    for dir in [layout.releases(id), layout.logs(id), layout.app_data(id)] {
+        disk::make_dirs(&dir, 0o750)?;
+    }
+    let staging = unused(layout, id, version);
+    archive::unpack(upload, &staging, &artifact.sha256, artifact.unpacked)?;
+    let finished = finish(layout, id, version, &staging);
+    if finished.is_err() {
+        let _ = disk::remove_tree(&staging);
+    }
+    finished
+}
+
+/// From an unpacked archive to a release: our own files in it, then the marker, then the name.
+fn finish(layout: &Layout, id: &AppId, version: &Version, staging: &Path) -> Result<()> {
+    // What an archive brings under our names is not ours.
+    for name in [".complete", ".prepared", "logs"] {
+        remove_any(&staging.join(name))?;
+    }
+    disk::swap_symlink(&staging.join("logs"), Path::new("../../shared/logs"))?;
+    disk::write_atomic(&staging.join(".complete"), b"", 0o644)?;
+    let release = layout.release(id, version);
+    // Without a marker: a crash or a failed removal left it.
+    disk::remove_tree(&release)?;
+    disk::rename(staging, &release)
+}
+
+/// A name in the releases folder that no version can have and nobody uses.
+fn unused(layout: &Layout, id: &AppId, version: &Version) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = layout.releases(id).join(format!(".{version}.{n}.staging"));
+        if fs::symlink_metadata(&path).is_err() {
+            return path;
+        }
+    }
+}
+
+/// What installs the dependencies, and where: beside the nearest lockfile, from the app's folder up to the release's
+/// root.
+fn installer(layout: &Layout, manifest: &Manifest) -> Option<(Vec<String>, PathBuf)> {
+    let dir = app_dir(layout, manifest);
+    match &manifest.install {
+        Some(argv) if argv.is_empty() => return None,
+        Some(argv) => return Some((argv.clone(), dir)),
+        None => {}
+    }
+    let root = layout.release(&manifest.app, &manifest.version);
+    let up = dir.ancestors().take_while(|d| d.starts_with(&root));
+    up.map(Path::to_owned).find_map(|d| {
+        let plan = install::plan(manifest.runtime, &|file| d.join(file).is_file())?;
+        Some((plan.into_iter().map(str::to_owned).collect(), d))
+    })
+}
+
+fn install(
+    layout: &Layout,
+    manifest: &Manifest,
+    words: &[String],
+    dir: PathBuf,
+    beside: &[PathBuf],
+    gone: &AtomicBool,
+) -> Result<()> {
+    let (tool, args) = words.split_first().expect("an installer has a program");
+    let program = match tool.contains('/') {
+        true => dir.join(tool),
+        false => runtime::find_tool(tool, beside)?,
+    };
+    let home = runtime::home(layout);
+    disk::make_dirs(&home, 0o750)?;
+    let mut env = install::environment(runtime::path_with(beside), &home);
+    env.extend(manifest.vars.iter().map(|(name, value)| (name.into(), value.into())));
+    let argv: Vec<OsString> = [program.into()].into_iter().chain(args.iter().map(OsString::from)).collect();
+    let run = Run { argv: &argv, dir, env, limit: INSTALL_TIME };
+    let doing = || format!("install the dependencies of {} {}", manifest.app, manifest.version);
+    let ended = run.finish(&|| gone.load(Ordering::Relaxed)).context(doing)?;
+    match ended.status.success() {
+        true => Ok(()),
+        false => {
+            let message = format!("{}: `{}` failed with {}", doing(), words.join(" "), ended.status);
+            Err(Error::new(Kind::Rejected, message).with_detail(ended.lines))
+        }
+    }
+}
+
+/// A runtime of another version than the build had may well do, but it is worth a word.
+fn compare_versions(layout: &Layout, manifest: &Manifest, program: &Path, said: &mut dyn FnMut(String)) {
+    let Some(wanted) = manifest.runtime_version.as_deref().filter(|v| *v != "latest") else { return };
+    if let Some(found) = runtime::version_of(layout, program)
+        && found != wanted
+    {
+        let tool = manifest.runtime.as_str();
+        said(format!("use {tool} {found} of this server, {wanted} was built for"));
+        log::warn!("app={} wants {tool} {wanted}, found {found} at {}", manifest.app, program.display());
+    }
+}
+
+/// Which releases may go, by the records alone.
+fn let_go(desired: &Desired, running: &[Version], now_ms: u64) -> Vec<Version> {
+    let mut others: Vec<_> = desired.releases.iter().filter(|r| r.manifest.version != desired.live).collect();
+    others.sort_by_key(|r| std::cmp::Reverse(r.deployed_ms));
+    // The one that a rollback would choose; a bad one only when there is no other.
+    let previous = others.iter().position(|r| !r.bad).unwrap_or(0);
+    if previous < others.len() {
+        others.remove(previous);
+    }
+    others.retain(|r| !running.contains(&r.manifest.version));
+    let kept = others.iter().take(KEEP_OTHERS).take_while(|r| now_ms.saturating_sub(r.deployed_ms) < KEEP_MS).count();
+    others[kept..].iter().map(|r| r.manifest.version.clone()).collect()
+}
+
+/// Removes folders that belong to no record: of releases that never went live.
+fn remove_strangers(layout: &Layout, id: &AppId, keep: &[&Version], now: SystemTime) {
+    for entry in entries(&layout.releases(id)) {
+        let name = entry.file_name().unwrap_or_default();
+        let known = keep.iter().any(|v| v.as_str() == name);
+        if !known && is_older(&entry, now, LEFT_OVER) {
+            remove_left_over(&entry);
+        }
+    }
+}
+
+fn is_staging(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with('.') && name.ends_with(".staging")
+}
+
+fn is_older(path: &Path, now: SystemTime, age: Duration) -> bool {
+    let changed = fs::symlink_metadata(path).and_then(|m| m.modified());
+    changed.is_ok_and(|changed| now.duration_since(changed).is_ok_and(|old| old > age))
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).map(|entries| entries.flatten().map(|e| e.path()).collect()).unwrap_or_default()
+}
+
+fn remove_left_over(path: &Path) {
+    match remove_any(path) {
+        Ok(()) => log::info!("removed {}, left over", path.display()),
+        Err(e) => log::warn!("{e}"),
+    }
+}
+
+fn remove_any(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => disk::remove_tree(path),
+        Ok(_) => fs::remove_file(path).context(|| format!("remove {}", path.display())),
+        Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

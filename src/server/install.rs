@@ -1,0 +1,302 @@
+//! Programs that we run to make a release ready: installers of dependencies, and tools that are asked a question.
+//!
+//! **Invariant**: each runs in a process group of its own, for a bounded time, with a bounded memory of what it said;
+//! when it is over nothing of the group is left.
+
+use std::collections::VecDeque;
+use std::env;
+use std::ffi::OsString;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::proto::manifest::Runtime;
+use crate::sys::{self, Spawn, Spawned};
+
+/// Lines of output that are kept, the last ones.
+const KEPT_LINES: usize = 40;
+/// Longest line that is kept; the rest of it is dropped.
+const MAX_LINE: usize = 500;
+/// How soon a program is stopped once nobody wants it any more.
+const WATCH: Duration = Duration::from_millis(100);
+
+/// What installs the dependencies of a project for production, as seen by the files beside it: the tool and its
+/// arguments. The runtime's own tool comes first, because a project may hold lockfiles of several.
+pub(crate) fn plan(runtime: Runtime, has: &dyn Fn(&str) -> bool) -> Option<Vec<&'static str>> {
+    let bun = ["bun.lock", "bun.lockb"].iter().any(|f| has(f));
+    let npm = ["package-lock.json", "npm-shrinkwrap.json"].iter().any(|f| has(f));
+    let deno = ["deno.json", "deno.jsonc", "deno.lock", "package.json"].iter().any(|f| has(f));
+    match runtime {
+        Runtime::Binary => None,
+        Runtime::Deno if deno && has("deno.lock") => Some(vec!["deno", "install", "--frozen"]),
+        Runtime::Deno if deno => Some(vec!["deno", "install"]),
+        Runtime::Deno => None,
+        Runtime::Bun if npm && !bun => Some(vec!["bun", "install", "--production"]),
+        Runtime::Node if npm => Some(vec!["npm", "ci", "--omit=dev"]),
+        Runtime::Bun | Runtime::Node if bun => Some(vec!["bun", "install", "--production", "--frozen-lockfile"]),
+        Runtime::Bun | Runtime::Node if has("pnpm-lock.yaml") => {
+            Some(vec!["pnpm", "install", "--prod", "--frozen-lockfile"])
+        }
+        // Yarn 2 and later have no flag to leave development dependencies out without a plugin.
+        Runtime::Bun | Runtime::Node if has("yarn.lock") && has(".yarnrc.yml") => {
+            Some(vec!["yarn", "install", "--immutable"])
+        }
+        Runtime::Bun | Runtime::Node if has("yarn.lock") => {
+            Some(vec!["yarn", "install", "--production", "--frozen-lockfile"])
+        }
+        Runtime::Bun | Runtime::Node => None,
+    }
+}
+
+/// A program to run to its end.
+pub(crate) struct Run<'a> {
+    pub argv: &'a [OsString],
+    pub dir: PathBuf,
+    pub env: Vec<(OsString, OsString)>,
+    pub limit: Duration,
+}
+
+/// How it ended, and the last lines that it wrote to either stream.
+pub(crate) struct Ended {
+    pub status: ExitStatus,
+    pub lines: Vec<String>,
+}
+
+impl Run<'_> {
+    /// Runs until the end, the limit, or until `unwanted` says so; the whole group is gone then.
+    ///
+    /// # Errors
+    /// Timeout or Interrupted, with the last lines as detail; NotFound when there is no such program.
+    pub fn finish(self, unwanted: &dyn Fn() -> bool) -> Result<Ended> {
+        let name = self.argv.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ");
+        let spawn = Spawn { argv: self.argv, dir: self.dir, env: self.env, bootstrap: None };
+        let mut spawned = sys::spawn(&spawn).context(|| format!("start `{name}`"))?;
+        let mut tail = Tail::default();
+        let stopped = watch(&mut spawned, &mut tail, Instant::now() + self.limit, unwanted);
+        // Also after a good end: what was left in the background would hold our pipes and the release.
+        let _ = sys::kill_group(spawned.pid, Signal::KILL);
+        let status = spawned.child.wait().context(|| format!("wait for `{name}`"))?;
+        match stopped {
+            None => Ok(Ended { status, lines: tail.finish() }),
+            Some(kind) => {
+                let why = match kind {
+                    Kind::Timeout => format!("did not end within {}s", self.limit.as_secs()),
+                    _ => "was stopped, because the client went away".into(),
+                };
+                Err(Error::new(kind, format!("`{name}` {why}")).with_detail(tail.finish()))
+            }
+        }
+    }
+}
+
+/// Reads both streams until the program has ended; why it must be stopped, if it must.
+fn watch(spawned: &mut Spawned, tail: &mut Tail, until: Instant, unwanted: &dyn Fn() -> bool) -> Option<Kind> {
+    let Spawned { pidfd, stdout, stderr, .. } = spawned;
+    let (mut out, mut err) = (Some(stdout), Some(stderr));
+    let mut buffer = [0; 8 << 10];
+    let mut ended = false;
+    loop {
+        let wait = if ended { Duration::ZERO } else { WATCH };
+        let ready = {
+            let mut fds = vec![PollFd::new(pidfd, PollFlags::IN)];
+            fds.extend(out.as_ref().map(|f| PollFd::from_borrowed_fd(f.as_fd(), PollFlags::IN)));
+            fds.extend(err.as_ref().map(|f| PollFd::from_borrowed_fd(f.as_fd(), PollFlags::IN)));
+            let wait = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
+            if poll(&mut fds, Some(&wait)).is_err() {
+                continue;
+            }
+            fds.iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<_>>()
+        };
+        let mut streams = ready[1..].iter().copied();
+        let mut heard = false;
+        if out.is_some() && streams.next() == Some(true) {
+            heard = true;
+            tail.read_from(&mut out, &mut buffer);
+        }
+        if err.is_some() && streams.next() == Some(true) {
+            heard = true;
+            tail.read_from(&mut err, &mut buffer);
+        }
+        if ended && !heard {
+            return None;
+        }
+        ended |= ready[0];
+        if Instant::now() >= until {
+            return (!ended).then_some(Kind::Timeout);
+        }
+        if !ended && unwanted() {
+            return Some(Kind::Interrupted);
+        }
+    }
+}
+
+/// The last lines of what was said.
+#[derive(Default)]
+struct Tail {
+    lines: VecDeque<String>,
+    part: Vec<u8>,
+}
+
+impl Tail {
+    /// One read of a stream that has something; `None` from then on when it has ended.
+    fn read_from(&mut self, stream: &mut Option<impl Read>, buffer: &mut [u8]) {
+        match stream.as_mut().map(|s| s.read(buffer)) {
+            Some(Ok(read)) if read > 0 => self.push(&buffer[..read]),
+            _ => *stream = None,
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|b| *b == b'\n') {
+            let room = MAX_LINE.saturating_sub(self.part.len());
+            self.part.extend_from_slice(&piece[..piece.len().min(room)]);
+            if piece.ends_with(b"\n") {
+                self.end_line();
+            }
+        }
+    }
+
+    fn end_line(&mut self) {
+        let line: String = String::from_utf8_lossy(&self.part).chars().filter(|c| !c.is_control()).collect();
+        self.part.clear();
+        if line.trim().is_empty() {
+            return;
+        }
+        if self.lines.len() == KEPT_LINES {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
+    }
+
+    fn finish(mut self) -> Vec<String> {
+        self.end_line();
+        self.lines.into()
+    }
+}
+
+/// The environment of an installer: that of a build machine, with what tells tools how to reach the network. Nothing
+/// else of ours: not the notify socket, not what was meant for the daemon.
+pub(crate) fn environment(path: OsString, home: &Path) -> Vec<(OsString, OsString)> {
+    const PASSED_ON: [&str; 12] = [
+        "LANG",
+        "TMPDIR",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+        "NODE_EXTRA_CA_CERTS",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "DENO_CERT",
+    ];
+    let mut env: Vec<(OsString, OsString)> = vec![
+        ("PATH".into(), path),
+        ("HOME".into(), home.into()),
+        ("CI".into(), "1".into()),
+        ("NO_COLOR".into(), "1".into()),
+        ("NODE_ENV".into(), "production".into()),
+    ];
+    env.extend(PASSED_ON.iter().filter_map(|name| Some((OsString::from(name), env::var_os(name)?))));
+    env
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn sh(script: &str, limit: Duration, unwanted: &dyn Fn() -> bool) -> Result<Ended> {
+        let argv = ["/bin/sh", "-c", script].map(OsString::from);
+        let env = environment("/usr/bin:/bin".into(), Path::new("/tmp"));
+        Run { argv: &argv, dir: "/".into(), env, limit }.finish(unwanted)
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn the_lockfile_tells_the_installer() {
+        let check = |runtime, files: &[&str], expected: Option<&str>| {
+            let plan = plan(runtime, &|f| files.contains(&f)).map(|argv| argv.join(" "));
+            assert_eq!(plan.as_deref(), expected, "{runtime:?} {files:?}");
+        };
+        check(Runtime::Node, &["package.json"], None);
+        check(Runtime::Node, &["package-lock.json", "bun.lock"], Some("npm ci --omit=dev"));
+        check(Runtime::Node, &["pnpm-lock.yaml"], Some("pnpm install --prod --frozen-lockfile"));
+        check(Runtime::Node, &["yarn.lock"], Some("yarn install --production --frozen-lockfile"));
+        check(Runtime::Node, &["yarn.lock", ".yarnrc.yml"], Some("yarn install --immutable"));
+        check(Runtime::Node, &["bun.lock"], Some("bun install --production --frozen-lockfile"));
+        check(Runtime::Bun, &["bun.lockb"], Some("bun install --production --frozen-lockfile"));
+        check(Runtime::Bun, &["bun.lock", "package-lock.json"], Some("bun install --production --frozen-lockfile"));
+        check(Runtime::Bun, &["package-lock.json"], Some("bun install --production"));
+        check(Runtime::Bun, &["package.json"], None);
+        check(Runtime::Deno, &["deno.json"], Some("deno install"));
+        check(Runtime::Deno, &["deno.json", "deno.lock"], Some("deno install --frozen"));
+        check(Runtime::Deno, &["main.ts"], None);
+        check(Runtime::Binary, &["package-lock.json"], None);
+    }
+
+    #[test]
+    fn keeps_the_last_lines_and_the_status() {
+        let script = "for i in $(seq 1 50); do echo line $i; done; printf half; exit 3";
+        let ended = sh(script, LONG, &|| false).unwrap();
+        assert_eq!(ended.status.code(), Some(3));
+        assert_eq!(ended.lines.len(), KEPT_LINES);
+        assert_eq!(ended.lines[KEPT_LINES - 2..], ["line 50", "half"]);
+    }
+
+    #[test]
+    fn hears_both_streams() {
+        let mut lines = sh("echo out; echo err >&2", LONG, &|| false).unwrap().lines;
+        lines.sort();
+        assert_eq!(lines, ["err", "out"]);
+    }
+
+    #[test]
+    fn a_line_without_end_takes_no_memory() {
+        let ended = sh("head -c 3000000 /dev/zero | tr '\\0' x", LONG, &|| false).unwrap();
+        assert_eq!(ended.lines.iter().map(String::len).collect::<Vec<_>>(), [MAX_LINE]);
+    }
+
+    #[test]
+    fn stops_the_whole_group_at_the_limit_and_shows_what_was_said() {
+        let started = Instant::now();
+        let e = sh("echo begun; sleep 60 & sleep 60", Duration::from_millis(300), &|| false).err().unwrap();
+        assert_eq!((e.kind(), e.detail()), (Kind::Timeout, &["begun".to_owned()][..]));
+        assert!(started.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn stops_when_nobody_wants_it_any_more() {
+        let asked = Cell::new(0);
+        let e = sh("sleep 60", LONG, &|| asked.replace(asked.get() + 1) > 1).err().unwrap();
+        assert_eq!(e.kind(), Kind::Interrupted);
+    }
+
+    #[test]
+    fn does_not_wait_for_what_was_left_in_the_background() {
+        let started = Instant::now();
+        let ended = sh("sleep 60 & echo done", LONG, &|| false).unwrap();
+        assert_eq!(ended.lines, ["done"]);
+        assert!(started.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn names_the_program_that_is_not_there() {
+        let argv = [OsString::from("/nowhere/npm"), "ci".into()];
+        let run = Run { argv: &argv, dir: "/".into(), env: vec![], limit: LONG };
+        let e = run.finish(&|| false).err().unwrap();
+        assert_eq!(
+            (e.kind(), e.to_string().as_str()),
+            (Kind::NotFound, "start `/nowhere/npm ci`: no such file or directory")
+        );
+    }
+}

@@ -1,0 +1,179 @@
+//! Deploy locks: one client at a time changes an app.
+//!
+//! A lock lives in memory and belongs to a live connection, so it can never be stale. A file `.deploy_lock` in the
+//! app's folder tells people who holds it; nothing decides by that file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::layout::Layout;
+use crate::disk;
+use crate::error::{Error, Kind, Result};
+use crate::proto::name::AppId;
+use crate::proto::version::Version;
+
+pub(crate) struct Locks {
+    layout: Arc<Layout>,
+    held: Mutex<BTreeMap<AppId, Holder>>,
+}
+
+/// What a lock is taken for, as `shop is being … by ana@laptop`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Deploy,
+    Rollback,
+    Scale,
+    Delete,
+}
+
+/// The lock on one app; gives it back when dropped.
+pub(crate) struct Held {
+    locks: Arc<Locks>,
+    pub app: AppId,
+}
+
+struct Holder {
+    who: String,
+    purpose: Purpose,
+    version: Option<Version>,
+    since: Instant,
+}
+
+/// What the file says, for people.
+#[derive(Serialize)]
+struct Told<'a> {
+    who: &'a str,
+    doing: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a Version>,
+    since: String,
+}
+
+impl Locks {
+    pub fn new(layout: Arc<Layout>) -> Arc<Self> {
+        Arc::new(Locks { layout, held: Mutex::default() })
+    }
+
+    /// # Errors
+    /// Busy, saying who has it, for how long and why.
+    pub fn take(self: &Arc<Self>, app: &AppId, who: &str, purpose: Purpose, version: Option<&Version>) -> Result<Held> {
+        {
+            let mut held = self.held();
+            if let Some(holder) = held.get(app) {
+                return Err(holder.busy(app, Instant::now()));
+            }
+            let version = version.cloned();
+            held.insert(app.clone(), Holder { who: who.into(), purpose, version, since: Instant::now() });
+        }
+        // From here on nobody else touches the file.
+        let lock = Held { locks: self.clone(), app: app.clone() };
+        lock.tell(who, purpose, version);
+        Ok(lock)
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<AppId, Holder>> {
+        self.held.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Held {
+    /// The file is a courtesy: failing to write it is no reason not to deploy.
+    fn tell(&self, who: &str, purpose: Purpose, version: Option<&Version>) {
+        let now = jiff::Timestamp::now();
+        let told = Told { who, doing: purpose.as_str(), version, since: format!("{now:.0}") };
+        let layout = &self.locks.layout;
+        let written = disk::make_dirs(&layout.app(&self.app), 0o750).and_then(|()| {
+            let mut text = serde_json::to_vec(&told).unwrap_or_default();
+            text.push(b'\n');
+            disk::write_atomic(&layout.deploy_lock(&self.app), &text, 0o640)
+        });
+        if let Err(e) = written {
+            log::warn!("app={} cannot tell who holds its lock: {e}", self.app);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let layout = &self.locks.layout;
+        let _ = fs::remove_file(layout.deploy_lock(&self.app));
+        // Only an app of which nothing else came to be has an empty folder.
+        let _ = fs::remove_dir(layout.app(&self.app));
+        self.locks.held().remove(&self.app);
+    }
+}
+
+impl Holder {
+    fn busy(&self, app: &AppId, now: Instant) -> Error {
+        let seconds = now.saturating_duration_since(self.since).as_secs();
+        let version = self.version.as_ref().map(|v| format!(" ({v})")).unwrap_or_default();
+        let doing = self.purpose.as_str();
+        Error::new(Kind::Busy, format!("{app} is being {doing} by {} for {seconds}s{version}", self.who))
+            .hint("wait with `tako deploy --wait 5m`")
+    }
+}
+
+impl Purpose {
+    fn as_str(self) -> &'static str {
+        match self {
+            Purpose::Deploy => "deployed",
+            Purpose::Rollback => "rolled back",
+            Purpose::Scale => "scaled",
+            Purpose::Delete => "deleted",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn locks() -> (tempfile::TempDir, Arc<Locks>) {
+        let dir = tempfile::tempdir().unwrap();
+        let locks = Locks::new(Arc::new(Layout::new(dir.path().into())));
+        (dir, locks)
+    }
+
+    #[test]
+    fn one_holder_at_a_time_and_the_other_is_told_who_it_is() {
+        let (_dir, locks) = locks();
+        let shop = AppId::parse("shop").unwrap();
+        let version = Version::parse("4f2c9ab").unwrap();
+        let held = locks.take(&shop, "ana@laptop", Purpose::Deploy, Some(&version)).unwrap();
+        let e = locks.take(&shop, "bo@ci", Purpose::Scale, None).err().unwrap();
+        assert_eq!(e.kind(), Kind::Busy);
+        assert_eq!(e.to_string(), "shop is being deployed by ana@laptop for 0s (4f2c9ab)");
+        assert!(e.next_step().unwrap().starts_with("wait with"));
+        assert!(locks.take(&AppId::parse("blog").unwrap(), "bo@ci", Purpose::Scale, None).is_ok());
+        drop(held);
+        assert!(locks.take(&shop, "bo@ci", Purpose::Scale, None).is_ok());
+    }
+
+    #[test]
+    fn the_file_names_the_holder_and_goes_with_the_lock() {
+        let (dir, locks) = locks();
+        let shop = AppId::parse("shop").unwrap();
+        let held = locks.take(&shop, "ana@laptop", Purpose::Rollback, None).unwrap();
+        let text = fs::read_to_string(dir.path().join("apps/shop/.deploy_lock")).unwrap();
+        assert!(text.contains("\"ana@laptop\"") && text.contains("rolled back"), "{text}");
+        drop(held);
+        assert!(!dir.path().join("apps/shop").exists());
+        fs::create_dir_all(dir.path().join("apps/shop/releases")).unwrap();
+        drop(locks.take(&shop, "ana@laptop", Purpose::Deploy, None).unwrap());
+        assert!(dir.path().join("apps/shop/releases").exists());
+    }
+
+    #[test]
+    fn says_how_long_it_has_been() {
+        let since = Instant::now();
+        let holder = Holder { who: "ana".into(), purpose: Purpose::Deploy, version: None, since };
+        let e = holder.busy(&AppId::parse("shop").unwrap(), since + Duration::from_millis(40_900));
+        assert_eq!(e.to_string(), "shop is being deployed by ana for 40s");
+    }
+}

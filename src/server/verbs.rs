@@ -1,0 +1,274 @@
+//! Verbs: one short function per Request. They check that the caller may, call the one who does it, and decide nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::app::Event;
+use super::daemon::{Daemon, not_here};
+use super::lock::{Held, Purpose};
+use super::{release, state, vet};
+use crate::error::{Context, Error, Kind, Result};
+use crate::proto::control::{AppState, Artifact, Deploy, Info, LogLine, Notice, Preflight, Reply, Request};
+use crate::proto::manifest::Manifest;
+use crate::proto::name::AppId;
+use crate::proto::route::Route;
+use crate::proto::version::Version;
+
+/// One client changes a handful of apps at a time; more locks than this are a mistake.
+const MAX_LOCKS: usize = 64;
+/// More lines than this are better read from the files.
+const MAX_LINES: u32 = 10_000;
+/// Notices that wait for a slow client; what is over is dropped, because none of them is needed.
+const NOTICES: usize = 64;
+
+/// One client: who it is, and what it holds until it goes away.
+pub(crate) struct Session {
+    pub who: String,
+    locks: BTreeMap<AppId, Arc<Held>>,
+    /// Tells the work that was started for this client that it need not go on.
+    gone: Arc<AtomicBool>,
+}
+
+/// How a request goes on.
+pub(crate) enum Outcome {
+    Reply(Reply),
+    /// An actor is at it, and goes on without us. The lock is for its duration.
+    Events(Receiver<Event>, Option<Held>),
+    /// A thread of our own is at it.
+    Work(Receiver<Said>),
+    /// The app's output; endless when it is followed.
+    Lines {
+        heard: Receiver<Vec<LogLine>>,
+        endless: bool,
+    },
+}
+
+pub(crate) enum Said {
+    Notice(Notice),
+    Done(Result<Reply>),
+}
+
+pub(crate) fn serve(daemon: &Arc<Daemon>, session: &mut Session, request: Request) -> Result<Outcome> {
+    match request {
+        Request::Info => info(daemon),
+        Request::Preflight { app, version, routes } => preflight(daemon, &app, &version, &routes),
+        Request::Lock { app, version } => lock(daemon, session, app, version.as_ref()),
+        Request::Unlock { app } => unlock(session, &app),
+        Request::Unpack { app, version, artifact } => unpack(daemon, session, app, version, artifact),
+        Request::Prepare { manifest } => prepare(daemon, session, manifest),
+        Request::Deploy(order) => deploy(daemon, session, order),
+        Request::Status { app } => status(daemon, app.as_ref()),
+        Request::Logs { app, follow, lines } => logs(daemon, &app, follow, lines),
+        Request::Releases { app } => Ok(Outcome::Reply(Reply::Releases(daemon.find(&app)?.releases()?))),
+        Request::Rollback { app, version } => rollback(daemon, session, &app, version),
+        Request::Scale { app, instances } => scale(daemon, session, &app, instances),
+        Request::Delete { app } => delete(daemon, session, app),
+    }
+}
+
+fn info(daemon: &Daemon) -> Result<Outcome> {
+    Ok(Outcome::Reply(Reply::Info(Info {
+        server: env!("CARGO_PKG_VERSION").into(),
+        target: daemon.about.target,
+        pid: std::process::id(),
+        http: daemon.about.http.clone(),
+        https: daemon.about.https.clone(),
+        data_dir: daemon.layout.data().display().to_string(),
+        free_bytes: daemon.free_bytes()?,
+    })))
+}
+
+fn preflight(daemon: &Daemon, app: &AppId, version: &Version, routes: &[Route]) -> Result<Outcome> {
+    let overlaps = daemon.board.check(app, routes)?;
+    let desired = state::load(&daemon.layout, app)?;
+    Ok(Outcome::Reply(Reply::Preflight(Preflight {
+        complete: release::is_complete(&daemon.layout, app, version),
+        live: desired.map(|d| d.live),
+        secrets_hash: daemon.find_any(app).and_then(|h| h.secrets_hash()),
+        free_bytes: daemon.free_bytes()?,
+        overlaps,
+    })))
+}
+
+fn lock(daemon: &Daemon, session: &mut Session, app: AppId, version: Option<&Version>) -> Result<Outcome> {
+    daemon.may_change()?;
+    if session.locks.contains_key(&app) {
+        return Ok(Outcome::Reply(Reply::Done));
+    }
+    if session.locks.len() >= MAX_LOCKS {
+        return Err(Error::new(Kind::Refused, format!("one client can lock {MAX_LOCKS} apps at most")));
+    }
+    let held = daemon.locks.take(&app, &session.who, Purpose::Deploy, version)?;
+    session.locks.insert(app, Arc::new(held));
+    Ok(Outcome::Reply(Reply::Done))
+}
+
+fn unlock(session: &mut Session, app: &AppId) -> Result<Outcome> {
+    session.locks.remove(app);
+    Ok(Outcome::Reply(Reply::Done))
+}
+
+fn unpack(
+    daemon: &Arc<Daemon>,
+    session: &Session,
+    app: AppId,
+    version: Version,
+    artifact: Artifact,
+) -> Result<Outcome> {
+    daemon.may_change()?;
+    let held = session.held(&app)?;
+    let layout = daemon.layout.clone();
+    work(held, move |_| release::unpack(&layout, &app, &version, &artifact))
+}
+
+fn prepare(daemon: &Arc<Daemon>, session: &Session, manifest: Manifest) -> Result<Outcome> {
+    daemon.may_change()?;
+    vet::manifest(&manifest)?;
+    let held = session.held(&manifest.app)?;
+    let (layout, gone) = (daemon.layout.clone(), session.gone.clone());
+    work(held, move |said| {
+        let mut say = |what| drop(said.try_send(Said::Notice(Notice::Doing { what })));
+        release::prepare(&layout, &manifest, &mut say, &gone)
+    })
+}
+
+fn deploy(daemon: &Daemon, session: &Session, order: Deploy) -> Result<Outcome> {
+    daemon.may_change()?;
+    vet::deploy(&order)?;
+    let app = &order.manifest.app;
+    session.held(app)?;
+    if !release::is_complete(&daemon.layout, app, &order.manifest.version) {
+        let message = format!("{} of {app} is not on this server", order.manifest.version);
+        return Err(Error::new(Kind::Refused, message).hint("upload and unpack it first"));
+    }
+    let handle = daemon.find_or_start(app)?;
+    Ok(Outcome::Events(handle.deploy(order, session.who.clone()), None))
+}
+
+fn status(daemon: &Daemon, app: Option<&AppId>) -> Result<Outcome> {
+    let apps = match app {
+        Some(app) => vec![daemon.find_any(app).ok_or_else(|| not_here(app))?.status()?],
+        None => daemon
+            .all()
+            .iter()
+            .map(|h| Ok((h.status()?, h.is_empty())))
+            .filter(|s| s.as_ref().map_or(true, |(s, empty)| !empty || s.state == AppState::Deploying))
+            .map(|s| s.map(|(status, _)| status))
+            .collect::<Result<_>>()?,
+    };
+    Ok(Outcome::Reply(Reply::Status(apps)))
+}
+
+/// Also of an app whose first deploy failed: its output says why.
+fn logs(daemon: &Daemon, app: &AppId, follow: bool, lines: u32) -> Result<Outcome> {
+    let handle = daemon.find_any(app).ok_or_else(|| not_here(app))?;
+    Ok(Outcome::Lines { heard: handle.logs(lines.min(MAX_LINES), follow), endless: follow })
+}
+
+fn rollback(daemon: &Daemon, session: &Session, app: &AppId, version: Option<Version>) -> Result<Outcome> {
+    daemon.may_change()?;
+    let handle = daemon.find(app)?;
+    let held = session.lock_for(daemon, app, Purpose::Rollback, version.as_ref())?;
+    Ok(Outcome::Events(handle.rollback(version, session.who.clone()), held))
+}
+
+fn scale(daemon: &Daemon, session: &Session, app: &AppId, instances: u32) -> Result<Outcome> {
+    daemon.may_change()?;
+    vet::instances(instances)?;
+    let handle = daemon.find(app)?;
+    let held = session.lock_for(daemon, app, Purpose::Scale, None)?;
+    Ok(Outcome::Events(handle.scale(instances), held))
+}
+
+/// Runs to its end whatever becomes of the client: half an app must not come back at the next boot.
+fn delete(daemon: &Arc<Daemon>, session: &Session, app: AppId) -> Result<Outcome> {
+    daemon.may_change()?;
+    if !daemon.knows(&app) {
+        return Err(not_here(&app));
+    }
+    let held = match session.locks.get(&app) {
+        Some(held) => held.clone(),
+        None => Arc::new(daemon.locks.take(&app, &session.who, Purpose::Delete, None)?),
+    };
+    let daemon = daemon.clone();
+    log::info!("app={app} delete by={}", session.who);
+    work(held, move |said| delete_all(&daemon, &app, said))
+}
+
+fn delete_all(daemon: &Daemon, app: &AppId, said: &Sender<Said>) -> Result<()> {
+    let routes: Vec<Route> = match state::load(&daemon.layout, app) {
+        Ok(Some(desired)) => desired.releases.into_iter().flat_map(|r| r.routes).collect(),
+        // Deleting is the way out of a state that cannot be read.
+        Ok(None) | Err(_) => Vec::new(),
+    };
+    if let Some(handle) = daemon.find_any(app) {
+        for event in handle.delete() {
+            match event {
+                Event::Notice(notice) => drop(said.try_send(Said::Notice(notice))),
+                Event::Done(done) => drop(done?),
+            }
+        }
+    }
+    daemon.board.remove(app);
+    daemon.remove(app)?;
+    daemon.board.forget_certs(&routes);
+    log::info!("app={app} deleted");
+    Ok(())
+}
+
+/// Does `job` on a thread of its own. The lock stays with the job: two of them must never be at one release.
+fn work(held: Arc<Held>, job: impl FnOnce(&Sender<Said>) -> Result<()> + Send + 'static) -> Result<Outcome> {
+    let (said, heard) = bounded(NOTICES);
+    let name = format!("work-{}", held.app);
+    let run = move || {
+        let done = job(&said).map(|()| Reply::Done);
+        // Before the client hears of the end: it may unlock and lock again at once.
+        drop(held);
+        // A client that is gone does not mind.
+        let _ = said.send(Said::Done(done));
+    };
+    thread::Builder::new().name(name.clone()).spawn(run).context(|| format!("start the thread {name}"))?;
+    Ok(Outcome::Work(heard))
+}
+
+impl Session {
+    pub fn new(who: String) -> Self {
+        Session { who, locks: BTreeMap::new(), gone: Arc::default() }
+    }
+
+    /// The client is gone: what it held is free, and what was done for it alone ends.
+    pub fn let_go(&mut self) {
+        self.gone.store(true, Ordering::Relaxed);
+        self.locks.clear();
+    }
+
+    fn held(&self, app: &AppId) -> Result<Arc<Held>> {
+        self.locks.get(app).cloned().ok_or_else(|| {
+            Error::new(Kind::Refused, format!("{app} is not locked by this connection")).hint("take the lock first")
+        })
+    }
+
+    /// The lock for the duration of one verb, unless this client has it anyway.
+    fn lock_for(
+        &self,
+        daemon: &Daemon,
+        app: &AppId,
+        purpose: Purpose,
+        version: Option<&Version>,
+    ) -> Result<Option<Held>> {
+        match self.locks.contains_key(app) {
+            true => Ok(None),
+            false => daemon.locks.take(app, &self.who, purpose, version).map(Some),
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}

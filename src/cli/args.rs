@@ -192,11 +192,11 @@ impl Args {
     }
 
     fn take_flag(&mut self, flag: &'static Flag, value: Option<String>) -> Result<()> {
-        if let (Takes::OneOf(choices), Some(value)) = (flag.takes, &value) {
-            if !choices.contains(&value.as_str()) {
-                let message = format!("`--{} {}` is not possible", flag.name, value.escape_debug());
-                return Err(Error::new(Kind::Usage, message).hint(format!("it takes one of {}", choices.join(", "))));
-            }
+        if let (Takes::OneOf(choices), Some(value)) = (flag.takes, &value)
+            && !choices.contains(&value.as_str())
+        {
+            let message = format!("`--{} {}` is not possible", flag.name, value.escape_debug());
+            return Err(Error::new(Kind::Usage, message).hint(format!("it takes one of {}", choices.join(", "))));
         }
         self.given.push((flag, value));
         Ok(())

@@ -39,7 +39,8 @@ pub(crate) fn text(path: &[&'static Command]) -> String {
     }
     section(&mut help, "Arguments", command.args.iter().map(|a| (a.name.into(), a.help)));
     section(&mut help, "Flags", command.flags.iter().map(|f| (flag(f), f.help)));
-    section(&mut help, "Flags of every command", GLOBAL_FLAGS.iter().map(|f| (flag(f), f.help)));
+    let everywhere: Vec<String> = GLOBAL_FLAGS.iter().map(|f| format!("--{}", f.name)).collect();
+    let _ = writeln!(help, "With every command: {}. See `tako help`.", everywhere.join(" "));
     help.trim_end().into()
 }
 

@@ -97,8 +97,11 @@ impl Project {
     /// Config with every error of the file at once, each with place, caret and fix.
     pub fn load(dir: &Path, warn: &mut dyn FnMut(String)) -> Result<Project> {
         let dir = std::path::absolute(dir).context(|| format!("find {}", dir.display()))?;
-        let text = read(&dir)?.unwrap_or_default();
-        Project::read(&dir, without_bom(&text), warn)
+        match read(&dir)? {
+            Some(text) => Project::read(&dir, without_bom(&text), warn),
+            // What is wrong then is that there is no file, not what the file would have to say.
+            None => Project::read(&dir, "", warn).map_err(|_| no_file(&dir)),
+        }
     }
 
     fn read(dir: &Path, text: &str, warn: &mut dyn FnMut(String)) -> Result<Project> {
@@ -134,18 +137,11 @@ impl Project {
     }
 
     fn no_env(&self, name: &EnvName) -> Error {
+        if !self.dir.join(FILE).exists() {
+            return no_file(&self.dir);
+        }
         let error = Error::new(Kind::Config, format!("{FILE} has no [envs.{name}]"));
         let others: Vec<&str> = self.envs.keys().filter(|e| !e.is_development()).map(EnvName::as_str).collect();
-        let above = self.dir.ancestors().skip(1).find(|a| a.join(FILE).is_file());
-        if !self.dir.join(FILE).exists() {
-            let error = Error::new(Kind::Config, format!("there is no {FILE} in {}", self.dir.display()));
-            return match above {
-                Some(above) => {
-                    error.hint(format!("there is one above: run this there, or with `--dir {}`", above.display()))
-                }
-                None => error.hint("run `tako init`"),
-            };
-        }
         if let Some(guess) = did_you_mean(name.as_str(), others.iter().copied()) {
             return error.hint(guess);
         }
@@ -168,6 +164,14 @@ impl Project {
             Ok(())
         })?;
         write_atomic(&path, written.as_bytes(), mode_of(&path))
+    }
+}
+
+fn no_file(dir: &Path) -> Error {
+    let error = Error::new(Kind::Config, format!("there is no {FILE} in {}", dir.display()));
+    match dir.ancestors().skip(1).find(|a| a.join(FILE).is_file()) {
+        Some(above) => error.hint(format!("there is one above: run this there, or with `--dir {}`", above.display())),
+        None => error.hint("run `tako init`"),
     }
 }
 

@@ -205,7 +205,7 @@ fn read_server(section: Section<'_>, problems: &Problems) -> Option<(Server, std
     }
     section.finish();
 
-    let name = checked(name, problems, |n| ServerName::parse(n))?;
+    let name = checked(name, problems, ServerName::parse)?;
     let host = checked(host, problems, |h| check_host(h).map(|()| h.into()))?;
     let user = user.and_then(|u| checked(Some(u), problems, |u| check_user(u).map(|()| u.into())));
     let target = target(arch, libc, problems);

@@ -43,12 +43,18 @@ impl Problems {
 pub(crate) fn parse(text: &str) -> Result<Document<&str>, Problem> {
     Document::parse(text).map_err(|e| {
         let at = e.span().unwrap_or(0..0);
-        let message = e.message().lines().next().unwrap_or_default().trim_end_matches('.');
-        // What stands for a missing value reads as a wrong one.
-        match value_missing(text, &at) {
-            true => Problem::at(&at, "a value is missing after `=`", "write one, such as \"text\", 1 or true"),
-            false => Problem { message: format!("this is not TOML: {message}"), at: Some(at), fix: None },
+        if value_missing(text, &at) {
+            // The parser takes the emptiness for a text without quotes.
+            return Problem::at(&at, "a value is missing after `=`", "write one, such as \"text\", 1 or true");
         }
+        let message = e.message().lines().next().unwrap_or_default().trim_end_matches('.');
+        let fix = match message {
+            m if m.starts_with("string values must be quoted") => "put it in quotes",
+            m if m.starts_with("duplicate key") => "it is there above already: remove one of the two",
+            m if m.starts_with("key with no value") => "write it as: key = value",
+            _ => "the mistake is here or just before",
+        };
+        Problem::at(&at, format!("this is not TOML: {message}"), fix)
     })
 }
 
@@ -65,6 +71,7 @@ pub(crate) struct Section<'a> {
     at: Range<usize>,
     problems: &'a Problems,
     asked: RefCell<Vec<&'static str>>,
+    refused: RefCell<Vec<&'static str>>,
 }
 
 impl<'a> Section<'a> {
@@ -73,7 +80,7 @@ impl<'a> Section<'a> {
     }
 
     fn new(table: &'a dyn TableLike, name: String, at: Range<usize>, problems: &'a Problems) -> Section<'a> {
-        Section { table, name, at, problems, asked: RefCell::default() }
+        Section { table, name, at, problems, asked: RefCell::default(), refused: RefCell::default() }
     }
 
     /// Where the section's key stands.
@@ -133,6 +140,12 @@ impl<'a> Section<'a> {
         Some((self.span_of(key, item), item))
     }
 
+    /// Where a key stands that has a meaning, but not in this version: it is neither unknown nor suggested.
+    pub fn refused(&self, key: &'static str) -> Option<Range<usize>> {
+        self.refused.borrow_mut().push(key);
+        self.at_key(key)
+    }
+
     pub fn section(&self, key: &'static str) -> Option<Section<'a>> {
         let (at, item) = self.any(key)?;
         self.as_section(key, item, at)
@@ -178,9 +191,9 @@ impl<'a> Section<'a> {
 
     /// Every key that nobody asked for is an error.
     pub fn finish(self) {
-        let asked = self.asked.borrow();
+        let (asked, refused) = (self.asked.borrow(), self.refused.borrow());
         for (key, _) in self.entries() {
-            if asked.contains(&key.value.as_str()) {
+            if asked.contains(&key.value.as_str()) || refused.contains(&key.value.as_str()) {
                 continue;
             }
             let place = if self.name.is_empty() { String::new() } else { format!(" in {}", self.name) };

@@ -214,7 +214,8 @@ fn read_var(name: Spanned<String>, item: &Item, problems: &Problems) -> Option<V
     let value = match item.as_value() {
         Some(Value::String(text)) => text.value().clone(),
         Some(Value::Integer(n)) => n.value().to_string(),
-        Some(Value::Float(n)) => n.value().to_string(),
+        // `1.0` stays what it is.
+        Some(Value::Float(n)) => format!("{:?}", n.value()),
         Some(Value::Boolean(b)) => b.value().to_string(),
         _ => {
             let message = format!("the variable `{}` is not a single value", name.value.escape_debug());
@@ -238,8 +239,8 @@ fn read_amount(section: &Section<'_>, key: &'static str, problems: &Problems) ->
 }
 
 fn refuse(section: &Section<'_>, key: &'static str, problems: &Problems) {
-    if let Some((at, _)) = section.any(key) {
-        problems.add(unsupported(&section.at_key(key).unwrap_or(at), key));
+    if let Some(at) = section.refused(key) {
+        problems.add(unsupported(&at, key));
     }
 }
 

@@ -130,16 +130,15 @@ impl Reader<'_> {
         let runtime = runtime?;
         let found = detect::main(self.dir, runtime);
         if found.is_none() {
-            let message = match runtime {
-                Runtime::Binary => "a binary app needs to say which file to run",
-                Runtime::Bun | Runtime::Node | Runtime::Deno => {
-                    "the file to run is not clear: there is no index.ts, index.js, src/index.ts or src/index.js"
-                }
+            let (message, example) = match runtime {
+                Runtime::Binary => ("a binary app needs to say which file to run", "bin/my-app"),
+                Runtime::Bun | Runtime::Node | Runtime::Deno => (
+                    "the file to run is not clear: there is no index.ts, index.js, src/index.ts or src/index.js",
+                    "server.js",
+                ),
             };
-            self.problem_around(
-                message,
-                "add a line to tako.toml such as: main = \"server.js\", also when the build makes it",
-            );
+            let fix = format!("add a line to tako.toml such as: main = \"{example}\", also when the build makes it");
+            self.problem_around(message, &fix);
         }
         found
     }
@@ -272,10 +271,9 @@ impl Reader<'_> {
                 self.problem(&name.at, message, "use letters, digits and `_`, not starting with a digit");
             } else if value.contains('\0') {
                 self.problem(&name.at, format!("the value of `{}` holds a zero byte", name.value), "remove it");
+            } else if is_reserved(&name.value) {
+                warn(format!("the variable {} has no effect: Tako sets it itself", name.value));
             } else {
-                if is_reserved(&name.value) {
-                    warn(format!("the variable {} has no effect: Tako sets it itself", name.value));
-                }
                 read.insert(name.value, value);
             }
         }

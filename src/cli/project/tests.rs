@@ -120,6 +120,9 @@ fn an_environment_to_deploy_is_known_and_is_not_development() {
     let lost = Project::load(&below, &mut |_| {}).unwrap().env(&env("production")).unwrap_err();
     assert!(lost.to_string().starts_with("there is no tako.toml in "), "{lost}");
     assert!(lost.next_step().unwrap().contains("--dir"), "{lost}");
+    let empty = tempfile::tempdir().unwrap();
+    let nothing = Project::load(empty.path(), &mut |_| {}).unwrap_err();
+    assert_eq!((nothing.kind(), nothing.next_step()), (Kind::Config, Some("run `tako init`")));
 }
 
 #[test]
@@ -154,7 +157,7 @@ fn servers_are_written_back_without_touching_the_rest() {
     );
     check(
         "envs.production = { route = \"a.test\" }\n",
-        "envs.production = { route = \"a.test\", servers = [\"fra1\", \"nyc1\"] }\n",
+        "envs.production = { route = \"a.test\" , servers = [\"fra1\", \"nyc1\"] }\n",
     );
     let folder = Folder::with(b"[envs.staging]\nroute = \"b.test\"\n");
     let project = folder.load().0.unwrap();

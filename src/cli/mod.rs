@@ -28,14 +28,19 @@ pub(crate) fn main() -> ExitCode {
     let wish = Args::parse(std::env::args_os().skip(1));
     let ui = Ui::new(match &wish {
         Ok(Wish::Run(args)) => settings(args),
-        Ok(Wish::Help(_) | Wish::Version) | Err(_) => Settings::default(),
+        Ok(Wish::Help(_) | Wish::Version) => Settings::default(),
+        // A program that asked for events wants this one too.
+        Err(_) => Settings { json: std::env::args_os().any(|a| a == "--json"), ..Settings::default() },
     });
     let ended = wish.and_then(|wish| serve(&ui, &wish));
     if let Err(e) = &ended {
         ui.error(e);
     }
-    ui.close();
-    ExitCode::from(code(ended))
+    let closed = ui.close();
+    if let (Ok(_), Err(e)) = (&ended, &closed) {
+        ui.error(e);
+    }
+    ExitCode::from(code(ended.and_then(|exit| closed.map(|()| exit))))
 }
 
 fn serve(ui: &Ui, wish: &Wish) -> Result<Exit> {

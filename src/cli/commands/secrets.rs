@@ -140,6 +140,33 @@ fn piped(input: &mut impl Read) -> Result<Zeroizing<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::args::Wish;
+    use crate::cli::ui::Settings;
+
+    fn set_with(line: &[&str]) -> (Error, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("tako.toml"), "name = \"a\"\nruntime = \"binary\"\nmain = \"a\"\n").unwrap();
+        let line = [&["secrets", "set", "-C", dir.path().to_str().unwrap()], line].concat();
+        let Wish::Run(args) = Args::parse(line).unwrap() else { panic!("runs nothing") };
+        let (ui, ..) = Ui::captured(Settings::default());
+        (set(&ui, &args).unwrap_err(), dir)
+    }
+
+    #[test]
+    fn without_a_terminal_the_value_must_come_from_standard_input() {
+        let (error, dir) = set_with(&["A", "--no-input"]);
+        assert_eq!(error.kind(), Kind::NeedsInput);
+        assert!(error.next_step().unwrap().contains("`-`"), "{error}");
+        assert!(!dir.path().join(".tako").exists());
+    }
+
+    #[test]
+    fn a_value_as_an_argument_is_refused_and_not_repeated() {
+        let (error, _dir) = set_with(&["A", "hunter2"]);
+        assert_eq!(error.kind(), Kind::Usage);
+        assert!(!error.to_string().contains("hunter2") && !error.next_step().unwrap().contains("hunter2"));
+        assert_eq!(set_with(&["PORT", "-"]).0.kind(), Kind::Usage);
+    }
 
     #[test]
     fn a_piped_value_loses_one_line_end() {

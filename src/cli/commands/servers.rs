@@ -56,21 +56,27 @@ pub(crate) fn add(ui: &Ui, args: &Args) -> Result<Exit> {
 pub(crate) fn rm(ui: &Ui, args: &Args) -> Result<Exit> {
     let name = server_name(args.positional(0).unwrap_or_default())?;
     let mut inventory = Inventory::load()?;
-    let removed = inventory.find(&name).is_ok();
-    if removed {
-        if !ui.confirm(&format!("Forget the server {name}? Nothing on it changes."), "`--yes`")? {
-            ui.note("nothing was changed");
-            return Ok(Exit::Done);
-        }
-        inventory.remove(&name)?;
-        inventory.save()?;
-        ui.out(&format!("{name} forgotten"));
-    } else {
+    let Ok(_) = inventory.find(&name) else {
         let guess = did_you_mean(name.as_str(), inventory.servers().iter().map(|s| s.name.as_str()));
         ui.warn(&format!("there was no server `{name}`{}", guess.map_or(String::new(), |g| format!("; {g}"))));
-    }
+        ui.event("result", json!({ "server": name, "changed": false }));
+        return Ok(Exit::Done);
+    };
+    let removed = forget(ui, &mut inventory, &name)?;
     ui.event("result", json!({ "server": name, "changed": removed }));
     Ok(Exit::Done)
+}
+
+/// Whether it was done.
+fn forget(ui: &Ui, inventory: &mut Inventory, name: &ServerName) -> Result<bool> {
+    if !ui.confirm(&format!("Forget the server {name}? Nothing on it changes."), "`--yes`")? {
+        ui.note("nothing was changed");
+        return Ok(false);
+    }
+    inventory.remove(name)?;
+    inventory.save()?;
+    ui.out(&format!("{name} forgotten"));
+    Ok(true)
 }
 
 /// `tako servers ls`.
@@ -282,6 +288,22 @@ mod tests {
             (error.kind(), error.to_string().as_str()),
             (Kind::Conflict, "there is a server `fra1` already, at fra1")
         );
+    }
+
+    #[test]
+    fn forgets_a_server_only_after_a_yes() {
+        let home = tempfile::tempdir().unwrap();
+        let mut inventory = Inventory::load_from(home.path()).unwrap();
+        let fra = wanted_from(&["fra1"], "").unwrap();
+        inventory.put(fra.clone()).unwrap();
+        inventory.save().unwrap();
+        let (ui, ..) = Ui::captured(Settings::default());
+        let error = forget(&ui, &mut inventory, &fra.name).unwrap_err();
+        assert_eq!((error.kind(), inventory.servers().len()), (Kind::NeedsInput, 1));
+        assert!(error.next_step().unwrap().contains("--yes"), "{error}");
+        let (ui, ..) = Ui::captured(Settings { yes: true, ..Settings::default() });
+        assert!(forget(&ui, &mut inventory, &fra.name).unwrap());
+        assert!(Inventory::load_from(home.path()).unwrap().servers().is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Reading answers from a terminal. The rest of `ui` decides whether anybody may be asked at all.
 
-use std::io::{self, BufRead, Read, stdin};
+use std::io::{BufRead, Read, stdin};
 
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
@@ -104,7 +104,7 @@ impl Typed {
 }
 
 fn interrupted() -> Error {
-    Error::new(Kind::Interrupted, "interrupted while asking").because(io::Error::from(io::ErrorKind::Interrupted))
+    Error::new(Kind::Interrupted, "interrupted")
 }
 
 #[cfg(test)]
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(line(&mut &b" yes \r\nno\n"[..]).unwrap().as_deref(), Some("yes"));
         assert_eq!(line(&mut &b""[..]).unwrap(), None);
         assert_eq!(line(&mut &b"\n"[..]).unwrap().as_deref(), Some(""));
-        let endless = &mut io::BufReader::new(io::repeat(b'x'));
+        let endless = &mut std::io::BufReader::new(std::io::repeat(b'x'));
         assert_eq!(line(endless).unwrap().unwrap().len(), LONGEST);
     }
 }

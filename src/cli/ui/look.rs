@@ -150,7 +150,7 @@ pub(super) fn clean(text: &str, colors: bool) -> String {
         if let Some(sequence) = escape_sequence(rest) {
             if colors && is_color(sequence) {
                 cleaned.push_str(sequence);
-                colored = true;
+                colored = !matches!(sequence, "\x1b[0m" | "\x1b[m");
             }
             rest = &rest[sequence.len()..];
             continue;
@@ -288,7 +288,8 @@ mod tests {
             assert_eq!((clean(text, false).as_str(), clean(text, true).as_str()), (plain, colored), "{text:?}");
         };
         check("plain\ttext\n", "plain\ttext\n", "plain\ttext\n");
-        check("\x1b[31mred\x1b[0m", "red", "\x1b[31mred\x1b[0m\x1b[0m");
+        check("\x1b[31mred\x1b[0m", "red", "\x1b[31mred\x1b[0m");
+        check("\x1b[31mred", "red", "\x1b[31mred\x1b[0m");
         check("a\x1b[2Jb\rc\x07\x08d", "abcd", "abcd");
         check("\x1b]0;title\x07x\x1b]8;;http://a\x1b\\y", "xy", "xy");
         check("\x1b[31", "31", "31");

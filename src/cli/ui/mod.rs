@@ -21,7 +21,7 @@ use std::time::Instant;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use look::{Look, Paint, clean, paint};
 use screen::{Screen, Tasks};
 use tree::{End, Id};
@@ -180,17 +180,19 @@ impl Ui {
         if self.inner.settings.yes {
             return Ok(true);
         }
-        let answer = self.question(&format!("{question} [y/N]"), flag)?;
+        self.must_be_interactive(question, flag)?;
+        let answer = self.question(&format!("{question} [y/N]"))?;
         Ok(matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes"))
     }
 
     /// A line of text; `default` on an empty answer.
     pub fn ask(&self, question: &str, default: Option<&str>, flag: &str) -> Result<String> {
+        self.must_be_interactive(question, flag)?;
         let shown = match default {
-            Some(default) => format!("{question} [{default}]"),
-            None => question.into(),
+            Some(default) => format!("{question} [{default}]:"),
+            None => format!("{question}:"),
         };
-        let answer = self.question(&shown, flag)?;
+        let answer = self.question(&shown)?;
         Ok(if answer.is_empty() { default.unwrap_or_default().into() } else { answer })
     }
 
@@ -216,12 +218,15 @@ impl Ui {
     }
 
     /// The last picture stays, and nothing is drawn any more. Also done when the last clone goes.
-    pub fn close(&self) {
+    ///
+    /// # Errors
+    /// Io when the result could not be written, as on a full disk. A reader that went away is no error.
+    pub fn close(&self) -> Result<()> {
         self.inner.close();
+        self.screen().lost().map_or(Ok(()), Err).context(|| "write to standard output".into())
     }
 
-    fn question(&self, question: &str, flag: &str) -> Result<String> {
-        self.must_be_interactive(question, flag)?;
+    fn question(&self, question: &str) -> Result<String> {
         let _one = self.inner.asking.lock().unwrap_or_else(PoisonError::into_inner);
         self.screen().ask(question);
         let answer = ask::line(&mut stdin().lock());

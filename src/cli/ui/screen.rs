@@ -4,7 +4,7 @@
 //! **Invariant**: below the last line of text stand exactly `drawn` lines of the tree, and the cursor below them. A
 //! write that fails is dropped and remembered: nobody reads any more, and that is no reason to stop a deploy.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -44,7 +44,8 @@ pub(super) struct Screen {
     last_line: Instant,
     /// A question stands below the text: nothing may be drawn.
     asking: bool,
-    out_closed: bool,
+    /// Why standard output takes nothing any more.
+    out_failed: Option<io::Error>,
     pub stopped: bool,
 }
 
@@ -69,7 +70,7 @@ impl Screen {
             last_frame: None,
             last_line: now,
             asking: false,
-            out_closed: false,
+            out_failed: None,
             stopped: false,
         }
     }
@@ -98,9 +99,14 @@ impl Screen {
         self.write_out(&line);
     }
 
-    /// Whether nobody reads the result any more.
+    /// Whether nobody can read the result any more.
     pub fn is_out_closed(&self) -> bool {
-        self.out_closed
+        self.out_failed.is_some()
+    }
+
+    /// Why the result was lost, unless its reader went away on purpose, as `head` does.
+    pub fn lost(&mut self) -> Option<io::Error> {
+        self.out_failed.take_if(|e| e.kind() != io::ErrorKind::BrokenPipe)
     }
 
     pub fn add(&mut self, parent: Option<Id>, label: &str, now: Instant) -> Id {
@@ -242,19 +248,30 @@ impl Screen {
         self.last_frame = Some(now);
     }
 
-    /// Takes the tree away so that text can stand in its place; the next tick draws it again, below.
+    /// Takes the tree away so that text can stand in its place; the next tick draws it again, below. What ended
+    /// before the text stays above it.
     fn clear(&mut self) {
+        if self.tasks != Tasks::Drawn || self.asking {
+            return;
+        }
+        let mut text = String::new();
         if self.drawn > 0 {
-            let up = format!("\r\x1b[{}A\x1b[J", self.drawn);
-            self.write_err(&up);
-            self.drawn = 0;
-            self.last_frame = None;
+            text += &format!("\r\x1b[{}A\x1b[J", self.drawn);
+        }
+        let room = (self.size)().1.saturating_sub(1);
+        for line in self.tree.take_ended(Instant::now(), room, &self.look) {
+            text += &format!("{line}\n");
+        }
+        self.drawn = 0;
+        self.last_frame = None;
+        if !text.is_empty() {
+            self.write_err(&text);
         }
     }
 
     fn write_out(&mut self, text: &str) {
-        if !self.out_closed && self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).is_err() {
-            self.out_closed = true;
+        if self.out_failed.is_none() {
+            self.out_failed = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).err();
         }
     }
 

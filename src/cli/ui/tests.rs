@@ -22,16 +22,16 @@ impl Write for Paper {
     }
 }
 
-/// A stream that nobody reads any more.
-struct Closed;
+/// A stream that fails.
+struct Failing(io::ErrorKind);
 
-impl Write for Closed {
+impl Write for Failing {
     fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::BrokenPipe.into())
+        Err(self.0.into())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Err(io::ErrorKind::BrokenPipe.into())
+        Err(self.0.into())
     }
 }
 
@@ -129,13 +129,18 @@ fn without_a_terminal_every_question_fails_at_once_naming_the_flag() {
 }
 
 #[test]
-fn a_closed_standard_output_is_remembered_and_nothing_else() {
-    let ui = Ui::with(Settings::default(), PLAIN, Box::new(Closed), Box::new(Closed));
-    assert!(!ui.is_closed());
-    ui.out("x");
-    ui.note("x");
-    ui.task("Build").done("");
-    assert!(ui.is_closed());
+fn a_reader_that_went_away_is_fine_and_a_full_disk_is_not() {
+    let ended = |why| {
+        let ui = Ui::with(Settings::default(), PLAIN, Box::new(Failing(why)), Box::new(Failing(why)));
+        assert!(!ui.is_closed());
+        ui.out("x");
+        ui.note("x");
+        ui.task("Build").done("");
+        assert!(ui.is_closed());
+        ui.close().map_err(|e| e.kind())
+    };
+    assert_eq!(ended(io::ErrorKind::BrokenPipe), Ok(()));
+    assert_eq!(ended(io::ErrorKind::StorageFull), Err(Kind::Io));
 }
 
 #[test]
@@ -149,11 +154,21 @@ fn text_stands_above_the_tree_and_the_last_picture_stays() {
     }
     ui.note("a note");
     task.done("2.4 MB");
-    ui.close();
+    ui.close().unwrap();
     let text = err.text();
     let (before, after) = text.split_once("a note\n").unwrap();
     assert!(before.ends_with("\r\x1b[1A\x1b[J"), "{text:?}");
     assert!(after.contains("✓ Build     2.4 MB") && after.ends_with("\x1b[K\n\x1b[J"), "{text:?}");
+}
+
+#[test]
+fn what_failed_stands_above_the_error() {
+    let (ui, _, err) = captured(Settings::default(), Look { animated: true, ..PLAIN });
+    ui.task("Build").fail("exit code 1");
+    ui.error(&Error::new(Kind::Build, "the build failed"));
+    ui.close().unwrap();
+    let text = err.text();
+    assert!(text.rfind("✗ Build").unwrap() < text.rfind("error: the build failed").unwrap(), "{text:?}");
 }
 
 #[test]

@@ -163,6 +163,8 @@ impl Project {
             put(table, "servers", servers.iter().map(ServerName::as_str).collect::<Array>());
             Ok(())
         })?;
+        // Through a symlink, not over it.
+        let path = fs::canonicalize(&path).unwrap_or(path);
         write_atomic(&path, written.as_bytes(), mode_of(&path))
     }
 }

@@ -1,12 +1,39 @@
 //! Project: `tako.toml` as meant: checked, merged, with defaults. What a command works with.
+//!
+//! **Invariant**: a `Project` that exists is right in all that can be known without building it; a file with errors
+//! yields all of them at once, and no `Project`.
+
+mod meaning;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::error::Result;
+use toml_edit::{Array, TableLike};
+
+use crate::cli::config::edit::{edited, put, without_bom};
+use crate::cli::config::problem::report;
+use crate::cli::config::section::{Problems, Section, parse};
+use crate::cli::config::tako_toml::{MAX_FILE, TakoToml};
+use crate::cli::nearest::did_you_mean;
+use crate::disk::{read_if_there, write_atomic};
+use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::{Limits, Runtime};
 use crate::proto::name::{AppName, EnvName, ServerName};
 use crate::proto::route::Route;
+
+pub(crate) const FILE: &str = "tako.toml";
+
+/// Environment variables that Tako sets; what a project sets there has no effect.
+const RESERVED: [&str; 9] =
+    ["ENV", "TAKO_ENV", "TAKO_BUILD", "NODE_ENV", "BUN_ENV", "DENO_ENV", "HOST", "PORT", "TAKO_DATA_DIR"];
+
+/// Whether Tako sets the environment variable `name` itself.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name) || name.starts_with("TAKO_")
+}
 
 #[derive(Debug, Clone)]
 pub(crate) struct Project {
@@ -68,22 +95,105 @@ impl Project {
     ///
     /// # Errors
     /// Config with every error of the file at once, each with place, caret and fix.
-    pub fn load(_dir: &Path, _warn: &mut dyn FnMut(String)) -> Result<Project> {
-        unimplemented!()
+    pub fn load(dir: &Path, warn: &mut dyn FnMut(String)) -> Result<Project> {
+        let dir = std::path::absolute(dir).context(|| format!("find {}", dir.display()))?;
+        match read(&dir)? {
+            Some(text) => Project::read(&dir, without_bom(&text), warn),
+            // What is wrong then is that there is no file, not what the file would have to say.
+            None => Project::read(&dir, "", warn).map_err(|_| no_file(&dir)),
+        }
+    }
+
+    fn read(dir: &Path, text: &str, warn: &mut dyn FnMut(String)) -> Result<Project> {
+        let fail = |problems| {
+            report(FILE, text, problems)
+                .unwrap_or_else(|| Error::new(Kind::Bug, format!("{FILE} has no error after all")))
+        };
+        let document = parse(text).map_err(|problem| fail(vec![problem]))?;
+        let problems = Problems::default();
+        let file = TakoToml::read(Section::root(&document, &problems), &problems);
+        let project = meaning::project(dir, file, &problems, warn);
+        match (project, problems.into_vec()) {
+            (Some(project), found) if found.is_empty() => Ok(project),
+            (_, found) => Err(fail(found)),
+        }
     }
 
     /// The environment to deploy.
     ///
     /// # Errors
     /// Config: unknown (with did-you-mean), `development`, or without routes.
-    pub fn env(&self, _name: &EnvName) -> Result<&Env> {
-        unimplemented!()
+    pub fn env(&self, name: &EnvName) -> Result<&Env> {
+        if name.is_development() {
+            return Err(Error::new(Kind::Config, "`development` belongs to your own machine and is not deployed")
+                .hint("name another environment with `--env`"));
+        }
+        match self.envs.get(name) {
+            Some(env) if env.routes.is_empty() => Err(Error::new(Kind::Config, format!("[envs.{name}] has no route"))
+                .hint("add a line such as: route = \"app.example.com\"")),
+            Some(env) => Ok(env),
+            None => Err(self.no_env(name)),
+        }
+    }
+
+    fn no_env(&self, name: &EnvName) -> Error {
+        if !self.dir.join(FILE).exists() {
+            return no_file(&self.dir);
+        }
+        let error = Error::new(Kind::Config, format!("{FILE} has no [envs.{name}]"));
+        let others: Vec<&str> = self.envs.keys().filter(|e| !e.is_development()).map(EnvName::as_str).collect();
+        if let Some(guess) = did_you_mean(name.as_str(), others.iter().copied()) {
+            return error.hint(guess);
+        }
+        match others.is_empty() {
+            true => error.hint(format!("add [envs.{name}] with a line such as: route = \"app.example.com\"")),
+            false => error.hint(format!("it has {}", others.join(", "))),
+        }
     }
 
     /// Writes `servers = ["name"]` into `[envs.<env>]` of `tako.toml`, keeping the rest as it is.
-    pub fn write_servers(&self, _env: &EnvName, _servers: &[ServerName]) -> Result<()> {
-        unimplemented!()
+    pub fn write_servers(&self, env: &EnvName, servers: &[ServerName]) -> Result<()> {
+        let path = self.dir.join(FILE);
+        let text = read(&self.dir)?.ok_or_else(|| self.no_env(env))?;
+        let written = edited(&text, |document| {
+            let envs = document.get_mut("envs").and_then(|item| item.as_table_like_mut());
+            let table: Option<&mut dyn TableLike> =
+                envs.and_then(|e| e.get_mut(env.as_str())).and_then(|item| item.as_table_like_mut());
+            let table = table.ok_or_else(|| self.no_env(env))?;
+            put(table, "servers", servers.iter().map(ServerName::as_str).collect::<Array>());
+            Ok(())
+        })?;
+        // Through a symlink, not over it.
+        let path = fs::canonicalize(&path).unwrap_or(path);
+        write_atomic(&path, written.as_bytes(), mode_of(&path))
     }
+}
+
+fn no_file(dir: &Path) -> Error {
+    let error = Error::new(Kind::Config, format!("there is no {FILE} in {}", dir.display()));
+    match dir.ancestors().skip(1).find(|a| a.join(FILE).is_file()) {
+        Some(above) => error.hint(format!("there is one above: run this there, or with `--dir {}`", above.display())),
+        None => error.hint("run `tako init`"),
+    }
+}
+
+/// The text of `tako.toml` in `dir`, if there is one.
+fn read(dir: &Path) -> Result<Option<String>> {
+    let path = dir.join(FILE);
+    let Some(bytes) = read_if_there(&path, MAX_FILE).map_err(|e| e.with_kind(Kind::Config))? else { return Ok(None) };
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) => {
+            let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+            Err(Error::new(Kind::Config, format!("{FILE}:{line} is not UTF-8")).hint("save the file as UTF-8"))
+        }
+    }
+}
+
+/// A rewritten file keeps its permissions.
+fn mode_of(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(path).map_or(0o644, |m| m.permissions().mode() & 0o777)
 }
 
 impl Env {

@@ -1,4 +1,10 @@
-//! One verb each. Every command is `run(&Ui, &Args) -> Result<Exit>`.
+//! One verb each. Every command is `run(&Ui, &Args) -> Result<Exit>`, and a row of `table`.
+
+pub(crate) mod table;
+pub(crate) mod init;
+pub(crate) mod servers;
+pub(crate) mod secrets;
+pub(crate) mod version;
 
 /// How a command ended when it did not fail with an error: the exit codes that an error's kind does not tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

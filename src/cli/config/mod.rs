@@ -1,4 +1,12 @@
 //! The files of a user, as written: `tako.toml`, the server inventory, the secrets vault.
+//!
+//! Reading order: `section` reads TOML with places, `problem` tells what is wrong at a place; `tako_toml` and
+//! `inventory` are files read that way, `edit` writes into them without touching what is not ours; `vault` keeps
+//! secrets.
 
+pub(crate) mod problem;
+pub(crate) mod section;
+pub(crate) mod edit;
+pub(crate) mod tako_toml;
 pub(crate) mod inventory;
 pub(crate) mod vault;

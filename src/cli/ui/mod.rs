@@ -1,105 +1,355 @@
 //! Ui: everything that a person or a program reads of `tako`. Results go to standard output, all else to standard
 //! error; colour, animation, verbosity and `--json` are decided here once, per stream.
+//!
+//! Callers never think about streams, terminals or closed pipes, and hand over text from anywhere as it is: whatever
+//! could move the cursor is taken out here.
 
-use crate::error::{Error, Result};
+pub(crate) mod units;
+mod look;
+mod tree;
+mod screen;
+mod table;
+mod ask;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Write, stdin};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::error::{Context, Error, Kind, Result};
+use look::{Look, Paint, clean, paint};
+use screen::{Screen, Tasks};
+use tree::{End, Id};
+
+/// What the flags say.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Settings {
+    pub json: bool,
+    pub quiet: bool,
+    pub verbose: bool,
+    pub no_input: bool,
+    /// Questions of yes or no are answered with yes.
+    pub yes: bool,
+    pub color: Color,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Color {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
 
 /// Cloneable; every method may be called from any thread.
 #[derive(Clone)]
-pub(crate) struct Ui {}
+pub(crate) struct Ui {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: Settings,
+    look: Look,
+    shared: Arc<Shared>,
+    /// Draws the tree and says the heartbeat; started with the first task.
+    renderer: OnceLock<Mutex<Option<JoinHandle<()>>>>,
+    /// One question at a time.
+    asking: Mutex<()>,
+}
+
+/// The screen is locked while it is written to, on purpose: it is the terminal that cannot be shared.
+struct Shared {
+    screen: Mutex<Screen>,
+    /// A first task, or the end.
+    changed: Condvar,
+}
 
 /// A line of the progress tree: animated on a terminal, one plain line per change of state elsewhere, an event with
 /// `--json`. Dropped without an end, it counts as stopped.
-pub(crate) struct Task {}
+pub(crate) struct Task {
+    ui: Ui,
+    id: Id,
+    ended: bool,
+}
 
 impl Ui {
+    pub fn new(settings: Settings) -> Ui {
+        let look = Look::here(&settings);
+        Ui::with(settings, look, Box::new(io::stdout()), Box::new(io::stderr()))
+    }
+
+    fn with(settings: Settings, look: Look, out: Box<dyn Write + Send>, err: Box<dyn Write + Send>) -> Ui {
+        let tasks = match &settings {
+            s if s.json => Tasks::Events,
+            s if s.quiet => Tasks::Silent,
+            _ if look.animated => Tasks::Drawn,
+            _ => Tasks::Lines,
+        };
+        let screen = Mutex::new(Screen::new(out, err, look, tasks, terminal_size, Instant::now()));
+        let shared = Arc::new(Shared { screen, changed: Condvar::new() });
+        let inner = Inner { settings, look, shared, renderer: OnceLock::new(), asking: Mutex::new(()) };
+        Ui { inner: Arc::new(inner) }
+    }
+
     /// A line of the result, on standard output. Silent with `--json`.
-    pub fn out(&self, _line: &str) {
-        unimplemented!()
+    pub fn out(&self, line: &str) {
+        if !self.is_json() {
+            self.screen().out_line(line);
+        }
     }
 
     /// One NDJSON event on standard output, with `event` and `v` added; silent without `--json`.
-    pub fn event(&self, _name: &str, _fields: serde_json::Value) {
-        unimplemented!()
+    pub fn event(&self, name: &str, fields: serde_json::Value) {
+        if self.is_json() {
+            self.screen().event(name, &fields);
+        }
     }
 
     /// A line about what is going on, on standard error; silent with `--quiet`.
-    pub fn note(&self, _line: &str) {
-        unimplemented!()
+    pub fn note(&self, line: &str) {
+        if !self.inner.settings.quiet {
+            self.screen().err_line(&clean(line, false));
+        }
     }
 
     /// The same, only with `--verbose`.
-    pub fn detail(&self, _line: &str) {
-        unimplemented!()
+    pub fn detail(&self, line: &str) {
+        if self.inner.settings.verbose {
+            let line = paint(self.inner.look.color_err, Paint::Dim, &clean(line, false));
+            self.screen().err_line(&line);
+        }
     }
 
-    pub fn warn(&self, _line: &str) {
-        unimplemented!()
+    pub fn warn(&self, line: &str) {
+        self.event("warning", json!({ "message": line }));
+        let word = paint(self.inner.look.color_err, Paint::Yellow, "warning:");
+        self.screen().err_line(&format!("{word} {}", clean(line, false)));
     }
 
     /// `error: …`, its detail indented, its hint, on standard error; with `--json` a final `error` event too.
-    pub fn error(&self, _error: &Error) {
-        unimplemented!()
+    pub fn error(&self, error: &Error) {
+        self.event(
+            "error",
+            json!({
+                "kind": error.kind(),
+                "message": error.to_string(),
+                "hint": error.next_step(),
+                "detail": error.detail(),
+            }),
+        );
+        let on = self.inner.look.color_err;
+        let mut screen = self.screen();
+        let mut lines = error_lines(error).into_iter();
+        if let Some(first) = lines.next() {
+            screen.err_line(&format!("{} {}", paint(on, Paint::Red, "error:"), clean(&first, false)));
+        }
+        for line in lines {
+            screen.err_line(&clean(&line, false));
+        }
     }
 
     /// A new line at the end of the progress tree; `label` is a word such as `Build`.
-    pub fn task(&self, _label: &str) -> Task {
-        unimplemented!()
+    pub fn task(&self, label: &str) -> Task {
+        self.add_task(None, label)
     }
 
     pub fn is_json(&self) -> bool {
-        unimplemented!()
+        self.inner.settings.json
     }
 
-    /// Whether questions may be asked: a terminal on both sides, no CI, no `--no-input`.
+    /// Whether questions may be asked: a terminal on both sides, no CI, no `--no-input`, no `--json`.
     pub fn is_interactive(&self) -> bool {
-        unimplemented!()
+        self.inner.look.interactive
+    }
+
+    /// Whether nobody reads standard output any more; a command that follows something ends then.
+    pub fn is_closed(&self) -> bool {
+        self.screen().is_out_closed()
     }
 
     /// A yes/no question, default no.
     ///
     /// # Errors
     /// NeedsInput naming `flag` when nobody can answer.
-    pub fn confirm(&self, _question: &str, _flag: &str) -> Result<bool> {
-        unimplemented!()
+    pub fn confirm(&self, question: &str, flag: &str) -> Result<bool> {
+        if self.inner.settings.yes {
+            return Ok(true);
+        }
+        self.must_be_interactive(question, flag)?;
+        let answer = self.question(&format!("{question} [y/N]"))?;
+        Ok(matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes"))
     }
 
     /// A line of text; `default` on an empty answer.
-    pub fn ask(&self, _question: &str, _default: Option<&str>, _flag: &str) -> Result<String> {
-        unimplemented!()
+    pub fn ask(&self, question: &str, default: Option<&str>, flag: &str) -> Result<String> {
+        self.must_be_interactive(question, flag)?;
+        let shown = match default {
+            Some(default) => format!("{question} [{default}]:"),
+            None => format!("{question}:"),
+        };
+        let answer = self.question(&shown)?;
+        Ok(if answer.is_empty() { default.unwrap_or_default().into() } else { answer })
     }
 
     /// A secret, read without echo.
-    pub fn ask_secret(&self, _question: &str, _flag: &str) -> Result<zeroize::Zeroizing<String>> {
-        unimplemented!()
+    pub fn ask_secret(&self, question: &str, flag: &str) -> Result<Zeroizing<String>> {
+        self.must_be_interactive(question, flag)?;
+        let _one = self.inner.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        self.screen().ask(&format!("{question} (not shown):"));
+        let answer = ask::hidden_line();
+        self.screen().answered(true);
+        answer
     }
 
     /// A left-aligned table under `head`, on standard output.
-    pub fn table(&self, _head: &[&str], _rows: &[Vec<String>]) {
-        unimplemented!()
+    pub fn table(&self, head: &[&str], rows: &[Vec<String>]) {
+        for (i, line) in table::lines(head, rows).iter().enumerate() {
+            let line = self.inner.look.spell(line);
+            match i {
+                0 => self.out(&paint(self.inner.look.color_out, Paint::Bold, &line)),
+                _ => self.out(&line),
+            }
+        }
+    }
+
+    /// The last picture stays, and nothing is drawn any more. Also done when the last clone goes.
+    ///
+    /// # Errors
+    /// Io when the result could not be written, as on a full disk. A reader that went away is no error.
+    pub fn close(&self) -> Result<()> {
+        self.inner.close();
+        self.screen().lost().map_or(Ok(()), Err).context(|| "write to standard output".into())
+    }
+
+    fn question(&self, question: &str) -> Result<String> {
+        let _one = self.inner.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        self.screen().ask(question);
+        let answer = ask::line(&mut stdin().lock());
+        self.screen().answered(!matches!(answer, Ok(Some(_))));
+        answer?.ok_or_else(|| Error::new(Kind::Interrupted, "the input ended before the answer"))
+    }
+
+    fn must_be_interactive(&self, question: &str, flag: &str) -> Result<()> {
+        if self.is_interactive() {
+            return Ok(());
+        }
+        let question = question.trim_end_matches([':', '?', ' ']);
+        Err(Error::new(Kind::NeedsInput, format!("nobody is there to answer: {question}"))
+            .hint(format!("give {flag}, or run this on a terminal")))
+    }
+
+    fn add_task(&self, parent: Option<Id>, label: &str) -> Task {
+        let id = self.screen().add(parent, label, Instant::now());
+        self.inner.start_renderer();
+        Task { ui: self.clone(), id, ended: false }
+    }
+
+    fn screen(&self) -> MutexGuard<'_, Screen> {
+        self.inner.shared.screen()
     }
 }
 
 impl Task {
     /// A line below this one, such as a server.
-    pub fn child(&self, _label: &str) -> Task {
-        unimplemented!()
+    pub fn child(&self, label: &str) -> Task {
+        self.ui.add_task(Some(self.id), label)
     }
 
     /// What it is doing now.
-    pub fn set(&self, _state: &str) {
-        unimplemented!()
+    pub fn set(&self, state: &str) {
+        self.ui.screen().set(self.id, state, Instant::now());
     }
 
     /// How far: bytes of bytes.
-    pub fn progress(&self, _done: u64, _total: u64) {
-        unimplemented!()
+    pub fn progress(&self, done: u64, total: u64) {
+        self.ui.screen().progress(self.id, done, total, Instant::now());
     }
 
-    pub fn done(self, _result: &str) {
-        unimplemented!()
+    pub fn done(mut self, result: &str) {
+        self.end(End::Done, result);
     }
 
-    pub fn fail(self, _why: &str) {
-        unimplemented!()
+    pub fn fail(mut self, why: &str) {
+        self.end(End::Failed, why);
+    }
+
+    fn end(&mut self, end: End, text: &str) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.ui.screen().end(self.id, end, text, Instant::now());
+        }
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.end(End::Stopped, "");
+    }
+}
+
+impl Inner {
+    fn start_renderer(&self) {
+        if !matches!(self.shared.screen().tasks, Tasks::Drawn | Tasks::Lines) {
+            return;
+        }
+        self.renderer.get_or_init(|| {
+            let shared = self.shared.clone();
+            // Without the thread there is less to see and nothing is lost.
+            Mutex::new(thread::Builder::new().name("ui".into()).spawn(move || shared.render()).ok())
+        });
+        self.shared.changed.notify_all();
+    }
+
+    fn close(&self) {
+        self.shared.screen().stopped = true;
+        self.shared.changed.notify_all();
+        let renderer = self.renderer.get().and_then(|r| r.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(renderer) = renderer {
+            let _ = renderer.join();
+        }
+        self.shared.screen().finish(Instant::now());
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn screen(&self) -> MutexGuard<'_, Screen> {
+        // A panic elsewhere is no reason to fall silent.
+        self.screen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn render(&self) {
+        let mut screen = self.screen();
+        while !screen.stopped {
+            screen = match screen.tick(Instant::now()) {
+                Some(due) => self.changed.wait_timeout(screen, due).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.changed.wait(screen).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+}
+
+/// The message, then detail, indented, then the hint.
+pub(crate) fn error_lines(error: &Error) -> Vec<String> {
+    let mut lines = vec![error.to_string()];
+    lines.extend(error.detail().iter().map(|line| format!("  {line}").trim_end().to_string()));
+    lines.extend(error.next_step().map(|hint| format!("  hint: {hint}")));
+    lines
+}
+
+/// Rows and columns of the terminal behind standard error.
+fn terminal_size() -> (usize, usize) {
+    match rustix::termios::tcgetwinsize(io::stderr()) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_row.into(), size.ws_col.into()),
+        _ => (24, 80),
     }
 }

@@ -1,0 +1,326 @@
+//! The command table: every command, what it takes and what it says of itself. It feeds the parser, the help texts
+//! and did-you-mean; nothing else names a command.
+
+use super::{Exit, init, secrets, servers, version};
+use crate::cli::args::{Arg, Args, Command, Does, Flag, Takes};
+use crate::cli::help;
+use crate::cli::ui::Ui;
+use crate::error::{Error, Kind, Result};
+
+pub(crate) const COMMANDS: &[Command] = &[
+    Command {
+        name: "init",
+        aliases: &[],
+        about: "write a tako.toml for this project",
+        args: &[],
+        flags: &[
+            value("name", "NAME", "name of the app; the directory's name by default"),
+            value("route", "ROUTE", "where production answers, such as app.example.com"),
+            value("runtime", "RUNTIME", "bun, node, deno or binary; detected by default"),
+            value("main", "FILE", "the file to run; detected by default"),
+            YES,
+        ],
+        examples: &[
+            ("tako init", "ask for what cannot be detected"),
+            ("tako init --route app.example.com", "ask nothing"),
+        ],
+        hidden: false,
+        does: Does::Run(init::run),
+    },
+    Command {
+        name: "deploy",
+        aliases: &[],
+        about: "build this project and put it live, without dropping a request",
+        args: &[],
+        flags: &[ENV, value("server", "NAME", "only this server of the environment; may be repeated"), YES],
+        examples: &[
+            ("tako deploy", "ship to production"),
+            ("tako deploy --env staging", "ship to another environment"),
+            ("tako deploy --yes --json", "from a script"),
+        ],
+        hidden: false,
+        does: Does::Run(unwired), // wired at merge
+    },
+    Command {
+        name: "rehearse",
+        aliases: &[],
+        about: "the whole deploy on this machine, against a private server that needs no root and no ssh",
+        args: &[],
+        flags: &[
+            ENV,
+            switch("traffic", "send steady requests while a second version is deployed, and count the failures"),
+            switch("keep", "keep serving until Ctrl-C"),
+        ],
+        examples: &[
+            ("tako rehearse", "does it build, start and answer?"),
+            ("tako rehearse --traffic", "is any request dropped by a deploy?"),
+        ],
+        hidden: false,
+        does: Does::Run(unwired), // wired at merge
+    },
+    Command {
+        name: "status",
+        aliases: &[],
+        about: "what runs where",
+        args: &[],
+        flags: &[ENV_ANY],
+        examples: &[("tako status", "every environment"), ("tako status --env staging --json", "one, for a program")],
+        hidden: false,
+        does: Does::Run(unwired), // wired at merge
+    },
+    Command {
+        name: "logs",
+        aliases: &[],
+        about: "what the app printed",
+        args: &[],
+        flags: &[
+            ENV,
+            Flag { name: "tail", short: Some('f'), takes: Takes::Nothing, help: "go on until Ctrl-C" },
+            value("lines", "N", "how many earlier lines to start with; 100 by default"),
+            value("server", "NAME", "only this server; may be repeated"),
+        ],
+        examples: &[
+            ("tako logs", "the last lines"),
+            ("tako logs --tail", "follow"),
+            ("tako logs --lines 1000", "more"),
+        ],
+        hidden: false,
+        does: Does::Run(unwired), // wired at merge
+    },
+    Command {
+        name: "releases",
+        aliases: &[],
+        about: "earlier versions on the servers, and the way back",
+        args: &[],
+        flags: &[],
+        examples: &[("tako releases ls", "what is there"), ("tako releases rollback", "back to the last good one")],
+        hidden: false,
+        does: Does::Group(&[
+            Command {
+                name: "ls",
+                aliases: &["list"],
+                about: "the releases on each server, newest first",
+                args: &[],
+                flags: &[ENV],
+                examples: &[("tako releases ls", "of production"), ("tako releases ls --env staging", "of another")],
+                hidden: false,
+                does: Does::Run(unwired), // wired at merge
+            },
+            Command {
+                name: "rollback",
+                aliases: &[],
+                about: "put an earlier release live again",
+                args: &[Arg { name: "ID", required: false, help: "the release; the last good one by default" }],
+                flags: &[ENV, YES],
+                examples: &[
+                    ("tako releases rollback", "the last good one"),
+                    ("tako releases rollback 4f2c9ab", "this one"),
+                ],
+                hidden: false,
+                does: Does::Run(unwired), // wired at merge
+            },
+        ]),
+    },
+    Command {
+        name: "scale",
+        aliases: &[],
+        about: "change how many instances run on each server",
+        args: &[Arg { name: "N", required: true, help: "0 to 64; 0 starts the app on its first request" }],
+        flags: &[ENV, value("server", "NAME", "only this server; may be repeated")],
+        examples: &[("tako scale 4", "four on each server"), ("tako scale 0 --env staging", "only on demand")],
+        hidden: false,
+        does: Does::Run(unwired), // wired at merge
+    },
+    Command {
+        name: "delete",
+        aliases: &[],
+        about: "stop the app and remove all of it from the servers",
+        args: &[],
+        flags: &[ENV, value("confirm", "APPNAME", "the app's name, instead of typing it when asked")],
+        examples: &[
+            ("tako delete", "asks for the app's name first"),
+            ("tako delete --env staging --confirm my-app", "from a script"),
+        ],
+        hidden: false,
+        does: Does::Run(unwired), // wired at merge
+    },
+    Command {
+        name: "servers",
+        aliases: &["server"],
+        about: "the servers you can deploy to",
+        args: &[],
+        flags: &[],
+        examples: &[("tako servers add fra1.example.com", "make one known"), ("tako servers ls", "those you have")],
+        hidden: false,
+        does: Does::Group(&[
+            Command {
+                name: "add",
+                aliases: &[],
+                about: "make a server known, after a look at it",
+                args: &[Arg {
+                    name: "HOST",
+                    required: true,
+                    help: "a host name, an address or an alias of your ssh_config; user@host too",
+                }],
+                flags: &[
+                    value("name", "NAME", "what to call it; the first part of HOST by default"),
+                    value("user", "USER", "the user to log in as; ssh decides by default"),
+                    value("port", "PORT", "the port of sshd; ssh decides by default"),
+                    value("description", "TEXT", "a note for yourself"),
+                    value("target", "TARGET", "such as linux-x86_64-glibc; asked of the server by default"),
+                    switch("no-check", "do not connect to it now"),
+                ],
+                examples: &[
+                    ("tako servers add fra1.example.com", "as fra1"),
+                    ("tako servers add deploy@203.0.113.7 --name fra1", "by address and user"),
+                ],
+                hidden: false,
+                does: Does::Run(servers::add),
+            },
+            Command {
+                name: "rm",
+                aliases: &["remove"],
+                about: "forget a server; nothing on it changes",
+                args: &[Arg { name: "NAME", required: true, help: "as shown by `tako servers ls`" }],
+                flags: &[YES],
+                examples: &[("tako servers rm fra1", "asks first"), ("tako servers rm fra1 --yes", "from a script")],
+                hidden: false,
+                does: Does::Run(servers::rm),
+            },
+            Command {
+                name: "ls",
+                aliases: &["list"],
+                about: "the servers you have",
+                args: &[],
+                flags: &[],
+                examples: &[("tako servers ls", "as a table"), ("tako servers ls --json", "for a program")],
+                hidden: false,
+                does: Does::Run(servers::ls),
+            },
+            Command {
+                name: "check",
+                aliases: &[],
+                about: "connect to a server and say what is wrong, if anything",
+                args: &[Arg { name: "NAME", required: false, help: "one server; all of them by default" }],
+                flags: &[],
+                examples: &[("tako servers check", "all of them"), ("tako servers check fra1", "one")],
+                hidden: false,
+                does: Does::Run(servers::check),
+            },
+        ]),
+    },
+    Command {
+        name: "secrets",
+        aliases: &["secret"],
+        about: "encrypted values that the app gets at start",
+        args: &[],
+        flags: &[],
+        examples: &[("tako secrets set API_KEY", "asks for the value"), ("tako secrets ls", "what is set where")],
+        hidden: false,
+        does: Does::Group(&[
+            Command {
+                name: "set",
+                aliases: &[],
+                about: "set a secret of an environment; the value is never an argument",
+                args: &[
+                    Arg { name: "NAME", required: true, help: "capital letters, digits and `_`" },
+                    Arg { name: "-", required: false, help: "read the value from standard input" },
+                ],
+                flags: &[ENV],
+                examples: &[
+                    ("tako secrets set API_KEY", "asks for the value, without showing it"),
+                    ("tako secrets set API_KEY - < key.txt", "from a file"),
+                    ("tako secrets set API_KEY --env staging", "for another environment"),
+                ],
+                hidden: false,
+                does: Does::Run(secrets::set),
+            },
+            Command {
+                name: "rm",
+                aliases: &["remove"],
+                about: "remove a secret from an environment",
+                args: &[Arg { name: "NAME", required: true, help: "as shown by `tako secrets ls`" }],
+                flags: &[ENV],
+                examples: &[("tako secrets rm API_KEY --env staging", "from one environment")],
+                hidden: false,
+                does: Does::Run(secrets::rm),
+            },
+            Command {
+                name: "ls",
+                aliases: &["list"],
+                about: "which secrets are set in which environment; never their values",
+                args: &[],
+                flags: &[ENV_ANY],
+                examples: &[("tako secrets ls", "all environments"), ("tako secrets ls --json", "for a program")],
+                hidden: false,
+                does: Does::Run(secrets::ls),
+            },
+        ]),
+    },
+    Command {
+        name: "version",
+        aliases: &[],
+        about: "the version of this program",
+        args: &[],
+        flags: &[],
+        examples: &[("tako version", "also `tako --version`"), ("tako version --json", "for a program")],
+        hidden: false,
+        does: Does::Run(version::run),
+    },
+    Command {
+        name: "help",
+        aliases: &[],
+        about: "this text, or that of a command",
+        args: &[
+            Arg { name: "COMMAND", required: false, help: "such as deploy" },
+            Arg { name: "VERB", required: false, help: "such as add, after servers" },
+        ],
+        flags: &[],
+        examples: &[
+            ("tako help deploy", "also `tako deploy --help`"),
+            ("tako help servers add", "a command of a group"),
+        ],
+        hidden: false,
+        does: Does::Run(help::run),
+    },
+];
+
+/// Allowed with every command, before or after it.
+pub(crate) const GLOBAL_FLAGS: &[Flag] = &[
+    Flag {
+        name: "dir",
+        short: Some('C'),
+        takes: Takes::Value("DIR"),
+        help: "the project's directory, instead of this one",
+    },
+    Flag { name: "json", short: None, takes: Takes::Nothing, help: "one JSON event a line on standard output" },
+    Flag { name: "verbose", short: Some('v'), takes: Takes::Nothing, help: "also what is run and how long it takes" },
+    Flag { name: "quiet", short: Some('q'), takes: Takes::Nothing, help: "only results and errors" },
+    Flag {
+        name: "color",
+        short: None,
+        takes: Takes::OneOf(&["auto", "always", "never"]),
+        help: "auto is: on a terminal, unless NO_COLOR is set",
+    },
+    Flag { name: "no-input", short: None, takes: Takes::Nothing, help: "never ask; fail naming the flag to give" },
+    Flag { name: "help", short: Some('h'), takes: Takes::Nothing, help: "examples and flags" },
+    Flag { name: "version", short: Some('V'), takes: Takes::Nothing, help: "the version of this program" },
+];
+
+const ENV: Flag = value("env", "NAME", "the environment; production by default");
+const ENV_ANY: Flag = value("env", "NAME", "only this environment");
+const YES: Flag =
+    Flag { name: "yes", short: Some('y'), takes: Takes::Nothing, help: "answer yes to questions of yes or no" };
+
+const fn value(name: &'static str, what: &'static str, help: &'static str) -> Flag {
+    Flag { name, short: None, takes: Takes::Value(what), help }
+}
+
+const fn switch(name: &'static str, help: &'static str) -> Flag {
+    Flag { name, short: None, takes: Takes::Nothing, help }
+}
+
+// wired at merge
+fn unwired(_ui: &Ui, args: &Args) -> Result<Exit> {
+    Err(Error::new(Kind::Bug, format!("this build of tako has no `{}`", args.verb())))
+}

@@ -1,0 +1,100 @@
+//! What a project's files say when `tako.toml` says nothing: its runtime and the file to run.
+
+use std::path::Path;
+
+use crate::disk::read_if_there;
+use crate::proto::manifest::Runtime;
+
+/// A package.json beyond this is not one.
+const MAX_PACKAGE_JSON: u64 = 1 << 20;
+const EXTENSIONS: [&str; 5] = ["ts", "tsx", "js", "jsx", "mjs"];
+
+/// The runtime that the files in `dir` were written for; `None` when they do not say.
+pub(crate) fn runtime(dir: &Path) -> Option<Runtime> {
+    let any = |names: &[&str]| names.iter().any(|n| dir.join(n).exists());
+    if any(&["deno.json", "deno.jsonc", "deno.lock"]) {
+        return Some(Runtime::Deno);
+    }
+    if any(&["bun.lock", "bun.lockb"]) {
+        return Some(Runtime::Bun);
+    }
+    if !any(&["package.json"]) {
+        return None;
+    }
+    Some(if package_manager(dir).is_some_and(|p| p == "bun" || p.starts_with("bun@")) {
+        Runtime::Bun
+    } else {
+        Runtime::Node
+    })
+}
+
+/// The file that a JavaScript project of this shape runs: `index.<ext>`, then `src/index.<ext>`, and what Deno calls
+/// it by habit.
+pub(crate) fn main(dir: &Path, runtime: Runtime) -> Option<String> {
+    let stems: &[&str] = match runtime {
+        Runtime::Bun | Runtime::Node => &["index", "src/index"],
+        Runtime::Deno => &["index", "src/index", "main", "src/main"],
+        Runtime::Binary => &[],
+    };
+    let names = stems.iter().flat_map(|stem| EXTENSIONS.iter().map(move |ext| format!("{stem}.{ext}")));
+    names.into_iter().find(|name| dir.join(name).is_file())
+}
+
+/// The root of the source tree: the nearest folder at or above `dir` with a `.git`, else `dir` itself.
+pub(crate) fn source_root(dir: &Path) -> &Path {
+    dir.ancestors().find(|a| a.join(".git").exists()).unwrap_or(dir)
+}
+
+/// An unreadable package.json says nothing here; the runtime will say what is wrong with it.
+fn package_manager(dir: &Path) -> Option<String> {
+    let bytes = read_if_there(&dir.join("package.json"), MAX_PACKAGE_JSON).ok()??;
+    let json: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+    json.get("packageManager")?.as_str().map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn the_files_tell_the_runtime() {
+        let check = |files: &[(&str, &str)], expected| assert_eq!(runtime(folder(files).path()), expected, "{files:?}");
+        check(&[], None);
+        check(&[("package.json", "{}")], Some(Runtime::Node));
+        check(&[("package.json", "not json")], Some(Runtime::Node));
+        check(&[("package.json", r#"{"packageManager":"bun@1.3.0"}"#)], Some(Runtime::Bun));
+        check(&[("package.json", r#"{"packageManager":"bundler@1"}"#)], Some(Runtime::Node));
+        check(&[("package.json", "{}"), ("bun.lockb", "")], Some(Runtime::Bun));
+        check(&[("package.json", "{}"), ("bun.lock", ""), ("deno.jsonc", "")], Some(Runtime::Deno));
+    }
+
+    #[test]
+    fn the_main_file_is_the_first_that_is_there() {
+        let check = |files: &[&str], runtime, expected: Option<&str>| {
+            let files: Vec<(&str, &str)> = files.iter().map(|f| (*f, "")).collect();
+            assert_eq!(main(folder(&files).path(), runtime).as_deref(), expected, "{files:?}");
+        };
+        check(&["index.js", "index.ts", "src/index.ts"], Runtime::Bun, Some("index.ts"));
+        check(&["src/index.jsx"], Runtime::Node, Some("src/index.jsx"));
+        check(&["main.ts"], Runtime::Node, None);
+        check(&["main.ts"], Runtime::Deno, Some("main.ts"));
+        check(&["index.js"], Runtime::Binary, None);
+    }
+
+    #[test]
+    fn the_source_root_is_where_git_is() {
+        let dir = folder(&[(".git/HEAD", ""), ("apps/web/index.ts", "")]);
+        assert_eq!(source_root(&dir.path().join("apps/web")), dir.path());
+    }
+}

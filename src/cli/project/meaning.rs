@@ -1,0 +1,477 @@
+//! From `tako.toml` as written to what it means: names, paths, routes and numbers become types, defaults are filled
+//! in, and every rule that is broken becomes a problem at its place.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Component, Path};
+
+use super::{Build, Env, Project, Stage, is_reserved};
+use crate::cli::config::problem::Problem;
+use crate::cli::config::section::{Problems, Spanned};
+use crate::cli::config::tako_toml::{self as written, Amount, TakoToml, Var};
+use crate::cli::detect;
+use crate::cli::nearest::did_you_mean;
+use crate::proto::manifest::{Limits, Runtime};
+use crate::proto::name::{AppName, DEVELOPMENT, EnvName, ServerName};
+use crate::proto::route::Route;
+
+/// All variables of an environment together, in bytes: they travel with the secrets in one message of bounded size.
+const MAX_VARS: usize = 128 << 10;
+/// An app answers to a handful of hosts; a list beyond this comes from a program gone wrong.
+const MAX_ROUTES: usize = 256;
+/// Largest request body that makes sense to allow, 1 TiB.
+const MAX_BODY: u64 = 1 << 40;
+
+type Text = Option<Spanned<String>>;
+type Texts = Option<Spanned<Vec<Spanned<String>>>>;
+
+/// `None` when a problem was added.
+pub(super) fn project(
+    dir: &Path,
+    file: TakoToml,
+    problems: &Problems,
+    warn: &mut dyn FnMut(String),
+) -> Option<Project> {
+    let reader = Reader { dir, problems };
+    let name = reader.name(file.name);
+    let runtime = reader.runtime(file.runtime);
+    let main = reader.main(file.main, runtime);
+    let runtime_version = reader.word(file.runtime_version, "runtime_version");
+    let start = reader.argv(file.start, "start");
+    let install = reader.list(file.install);
+    let health = reader.health(file.health);
+    let build = reader.build(file.build);
+    let request_body = reader.request_body(file.request_body);
+
+    let base = reader.vars(file.vars, warn);
+    let mut vars: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    let known: Vec<&str> = file.envs.iter().map(|(name, _)| name.value.as_str()).chain([DEVELOPMENT]).collect();
+    for (env, of_env) in file.env_vars {
+        if !known.contains(&env.value.as_str()) {
+            let guess = did_you_mean(&env.value, known.iter().copied()).map_or(String::new(), |g| format!("; {g}"));
+            warn(format!("[vars.{0}] has no effect: there is no [envs.{0}]{guess}", env.value.escape_debug()));
+        }
+        vars.insert(env.value.clone(), reader.vars(of_env, warn));
+    }
+    let mut envs = BTreeMap::new();
+    for (env_name, env) in file.envs {
+        let mut merged = base.clone();
+        merged.extend(vars.remove(&env_name.value).unwrap_or_default());
+        if let Some((env_name, env)) = reader.env(env_name, env, merged, name.as_ref(), request_body) {
+            envs.insert(env_name, env);
+        }
+    }
+    Some(Project {
+        dir: dir.into(),
+        name: name?,
+        runtime: runtime?,
+        runtime_version,
+        main: main?,
+        start,
+        install,
+        health,
+        build,
+        request_body,
+        envs,
+    })
+}
+
+struct Reader<'a> {
+    dir: &'a Path,
+    problems: &'a Problems,
+}
+
+impl Reader<'_> {
+    fn name(&self, name: Text) -> Option<AppName> {
+        let Some(name) = name else {
+            let dir = self.dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let found = AppName::from_dir(&dir);
+            if found.is_none() {
+                self.problem_around(
+                    "the app has no name, and that of its directory cannot be one",
+                    "add a line to tako.toml such as: name = \"my-app\"",
+                );
+            }
+            return found;
+        };
+        self.parsed(&name.at, AppName::parse(&name.value))
+    }
+
+    fn runtime(&self, runtime: Text) -> Option<Runtime> {
+        match runtime {
+            Some(runtime) => {
+                let parsed = Runtime::parse(&runtime.value);
+                if parsed.is_none() {
+                    let known = ["bun", "node", "deno", "binary"];
+                    let fix = did_you_mean(&runtime.value, known).unwrap_or("use bun, node, deno or binary".into());
+                    self.problem(&runtime.at, format!("`{}` is not a runtime", shown(&runtime.value)), fix);
+                }
+                parsed
+            }
+            None => {
+                let found = detect::runtime(self.dir);
+                if found.is_none() {
+                    self.problem_around(
+                        "the runtime of this project is not clear: there is no package.json, bun.lock or deno.json",
+                        "add a line to tako.toml such as: runtime = \"bun\" (or node, deno, binary)",
+                    );
+                }
+                found
+            }
+        }
+    }
+
+    /// Its existence is checked after the build, which may make it.
+    fn main(&self, main: Text, runtime: Option<Runtime>) -> Option<String> {
+        if let Some(main) = main {
+            return self.path(main, "main", 0);
+        }
+        // Without a runtime there is a problem already.
+        let runtime = runtime?;
+        let found = detect::main(self.dir, runtime);
+        if found.is_none() {
+            let (message, example) = match runtime {
+                Runtime::Binary => ("a binary app needs to say which file to run", "bin/my-app"),
+                Runtime::Bun | Runtime::Node | Runtime::Deno => (
+                    "the file to run is not clear: there is no index.ts, index.js, src/index.ts or src/index.js",
+                    "server.js",
+                ),
+            };
+            let fix = format!("add a line to tako.toml such as: main = \"{example}\", also when the build makes it");
+            self.problem_around(message, &fix);
+        }
+        found
+    }
+
+    /// What ends up as a word in other files and arguments.
+    fn word(&self, text: Text, key: &str) -> Option<String> {
+        let text = text?;
+        let good = (1..=64).contains(&text.value.len())
+            && text.value.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.value.bytes().all(|b| b.is_ascii_alphanumeric() || b".-+_".contains(&b));
+        if !good {
+            self.problem(&text.at, format!("`{}` is not a valid {key}", shown(&text.value)), "write it like \"1.3.2\"");
+            return None;
+        }
+        Some(text.value)
+    }
+
+    fn argv(&self, list: Texts, key: &str) -> Option<Vec<String>> {
+        let at = list.as_ref()?.at.clone();
+        let words = self.list(list)?;
+        if words.first().is_none_or(String::is_empty) {
+            self.problem(&at, format!("`{key}` names no program"), "write it like [\"bun\", \"run\", \"{main}\"]");
+            return None;
+        }
+        Some(words)
+    }
+
+    /// Texts that will be arguments.
+    fn list(&self, list: Texts) -> Option<Vec<String>> {
+        let list = list?.value;
+        for text in list.iter().filter(|t| t.value.contains('\0')) {
+            self.problem(&text.at, "an argument cannot hold a zero byte", "remove it");
+        }
+        Some(list.into_iter().map(|t| t.value).collect())
+    }
+
+    fn health(&self, path: Text) -> Option<String> {
+        let path = path?;
+        let good = path.value.starts_with('/')
+            && path.value.len() <= 1024
+            && path.value.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+        if !good {
+            let message = format!("`{}` is not a path to ask for health", shown(&path.value));
+            self.problem(&path.at, message, "write it like \"/health\"");
+            return None;
+        }
+        Some(path.value)
+    }
+
+    fn build(&self, build: written::Build) -> Build {
+        Build {
+            install: self.command(build.install, "build.install"),
+            run: self.command(build.run, "build.build"),
+            include: self.paths(build.include, "include"),
+            exclude: self.paths(build.exclude, "exclude"),
+            assets: self.paths(build.assets, "assets"),
+            stages: build.stages.into_iter().filter_map(|stage| self.stage(stage)).collect(),
+        }
+    }
+
+    fn stage(&self, stage: written::Stage) -> Option<Stage> {
+        let depth = self.dir.strip_prefix(detect::source_root(self.dir)).map_or(0, |below| below.components().count());
+        let install = self.command(stage.install, "install");
+        let working_dir = stage.working_dir.and_then(|dir| self.path(dir, "working_dir", depth));
+        if stage.run.is_none() {
+            self.problem(&stage.at, "this build stage runs nothing", "add a line such as: run = \"bun run build\"");
+        }
+        Some(Stage { name: stage.name.map(|n| n.value), working_dir, install, run: self.command(stage.run, "run")? })
+    }
+
+    fn command(&self, command: Text, key: &str) -> Option<String> {
+        let command = command?;
+        if command.value.trim().is_empty() || command.value.contains('\0') {
+            self.problem(&command.at, format!("`{key}` is no command"), "write one, or remove the line");
+            return None;
+        }
+        Some(command.value)
+    }
+
+    fn paths(&self, paths: Texts, key: &str) -> Vec<String> {
+        let paths = paths.map(|p| p.value).unwrap_or_default();
+        paths.into_iter().filter_map(|path| self.path(path, key, 0)).collect()
+    }
+
+    /// A relative path or glob that climbs at most `depth` folders above the app's.
+    fn path(&self, path: Spanned<String>, key: &str, depth: usize) -> Option<String> {
+        let why = match climb(&path.value) {
+            _ if path.value.trim().is_empty() => "is empty",
+            _ if path.value.contains(|c: char| c.is_control()) => "has a control character",
+            None => "is not relative",
+            Some(_) if depth == 0 && path.value.split('/').any(|part| part == "..") => "leaves the app's directory",
+            Some(up) if up > depth => "leaves the source tree",
+            Some(_) => return Some(path.value),
+        };
+        let fix = match depth {
+            0 => "write a path inside the app's directory, without `..`",
+            _ => "write a path inside the source tree",
+        };
+        self.problem(&path.at, format!("`{}` in `{key}` {why}", shown(&path.value)), fix);
+        None
+    }
+
+    fn request_body(&self, amount: Option<Spanned<Amount>>) -> u64 {
+        let default = Limits::default().request_body;
+        let Some(amount) = amount else { return default };
+        let bytes = match &amount.value {
+            Amount::Bytes(bytes) => u64::try_from(*bytes).ok(),
+            Amount::Text(text) => size(text),
+        };
+        match bytes.filter(|b| (1..=MAX_BODY).contains(b)) {
+            Some(bytes) => bytes,
+            None => {
+                self.problem(
+                    &amount.at,
+                    "`request_body` is not a size",
+                    "write it like \"128M\", with K, M or G, up to \"1024G\"",
+                );
+                default
+            }
+        }
+    }
+
+    fn vars(&self, vars: Vec<Var>, warn: &mut dyn FnMut(String)) -> BTreeMap<String, String> {
+        let mut read = BTreeMap::new();
+        for Var { name, value } in vars {
+            let good = name.value.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                && name.value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+            if !good {
+                let message = format!("`{}` is not a name for an environment variable", shown(&name.value));
+                self.problem(&name.at, message, "use letters, digits and `_`, not starting with a digit");
+            } else if value.contains('\0') {
+                self.problem(&name.at, format!("the value of `{}` holds a zero byte", name.value), "remove it");
+            } else if is_reserved(&name.value) {
+                warn(format!("the variable {} has no effect: Tako sets it itself", name.value));
+            } else {
+                read.insert(name.value, value);
+            }
+        }
+        read
+    }
+
+    fn env(
+        &self,
+        name: Spanned<String>,
+        env: written::Env,
+        vars: BTreeMap<String, String>,
+        app: Option<&AppName>,
+        request_body: u64,
+    ) -> Option<(EnvName, Env)> {
+        let parsed = self.parsed(&name.at, EnvName::parse(&name.value));
+        let development = name.value == DEVELOPMENT;
+        if vars.iter().map(|(k, v)| k.len() + v.len() + 2).sum::<usize>() > MAX_VARS {
+            let fix = format!("keep them below {} KiB together; large data belongs into a file", MAX_VARS >> 10);
+            self.problem(&name.at, format!("the variables of {} are too large", shown(&name.value)), fix);
+        }
+        let routes = self.routes(&name, env.route, env.routes, env.routes_key, development);
+        if let Some(app) = app.filter(|_| development) {
+            self.check_development(app, &routes);
+        }
+        let servers = self.servers(env.servers, development);
+        let (instances, limits) = run(&env.run, 1, &Limits { request_body, ..Limits::default() });
+        let mut per_server = BTreeMap::new();
+        for (server, own) in env.per_server {
+            let known: Vec<&str> = servers.iter().map(ServerName::as_str).collect();
+            let Some(server_name) = self.parsed(&server.at, ServerName::parse(&server.value)) else { continue };
+            if !known.is_empty() && !known.contains(&server.value.as_str()) {
+                let fix =
+                    did_you_mean(&server.value, known).unwrap_or("add it to `servers` of this environment".into());
+                self.problem(
+                    &server.at,
+                    format!("`{}` is not among the servers of {}", server.value, shown(&name.value)),
+                    fix,
+                );
+            }
+            per_server.insert(server_name, run(&own, instances, &limits));
+        }
+        let routes = routes.into_iter().map(|r| r.value).collect();
+        Some((parsed?, Env { routes, servers, instances, limits, vars, per_server }))
+    }
+
+    fn routes(
+        &self,
+        env: &Spanned<String>,
+        route: Text,
+        routes: Texts,
+        routes_key: Option<Range<usize>>,
+        development: bool,
+    ) -> Vec<Spanned<Route>> {
+        if let (Some(_), Some(key)) = (&route, &routes_key) {
+            self.problem(key, "there are both `route` and `routes`", "put all of them into `routes`");
+        }
+        let absent = route.is_none() && routes_key.is_none();
+        let empty = routes.as_ref().filter(|r| r.value.is_empty()).map(|r| r.at.clone());
+        let at = if absent { Some(env.at.clone()) } else { empty };
+        if let Some(at) = at.filter(|_| !development) {
+            let message = format!("[envs.{}] has no route", shown(&env.value));
+            self.problem(&at, message, "add a line such as: route = \"app.example.com\"");
+        }
+        let mut seen = BTreeSet::new();
+        let mut parsed = Vec::new();
+        for route in route.into_iter().chain(routes.map(|r| r.value).unwrap_or_default()) {
+            let Some(value) = self.parsed(&route.at, Route::parse(&route.value)) else { continue };
+            match seen.insert(value.clone()) {
+                true => parsed.push(Spanned { value, at: route.at }),
+                false => self.problem(&route.at, format!("the route `{value}` is there twice"), "remove one of them"),
+            }
+        }
+        if let Some(extra) = parsed.get(MAX_ROUTES) {
+            self.problem(
+                &extra.at,
+                format!("there are more than {MAX_ROUTES} routes"),
+                "use wildcards such as *.example.com",
+            );
+        }
+        parsed
+    }
+
+    fn check_development(&self, app: &AppName, routes: &[Spanned<Route>]) {
+        for route in routes {
+            let inside = [format!("{app}.tako.local"), format!("{app}.tako.localhost")].iter().any(|own| {
+                let host = route.value.host();
+                host == own || host.strip_suffix(own.as_str()).is_some_and(|rest| rest.ends_with('.'))
+            });
+            if !inside {
+                let fix = format!("use {app}.tako.local or {app}.tako.localhost, or a name below one of them");
+                self.problem(&route.at, format!("`{}` is no route for development", route.value), fix);
+            }
+        }
+    }
+
+    fn servers(&self, servers: Texts, development: bool) -> Vec<ServerName> {
+        let Some(servers) = servers else { return Vec::new() };
+        if development {
+            self.problem(&servers.at, "`development` runs on your own machine, not on servers", "remove this line");
+        }
+        let mut names = Vec::new();
+        for server in servers.value {
+            match self.parsed(&server.at, ServerName::parse(&server.value)) {
+                Some(name) if names.contains(&name) => {
+                    self.problem(&server.at, format!("the server `{name}` is there twice"), "remove one of them");
+                }
+                Some(name) => names.push(name),
+                None => {}
+            }
+        }
+        names
+    }
+
+    fn parsed<T>(&self, at: &Range<usize>, parsed: crate::error::Result<T>) -> Option<T> {
+        parsed.map_err(|e| self.problems.add(Problem::of(at, &e))).ok()
+    }
+
+    fn problem(&self, at: &Range<usize>, message: impl Into<String>, fix: impl Into<String>) {
+        self.problems.add(Problem::at(at, message, fix));
+    }
+
+    /// A problem of the project rather than of a place in the file.
+    fn problem_around(&self, message: &str, fix: &str) {
+        self.problems.add(Problem { message: message.into(), at: None, fix: Some(fix.into()) });
+    }
+}
+
+fn run(own: &written::Run, instances: u32, limits: &Limits) -> (u32, Limits) {
+    let or = |own: &Option<Spanned<u64>>, default| own.as_ref().map_or(default, |s| s.value);
+    let instances = own.instances.as_ref().map_or(instances, |s| u32::try_from(s.value).unwrap_or(instances));
+    let limits = Limits {
+        idle_timeout_s: or(&own.idle_timeout, limits.idle_timeout_s),
+        startup_timeout_s: or(&own.startup_timeout, limits.startup_timeout_s),
+        drain_timeout_s: or(&own.drain_timeout, limits.drain_timeout_s),
+        request_body: limits.request_body,
+    };
+    (instances, limits)
+}
+
+/// How many folders a relative path climbs above its start at its highest point; `None` for an absolute one.
+fn climb(path: &str) -> Option<usize> {
+    let (mut depth, mut highest) = (0_usize, 0_usize);
+    for part in Path::new(path).components() {
+        match part {
+            Component::CurDir => {}
+            Component::Normal(_) => depth += 1,
+            Component::ParentDir if depth > 0 => depth -= 1,
+            Component::ParentDir => highest += 1,
+            Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(highest)
+}
+
+/// `512`, `64K`, `128M`, `2G`, also with `B` or `iB` behind; the letters are powers of 1024.
+fn size(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let unit = match text[digits..].trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return None,
+    };
+    text[..digits].parse::<u64>().ok()?.checked_mul(1 << unit)
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(80).flat_map(char::escape_debug).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_sizes_with_units() {
+        let check = |text: &str, expected| assert_eq!(size(text), expected, "{text}");
+        check("0", Some(0));
+        check("128M", Some(128 << 20));
+        check("64 kb", Some(64 << 10));
+        check("2GiB", Some(2 << 30));
+        check("", None);
+        check("M", None);
+        check("1.5M", None);
+        check("-1", None);
+        check("99999999999999999999", None);
+        check("18446744073709551615K", None);
+    }
+
+    #[test]
+    fn knows_how_far_a_path_climbs() {
+        let check = |path: &str, expected| assert_eq!(climb(path), expected, "{path}");
+        check("a/b", Some(0));
+        check("./a/../b", Some(0));
+        check("../a", Some(1));
+        check("a/../../..", Some(2));
+        check("/a", None);
+    }
+}

@@ -5,8 +5,13 @@ pub(crate) mod ui;
 pub(crate) mod config;
 pub(crate) mod project;
 pub(crate) mod commands;
-pub(crate) mod ssh;
+pub(crate) mod git;
+pub(crate) mod build;
+pub(crate) mod fanout;
 pub(crate) mod remote;
+pub(crate) mod ssh;
+pub(crate) mod child;
+pub(crate) mod interrupt;
 
 use std::process::ExitCode;
 

@@ -12,8 +12,13 @@ pub(crate) mod config;
 pub(crate) mod detect;
 pub(crate) mod project;
 pub(crate) mod commands;
-pub(crate) mod ssh;
+pub(crate) mod git;
+pub(crate) mod build;
+pub(crate) mod fanout;
 pub(crate) mod remote;
+pub(crate) mod ssh;
+pub(crate) mod child;
+pub(crate) mod interrupt;
 #[cfg(test)]
 pub(crate) mod golden;
 

@@ -1,11 +1,406 @@
 //! Remote: one server, reached over ssh or, for a rehearsal, on this machine; speaks `proto::control`.
+//!
+//! Two threads sit between us and the channel, so that every wait has a deadline and hears an interrupt: one writes
+//! calls, one reads answers. Both end with the program behind the channel, which is killed on drop.
+//!
+//! **Invariant**: a silent server is an error after [`SILENCE`], whatever it was asked.
 
-use crate::cli::config::inventory::Server;
-use crate::cli::ui::Ui;
-use crate::error::{Error, Kind, Result};
-use crate::proto::control::Hello;
+use std::fs;
+use std::io::{Cursor, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
-// wired at merge
-pub(crate) fn probe(_ui: &Ui, server: &Server) -> Result<Hello> {
-    Err(Error::new(Kind::Bug, format!("this build of tako cannot connect to {}", server.name)))
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+
+use super::child::{Owned, Tail};
+use super::config::inventory::Server;
+use super::interrupt::{Interrupt, interrupted};
+use super::ssh::Session;
+use super::ui::Ui;
+use crate::crypto;
+use crate::disk;
+use crate::error::{Context, Error, Kind, Result};
+use crate::proto::PROTOCOL;
+use crate::proto::control::{Answer, Artifact, Body, Call, Greeting, Hello, MAGIC, Notice, Reply, Request};
+use crate::proto::wire;
+
+/// A live server says something at least every few seconds; ssh itself gives up on a dead network after 15.
+const SILENCE: Duration = Duration::from_secs(30);
+/// What a login shell may print before our program starts; beyond this nobody will find the hello.
+const MAX_NOISE: usize = 64 << 10;
+/// A hello is a few hundred bytes.
+const MAX_HELLO: usize = 8 << 10;
+/// Answers read ahead of us; then the reader waits, and the server behind it.
+const MAX_AHEAD: usize = 64;
+/// Connection attempts where another one may help.
+const ATTEMPTS: u32 = 3;
+
+/// Where a server is.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    Ssh(Server),
+    /// A private `tako-server` on this machine.
+    Here {
+        name: String,
+        program: PathBuf,
+        socket: PathBuf,
+    },
 }
+
+impl Place {
+    pub fn name(&self) -> &str {
+        match self {
+            Place::Ssh(server) => server.name.as_str(),
+            Place::Here { name, .. } => name,
+        }
+    }
+}
+
+/// A server that said hello.
+pub(crate) struct Remote {
+    name: String,
+    hello: Hello,
+    /// Bytes of the login shell before the hello.
+    noise: usize,
+    next_id: u64,
+    calls: Sender<Call>,
+    answers: Receiver<Result<Answer>>,
+    heard: Arc<LastHeard>,
+    link: Link,
+    interrupt: Interrupt,
+}
+
+enum Link {
+    Ssh(Session),
+    Here(Bridge),
+}
+
+/// `tako-server ctl` on this machine.
+struct Bridge {
+    ctl: Owned,
+    stderr: Tail,
+}
+
+impl Remote {
+    /// Connects and greets; tries again where that may help.
+    ///
+    /// # Errors
+    /// Unreachable with the reason, Timeout, Incompatible, Interrupted.
+    pub fn connect(place: &Place, interrupt: &Interrupt) -> Result<Remote> {
+        let mut attempt = 1;
+        loop {
+            match Remote::attempt(place, interrupt) {
+                Err((_, true)) if attempt < ATTEMPTS && !interrupt.is_heard() => {
+                    pause(attempt, interrupt)?;
+                    attempt += 1;
+                }
+                other => return other.map_err(|(e, _)| e),
+            }
+        }
+    }
+
+    /// The error comes with whether another attempt may help.
+    fn attempt(place: &Place, interrupt: &Interrupt) -> Result<Remote, (Error, bool)> {
+        let name = place.name().to_string();
+        let (mut link, stdin, stdout) = Link::open(place).map_err(|e| (e, false))?;
+        let heard = Arc::new(LastHeard::new());
+        let (hello, answers) = start_reader(stdout, heard.clone());
+        let greeted = wait(&hello, &heard, interrupt, &name).map_err(|e| (e, false))?;
+        let Some((hello, noise)) = greeted else { return Err(link.verdict(&name, false)) };
+        let protocol = PROTOCOL.common(hello.protocol).ok_or_else(|| (incompatible(&name, &hello), false))?;
+        let greeting = Greeting { protocol, client: env!("CARGO_PKG_VERSION").into(), who: who() };
+        let calls = start_writer(stdin, greeting);
+        let interrupt = interrupt.clone();
+        Ok(Remote { name, hello, noise, next_id: 1, calls, answers, heard, link, interrupt })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// Asks and waits for the one reply; `on` hears the notices before it.
+    ///
+    /// # Errors
+    /// What the server says; Unreachable when the connection ends, Timeout when it falls silent, Interrupted. After
+    /// the last three the server may still be at it.
+    pub fn call(&mut self, request: Request, on: &mut dyn FnMut(Notice)) -> Result<Reply> {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.heard.now();
+        if self.calls.send(Call { id, request }).is_err() {
+            return Err(self.link.verdict(&self.name, true).0);
+        }
+        loop {
+            let answer = match wait(&self.answers, &self.heard, &self.interrupt, &self.name)? {
+                Some(answer) => answer?,
+                None => return Err(self.link.verdict(&self.name, true).0),
+            };
+            // What is left of a call that was given up is not for this one.
+            if answer.id != id {
+                continue;
+            }
+            match answer.body {
+                Body::Notice(notice) => on(notice),
+                Body::Reply(reply) => return Ok(reply),
+                Body::Fault(fault) => return Err(fault.into()),
+            }
+        }
+    }
+
+    /// The same for a request that is answered by `Done` alone.
+    pub fn order(&mut self, request: Request, on: &mut dyn FnMut(Notice)) -> Result<()> {
+        match self.call(request, on)? {
+            Reply::Done => Ok(()),
+            other => Err(self.misunderstood(&other)),
+        }
+    }
+
+    /// A reply that does not fit the question.
+    pub fn misunderstood(&self, reply: &Reply) -> Error {
+        let kind = match reply {
+            Reply::Done => "done",
+            Reply::Info(_) => "info",
+            Reply::Preflight(_) => "preflight",
+            Reply::Deployed(_) => "deployed",
+            Reply::Status(_) => "status",
+            Reply::Releases(_) => "releases",
+        };
+        Error::new(Kind::Refused, format!("{}: the server answered something else (`{kind}`)", self.name))
+    }
+
+    /// Brings `file` into the server's incoming folder as `artifact.file`; see [`Session::upload`].
+    pub fn upload(&self, file: &Path, artifact: &Artifact, again: bool) -> Result<bool> {
+        match &self.link {
+            Link::Ssh(session) => session.upload(file, &self.hello.incoming, artifact, again, &self.interrupt),
+            Link::Here(_) => copy_in(file, Path::new(&self.hello.incoming), artifact, again),
+        }
+    }
+}
+
+/// Connects to a server to see that all is well; what its login shell prints is told.
+pub(crate) fn probe(ui: &Ui, server: &Server) -> Result<Hello> {
+    let remote = Remote::connect(&Place::Ssh(server.clone()), &Interrupt::of_process()?)?;
+    if remote.noise > 0 {
+        ui.warn(&format!(
+            "{}: the login shell prints {} bytes before our program starts; it should be silent without a terminal",
+            server.name, remote.noise
+        ));
+    }
+    Ok(remote.hello)
+}
+
+impl Link {
+    fn open(place: &Place) -> Result<(Link, ChildStdin, ChildStdout)> {
+        match place {
+            Place::Ssh(server) => Session::start(server).map(|(session, i, o)| (Link::Ssh(session), i, o)),
+            Place::Here { program, socket, .. } => {
+                let mut command = Command::new(program);
+                command.arg("ctl").arg("--socket").arg(socket);
+                command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+                let mut ctl = Owned::spawn(&mut command).context(|| format!("start {}", program.display()))?;
+                let stdin = ctl.child.stdin.take().expect("stdin was asked to be a pipe");
+                let stdout = ctl.child.stdout.take().expect("stdout was asked to be a pipe");
+                let stderr = Tail::of(ctl.child.stderr.take().expect("stderr was asked to be a pipe"), 40);
+                Ok((Link::Here(Bridge { ctl, stderr }), stdin, stdout))
+            }
+        }
+    }
+
+    /// Why the channel ended, and whether another attempt may help.
+    fn verdict(&mut self, name: &str, greeted: bool) -> (Error, bool) {
+        match self {
+            Link::Ssh(session) => session.verdict(greeted),
+            Link::Here(bridge) => {
+                bridge.ctl.wait_for(Duration::from_secs(1));
+                let message = format!("{name}: the connection to tako-server ended");
+                (Error::new(Kind::Unreachable, message).with_detail(bridge.stderr.lines()), false)
+            }
+        }
+    }
+}
+
+/// When the last byte came in, for the deadline. Milliseconds since `start`.
+struct LastHeard {
+    start: Instant,
+    at_ms: AtomicU64,
+}
+
+impl LastHeard {
+    fn new() -> LastHeard {
+        LastHeard { start: Instant::now(), at_ms: AtomicU64::new(0) }
+    }
+
+    fn now(&self) {
+        let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.at_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// What is left until the silence is too long.
+    fn left(&self) -> Duration {
+        let at = Duration::from_millis(self.at_ms.load(Ordering::Relaxed));
+        (at + SILENCE).saturating_sub(self.start.elapsed())
+    }
+}
+
+/// Notes each arrival of bytes.
+struct Listening<R> {
+    stream: R,
+    heard: Arc<LastHeard>,
+}
+
+impl<R: Read> Read for Listening<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.stream.read(buf)?;
+        self.heard.now();
+        Ok(read)
+    }
+}
+
+/// The next thing on `channel`; `None` when its sender is gone.
+fn wait<T>(channel: &Receiver<T>, heard: &LastHeard, interrupt: &Interrupt, name: &str) -> Result<Option<T>> {
+    let [signal, sibling] = interrupt.bells();
+    loop {
+        let got = select! {
+            recv(channel) -> got => got.map_err(|_| RecvTimeoutError::Disconnected),
+            recv(signal) -> _ => return Err(interrupted()),
+            recv(sibling) -> _ => return Err(interrupted()),
+            default(heard.left().max(Duration::from_millis(1))) => Err(RecvTimeoutError::Timeout),
+        };
+        match got {
+            Ok(thing) => return Ok(Some(thing)),
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+            Err(RecvTimeoutError::Timeout) if heard.left().is_zero() => {
+                let message = format!("{name}: nothing heard for {} s", SILENCE.as_secs());
+                return Err(Error::new(Kind::Timeout, message)
+                    .hint("what the server had begun it finishes by itself; `tako status` shows how it ended"));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+type Greeted = (Hello, usize);
+
+/// Reads the hello and then answers, each into its channel. The thread ends with the stream, or when nobody listens.
+fn start_reader(stdout: ChildStdout, heard: Arc<LastHeard>) -> (Receiver<Greeted>, Receiver<Result<Answer>>) {
+    let (hello, hellos) = bounded(1);
+    let (answer, answers) = bounded(MAX_AHEAD);
+    thread::spawn(move || {
+        let mut stream = Listening { stream: stdout, heard };
+        let Some((greeted, rest)) = find_hello(&mut stream) else { return };
+        if hello.send(greeted).is_err() {
+            return;
+        }
+        let mut reader = wire::Reader::new(Cursor::new(rest).chain(stream));
+        loop {
+            let next = match reader.next() {
+                Ok(Some(next)) => Ok(next),
+                Ok(None) => return,
+                Err(e) => Err(e),
+            };
+            let broken = next.is_err();
+            if answer.send(next).is_err() || broken {
+                return;
+            }
+        }
+    });
+    (hellos, answers)
+}
+
+/// Writes the greeting and then calls, so that a server which does not read cannot hang us.
+fn start_writer(mut stdin: ChildStdin, greeting: Greeting) -> Sender<Call> {
+    let (call, calls) = bounded::<Call>(1);
+    thread::spawn(move || {
+        let mut sent = wire::send(&mut stdin, &greeting);
+        while let (Ok(()), Ok(call)) = (&sent, calls.recv()) {
+            sent = wire::send(&mut stdin, &call);
+        }
+        let _ = stdin.flush();
+    });
+    call
+}
+
+/// Looks for the hello behind whatever a login shell printed; with it come the count of bytes before it and the bytes
+/// after it. `None` when the stream ends or goes on for too long without one.
+fn find_hello(stream: &mut impl Read) -> Option<(Greeted, Vec<u8>)> {
+    let start = format!("{{\"tako\":\"{MAGIC}\"").into_bytes();
+    let mut seen = Vec::new();
+    let mut chunk = [0; 4 << 10];
+    while seen.len() < MAX_NOISE + MAX_HELLO {
+        // A noise without a line feed at its end has the hello on its last line.
+        if let Some(at) = memchr::memmem::find(&seen, &start)
+            && let Some(end) = memchr::memchr(b'\n', &seen[at..]).map(|n| at + n)
+        {
+            let hello = serde_json::from_slice(&seen[at..end]).ok()?;
+            return Some(((hello, at), seen.split_off(end + 1)));
+        }
+        match stream.read(&mut chunk) {
+            Ok(0) => return None,
+            Ok(n) => seen.extend_from_slice(&chunk[..n]),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+fn incompatible(name: &str, hello: &Hello) -> Error {
+    let message = format!(
+        "{name}: tako-server {} speaks protocol {}–{}, this tako speaks {}–{}",
+        hello.server, hello.protocol.min, hello.protocol.max, PROTOCOL.min, PROTOCOL.max
+    );
+    let hint = match hello.protocol.max < PROTOCOL.min {
+        true => format!("run `tako servers upgrade {name}`"),
+        false => "upgrade tako on this machine".into(),
+    };
+    Error::new(Kind::Incompatible, message).hint(hint)
+}
+
+/// A rehearsal's upload: the same two steps, a temporary name and a rename.
+fn copy_in(file: &Path, incoming: &Path, artifact: &Artifact, again: bool) -> Result<bool> {
+    let target = incoming.join(&artifact.file);
+    if !again && fs::metadata(&target).is_ok_and(|found| found.len() == artifact.bytes) {
+        return Ok(false);
+    }
+    let part = incoming.join(format!("{}.{}.part", artifact.file, std::process::id()));
+    let copied = fs::copy(file, &part).and_then(|_| fs::rename(&part, &target));
+    if copied.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    copied.context(|| format!("copy the artifact to {}", target.display()))?;
+    disk::sync_dir(incoming)?;
+    Ok(true)
+}
+
+/// 0.2 to 0.8 s times the attempt: servers that were turned away together come back apart.
+fn pause(attempt: u32, interrupt: &Interrupt) -> Result<()> {
+    let [random] = crypto::random::<1>()?;
+    let pause = Duration::from_millis(200 + 600 * u64::from(random) / 255) * attempt;
+    let [signal, sibling] = interrupt.bells();
+    select! {
+        recv(signal) -> _ => Err(interrupted()),
+        recv(sibling) -> _ => Err(interrupted()),
+        default(pause) => Ok(()),
+    }
+}
+
+/// `user@host`, as this machine names itself.
+fn who() -> String {
+    let name = |s: String| s.chars().filter(|c| !c.is_control()).take(64).collect::<String>().trim().to_string();
+    let user = ["USER", "LOGNAME"].iter().find_map(|v| std::env::var(v).ok()).map(name);
+    let host = Command::new("uname").arg("-n").stdin(Stdio::null()).stderr(Stdio::null()).output();
+    let host = host.ok().and_then(|out| String::from_utf8(out.stdout).ok()).map(name);
+    let or = |s: Option<String>, default: &str| s.filter(|s| !s.is_empty()).unwrap_or_else(|| default.into());
+    format!("{}@{}", or(user, "somebody"), or(host, "somewhere"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,250 @@
+//! Artifact cache: `.tako/artifacts/artifact-cache-<target>-<key>.tar.zst`, and a `.json` beside each that says what is
+//! in it. The key is over every input that can change the result.
+//!
+//! **Invariant**: the `.json` is written last, and an archive that does not match it is built again.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::Order;
+use super::bundle::frame;
+use crate::archive::Packed;
+use crate::cli::project::Project;
+use crate::crypto::Sha256;
+use crate::disk;
+use crate::error::{Context, Result};
+use crate::proto::target::Target;
+
+/// Raised when what is packed changes for the same inputs.
+const FORMAT: u32 = 1;
+/// Artifacts that are kept, newest use first.
+const KEPT: usize = 90;
+const MAX_META: u64 = 64 << 10;
+const PREFIX: &str = "artifact-cache-";
+const ARCHIVE: &str = ".tar.zst";
+const META: &str = ".json";
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Meta {
+    format: u32,
+    /// Of the tar.
+    sha256: String,
+    bytes: u64,
+    unpacked: u64,
+    /// Of the archive as it lies here.
+    file_sha256: String,
+}
+
+/// Thirty-two hex digits.
+pub(crate) fn key(project: &Project, order: &Order) -> String {
+    let mut hash = Sha256::new();
+    let mut add = |field: &str| frame(&mut hash, field.as_bytes());
+    add(&FORMAT.to_string());
+    add(env!("CARGO_PKG_VERSION"));
+    add(&order.target.to_string());
+    add(&order.source.hash);
+    add(&order.source.app.to_string_lossy());
+    add(project.runtime.as_str());
+    add(order.runtime_version.as_deref().unwrap_or_default());
+    add(&project.main);
+    for step in &order.steps {
+        add(&step.command);
+        add(&step.dir.to_string_lossy());
+    }
+    for list in [&project.build.include, &project.build.exclude, &project.build.assets] {
+        // The length keeps a glob from passing from one list to the next.
+        add(&list.len().to_string());
+        list.iter().for_each(|glob| add(glob));
+    }
+    hash.finish()[..32].to_string()
+}
+
+pub(crate) fn file(artifacts: &Path, target: Target, key: &str) -> PathBuf {
+    artifacts.join(format!("{PREFIX}{target}-{key}{ARCHIVE}"))
+}
+
+/// What is in `file`, if it is there and whole; a bad entry is removed.
+pub(crate) fn find(file: &Path) -> Result<Option<Packed>> {
+    let Some(bytes) = disk::read_if_there(&meta_of(file), MAX_META).unwrap_or_default() else { return Ok(None) };
+    let meta = serde_json::from_slice::<Meta>(&bytes).ok().filter(|meta| meta.format == FORMAT && matches(file, meta));
+    let Some(meta) = meta else {
+        forget(file);
+        return Ok(None);
+    };
+    // Pruning goes by the last use.
+    let used = File::options().append(true).open(file).and_then(|f| f.set_modified(SystemTime::now()));
+    used.context(|| format!("touch {}", file.display()))?;
+    Ok(Some(Packed { sha256: meta.sha256, bytes: meta.bytes, unpacked: meta.unpacked }))
+}
+
+/// Has `pack` make the archive under a temporary name, and puts it in place with its `.json`.
+pub(crate) fn store(file: &Path, pack: impl FnOnce(&Path) -> Result<Packed>) -> Result<Packed> {
+    let temp = file.with_extension("tmp");
+    let _ = fs::remove_file(&temp);
+    let stored = pack(&temp).and_then(|packed| {
+        let file_sha256 = sha256_of(&temp).context(|| format!("read {}", temp.display()))?;
+        fs::rename(&temp, file).context(|| format!("write {}", file.display()))?;
+        let Packed { sha256, bytes, unpacked } = packed.clone();
+        let meta = Meta { format: FORMAT, sha256, bytes, unpacked, file_sha256 };
+        let meta = serde_json::to_vec(&meta).context(|| "describe the artifact".into())?;
+        disk::write_atomic(&meta_of(file), &meta, 0o644)?;
+        Ok(packed)
+    });
+    if stored.is_err() {
+        let _ = fs::remove_file(&temp);
+    }
+    stored
+}
+
+/// Removes all but the artifacts used last, and halves of entries. Failing at it harms nobody.
+pub(crate) fn prune(artifacts: &Path, kept: &Path) {
+    prune_to(artifacts, kept, KEPT);
+}
+
+fn prune_to(artifacts: &Path, kept: &Path, count: usize) {
+    let Ok(entries) = fs::read_dir(artifacts) else { return };
+    let mut archives: Vec<(SystemTime, PathBuf)> = Vec::new();
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        if !name.starts_with(PREFIX) {
+            continue;
+        }
+        let half = match (name.strip_suffix(META), name.ends_with(ARCHIVE)) {
+            (Some(stem), _) => !path.with_file_name(format!("{stem}{ARCHIVE}")).exists(),
+            (None, true) => !meta_of(&path).exists(),
+            // Under the lock, a temporary file is one that a crash left.
+            (None, false) => true,
+        };
+        if half {
+            let _ = fs::remove_file(&path);
+        } else if name.ends_with(ARCHIVE) && path != kept {
+            let used = path.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+            archives.push((used, path));
+        }
+    }
+    archives.sort();
+    archives.reverse();
+    archives.iter().skip(count.saturating_sub(1)).for_each(|(_, path)| forget(path));
+}
+
+fn forget(file: &Path) {
+    // The description first: without it the archive counts for nothing.
+    let _ = fs::remove_file(meta_of(file));
+    let _ = fs::remove_file(file);
+}
+
+fn matches(file: &Path, meta: &Meta) -> bool {
+    fs::metadata(file).is_ok_and(|found| found.len() == meta.bytes)
+        && sha256_of(file).is_ok_and(|hash| hash == meta.file_sha256)
+}
+
+fn meta_of(file: &Path) -> PathBuf {
+    let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    file.with_file_name(format!("{}{META}", name.strip_suffix(ARCHIVE).unwrap_or(name)))
+}
+
+fn sha256_of(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let (mut hash, mut buf) = (Sha256::new(), vec![0; 64 << 10]);
+    loop {
+        match file.read(&mut buf)? {
+            0 => return Ok(hash.finish()),
+            n => hash.update(&buf[..n]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::{Error, Kind};
+
+    fn entry(dir: &Path, name: &str) -> PathBuf {
+        let file = dir.join(format!("{PREFIX}{name}{ARCHIVE}"));
+        let packed = store(&file, |temp| {
+            fs::write(temp, name).unwrap();
+            Ok(Packed { sha256: "ab".into(), bytes: name.len() as u64, unpacked: 9 })
+        });
+        assert_eq!(packed.unwrap().unpacked, 9);
+        file
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn finds_what_it_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = entry(dir.path(), "one");
+        let packed = find(&file).unwrap().unwrap();
+        assert_eq!(packed, Packed { sha256: "ab".into(), bytes: 3, unpacked: 9 });
+        assert_eq!(find(&dir.path().join("artifact-cache-other.tar.zst")).unwrap(), None);
+        assert_eq!(names(dir.path()), ["artifact-cache-one.json", "artifact-cache-one.tar.zst"]);
+    }
+
+    #[test]
+    fn a_bad_entry_is_no_entry_and_goes_away() {
+        let damages: [fn(&Path); 5] = [
+            |file| fs::write(file, "two").unwrap(),
+            |file| fs::write(file, "onetwo").unwrap(),
+            |file| fs::remove_file(file).unwrap(),
+            |file| fs::write(meta_of(file), "{").unwrap(),
+            |file| fs::write(meta_of(file), "{\"format\":99}").unwrap(),
+        ];
+        for (n, damage) in damages.iter().enumerate() {
+            let dir = tempfile::tempdir().unwrap();
+            let file = entry(dir.path(), "one");
+            damage(&file);
+            assert_eq!(find(&file).unwrap(), None, "damage {n}");
+            assert!(names(dir.path()).is_empty(), "damage {n}: {:?}", names(dir.path()));
+        }
+    }
+
+    #[test]
+    fn a_pack_that_fails_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("artifact-cache-x.tar.zst");
+        let failed = store(&file, |temp| {
+            fs::write(temp, "half").unwrap();
+            Err(Error::new(Kind::Io, "disk full"))
+        });
+        assert!(failed.is_err() && names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn prunes_to_the_ones_used_last_without_halves() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = ["a", "b", "c", "d"].map(|name| entry(dir.path(), name));
+        for (n, file) in files.iter().enumerate() {
+            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1000 * (n as u64 + 1));
+            File::options().append(true).open(file).unwrap().set_modified(at).unwrap();
+        }
+        fs::remove_file(meta_of(&files[3])).unwrap();
+        fs::write(dir.path().join("artifact-cache-x.tar.tmp"), "").unwrap();
+        fs::write(dir.path().join("artifact-cache-y.json"), "").unwrap();
+        fs::write(dir.path().join("notes.txt"), "").unwrap();
+        // `a` is the oldest and the one just made.
+        prune_to(dir.path(), &files[0], 2);
+        let expected = [
+            "artifact-cache-a.json",
+            "artifact-cache-a.tar.zst",
+            "artifact-cache-c.json",
+            "artifact-cache-c.tar.zst",
+            "notes.txt",
+        ];
+        assert_eq!(names(dir.path()), expected);
+        // A use makes it young again.
+        find(&files[2]).unwrap().unwrap();
+        assert!(files[2].metadata().unwrap().modified().unwrap() > SystemTime::now() - Duration::from_secs(600));
+    }
+}

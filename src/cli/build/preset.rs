@@ -1,0 +1,235 @@
+//! Presets: what a runtime does when `tako.toml` says nothing, and which version of it is in use.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+
+use super::bundle::Source;
+use super::stage::Step;
+use crate::cli::child::{Owned, each_line};
+use crate::cli::project::{Project, Stage};
+use crate::disk;
+use crate::error::{Context, Error, Kind, Result};
+use crate::proto::manifest::Runtime;
+
+/// `<tool> --version` takes milliseconds; `mise` may look at a slow disk.
+const ASK: Duration = Duration::from_secs(5);
+const MAX_PACKAGE_JSON: u64 = 1 << 20;
+
+/// What lies in the project, as far as the defaults depend on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// `package.json` has a `build` script.
+    pub build_script: bool,
+    /// `package.json` names packages that a build may need.
+    pub dependencies: bool,
+    /// `node_modules` lies in the app or the source root.
+    pub installed: bool,
+    /// Lock files of the app or the source root.
+    pub locks: Vec<&'static str>,
+}
+
+const LOCKS: [&str; 5] = ["bun.lock", "bun.lockb", "pnpm-lock.yaml", "yarn.lock", "package-lock.json"];
+
+impl Facts {
+    pub fn of(project: &Project, source: &Source) -> Result<Facts> {
+        let path = project.dir.join("package.json");
+        let package: serde_json::Value = match disk::read_if_there(&path, MAX_PACKAGE_JSON)? {
+            Some(bytes) => serde_json::from_slice(&bytes)
+                .context(|| format!("understand {}", path.display()))
+                .map_err(|e| e.with_kind(Kind::Config))?,
+            None => serde_json::Value::Null,
+        };
+        let some = |key: &str| package[key].as_object().is_some_and(|o| !o.is_empty());
+        let there = |name: &str| project.dir.join(name).exists() || source.root.join(name).exists();
+        Ok(Facts {
+            build_script: package["scripts"]["build"].as_str().is_some_and(|s| !s.trim().is_empty()),
+            dependencies: some("dependencies") || some("devDependencies"),
+            installed: there("node_modules"),
+            locks: LOCKS.into_iter().filter(|lock| there(lock)).collect(),
+        })
+    }
+}
+
+/// The commands of a build in order: the runtime's install and build or those that replace them, then the stages.
+///
+/// # Errors
+/// Config for a stage that leaves the source root.
+pub(crate) fn steps(project: &Project, source: &Source, facts: &Facts) -> Result<Vec<Step>> {
+    let build = project.build.run.clone().or_else(|| default_build(project.runtime, facts).map(Into::into));
+    let install = project.build.install.clone().or_else(|| {
+        // A checkout that was never installed, as in CI; otherwise the user's packages are linked.
+        let needed = build.is_some() && project.build.run.is_none() && facts.dependencies && !facts.installed;
+        needed.then(|| default_install(project.runtime, facts).map(Into::into)).flatten()
+    });
+    let mut steps = Vec::new();
+    let mut add = |name: String, command: &str, dir: &Path, below: Option<&Path>| {
+        if !command.trim().is_empty() {
+            let installs_below = below.map(Path::to_path_buf);
+            steps.push(Step { name, command: command.trim().into(), dir: dir.into(), installs_below });
+        }
+    };
+    // A workspace installs for all its packages.
+    install.iter().for_each(|command| add("install".into(), command, &source.app, Some(Path::new(""))));
+    build.iter().for_each(|command| add("build".into(), command, &source.app, None));
+    for (n, stage) in project.build.stages.iter().enumerate() {
+        let dir = working_dir(&source.app, stage)?;
+        let name = stage.name.clone().unwrap_or_else(|| (n + 1).to_string());
+        stage.install.iter().for_each(|command| add(format!("stage {name}: install"), command, &dir, Some(&dir)));
+        add(format!("stage {name}"), &stage.run, &dir, None);
+    }
+    Ok(steps)
+}
+
+fn default_build(runtime: Runtime, facts: &Facts) -> Option<&'static str> {
+    match runtime {
+        Runtime::Bun if facts.build_script => Some("bun run build"),
+        Runtime::Node if facts.build_script => Some("npm run build"),
+        Runtime::Bun | Runtime::Node | Runtime::Deno | Runtime::Binary => None,
+    }
+}
+
+fn default_install(runtime: Runtime, facts: &Facts) -> Option<&'static str> {
+    let has = |lock| facts.locks.contains(&lock);
+    match runtime {
+        Runtime::Bun if has("bun.lock") || has("bun.lockb") => Some("bun install --frozen-lockfile"),
+        Runtime::Bun => Some("bun install"),
+        Runtime::Node if has("pnpm-lock.yaml") => Some("pnpm install --frozen-lockfile"),
+        Runtime::Node if has("yarn.lock") => Some("yarn install"),
+        Runtime::Node if has("package-lock.json") => Some("npm ci"),
+        Runtime::Node => Some("npm install"),
+        Runtime::Deno | Runtime::Binary => None,
+    }
+}
+
+/// Relative to the source root.
+fn working_dir(app: &Path, stage: &Stage) -> Result<PathBuf> {
+    let mut dir = app.to_path_buf();
+    let given = stage.working_dir.as_deref().unwrap_or_default();
+    for part in Path::new(given).components() {
+        let inside = match part {
+            Component::CurDir => true,
+            Component::Normal(name) => {
+                dir.push(name);
+                true
+            }
+            Component::ParentDir => dir.pop(),
+            Component::RootDir | Component::Prefix(_) => false,
+        };
+        if !inside {
+            return Err(Error::new(Kind::Config, format!("working_dir `{given}` leaves the source root"))
+                .hint("give a folder relative to the app, inside the repository"));
+        }
+    }
+    Ok(dir)
+}
+
+/// The version of the runtime: as configured, else as `mise` would run it, else as `mise.toml` says, else as the one
+/// on PATH says; `None` when nobody can tell.
+pub(crate) fn runtime_version(project: &Project) -> Option<String> {
+    let tool = match project.runtime {
+        Runtime::Binary => return project.runtime_version.clone(),
+        tool => tool.as_str(),
+    };
+    let ask = |argv: &[&str]| ask(&project.dir, argv).as_deref().and_then(version_in);
+    project
+        .runtime_version
+        .clone()
+        .or_else(|| ask(&["mise", "exec", "--", tool, "--version"]))
+        .or_else(|| in_mise_toml(&project.dir, tool))
+        .or_else(|| ask(&[tool, "--version"]))
+}
+
+fn in_mise_toml(dir: &Path, tool: &str) -> Option<String> {
+    let text = fs::read_to_string(dir.join("mise.toml")).ok()?;
+    let document: toml_edit::DocumentMut = text.parse().ok()?;
+    document.get("tools")?.get(tool)?.as_str().and_then(version_in)
+}
+
+/// The first output line of a program that says its version and nothing else.
+fn ask(dir: &Path, argv: &[&str]) -> Option<String> {
+    let mut command = Command::new(argv[0]);
+    command.args(&argv[1..]).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut owned = Owned::spawn(&mut command).ok()?;
+    let stdout = owned.child.stdout.take()?;
+    let (line, first) = bounded(1);
+    thread::spawn(move || {
+        each_line(stdout, |text| {
+            // Only the first one has room.
+            let _ = line.try_send(text);
+        });
+    });
+    let said = first.recv_timeout(ASK).ok()?;
+    owned.wait_for(ASK)?.success().then_some(said)
+}
+
+/// The first word that looks like a version: `v20.1.0`, `deno 2.1.4 (stable…)`.
+fn version_in(line: &str) -> Option<String> {
+    let words = line.split_ascii_whitespace().map(|word| word.strip_prefix('v').unwrap_or(word));
+    let good = |word: &&str| {
+        word.len() <= 64
+            && word.starts_with(|c: char| c.is_ascii_digit())
+            && word.bytes().all(|b| b.is_ascii_alphanumeric() || b".-+".contains(&b))
+    };
+    words.into_iter().find(good).map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_version_in_what_a_runtime_says() {
+        let check = |line: &str, expected: Option<&str>| assert_eq!(version_in(line).as_deref(), expected, "{line}");
+        check("v20.20.2", Some("20.20.2"));
+        check("1.3.2", Some("1.3.2"));
+        check("deno 2.1.4 (stable, release, x86_64-unknown-linux-gnu)", Some("2.1.4"));
+        check("22", Some("22"));
+        check("latest", None);
+        check("../../etc", None);
+        check("", None);
+    }
+
+    #[test]
+    fn a_runtime_builds_only_what_has_a_build_script() {
+        let script = Facts { build_script: true, ..Facts::default() };
+        let check = |runtime, facts: &Facts, expected| assert_eq!(default_build(runtime, facts), expected);
+        check(Runtime::Bun, &script, Some("bun run build"));
+        check(Runtime::Node, &script, Some("npm run build"));
+        check(Runtime::Bun, &Facts::default(), None);
+        check(Runtime::Deno, &script, None);
+        check(Runtime::Binary, &script, None);
+    }
+
+    #[test]
+    fn a_lock_file_tells_the_package_manager() {
+        let check = |runtime, locks: &[&'static str], expected| {
+            let facts = Facts { locks: locks.to_vec(), ..Facts::default() };
+            assert_eq!(default_install(runtime, &facts), expected);
+        };
+        check(Runtime::Bun, &["bun.lock"], Some("bun install --frozen-lockfile"));
+        check(Runtime::Bun, &[], Some("bun install"));
+        check(Runtime::Node, &["pnpm-lock.yaml"], Some("pnpm install --frozen-lockfile"));
+        check(Runtime::Node, &["package-lock.json"], Some("npm ci"));
+        check(Runtime::Deno, &[], None);
+    }
+
+    #[test]
+    fn a_stage_stays_inside_the_source_root() {
+        let check = |dir: Option<&str>, expected: Option<&str>| {
+            let stage = Stage { name: None, working_dir: dir.map(Into::into), install: None, run: "x".into() };
+            let found = working_dir(Path::new("apps/web"), &stage).ok();
+            assert_eq!(found, expected.map(PathBuf::from), "{dir:?}");
+        };
+        check(None, Some("apps/web"));
+        check(Some("css"), Some("apps/web/css"));
+        check(Some("../../packages/ui/."), Some("packages/ui"));
+        check(Some("../.."), Some(""));
+        check(Some("../../.."), None);
+        check(Some("/etc"), None);
+    }
+}

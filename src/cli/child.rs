@@ -1,0 +1,216 @@
+//! Programs that we start and must not leave behind: each in a process group of its own, so that Ctrl-C on the terminal
+//! reaches us alone, and killed with all its children when we let go of it.
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
+
+use crate::sys;
+
+/// What a program may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(2);
+/// How often we look whether a program has ended, where no pipe tells us.
+const LOOK: Duration = Duration::from_millis(5);
+/// A longer line of a program's output is cut; nobody reads more of it.
+const MAX_LINE: usize = 2 << 10;
+
+/// A running program, stopped and reaped on drop.
+pub(crate) struct Owned {
+    pub child: Child,
+    pid: Pid,
+    ended: Option<ExitStatus>,
+}
+
+impl Owned {
+    pub fn spawn(command: &mut Command) -> io::Result<Owned> {
+        let child = command.process_group(0).spawn()?;
+        let pid = Pid::from_child(&child);
+        Ok(Owned { child, pid, ended: None })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, if it does within `limit`. What it left running in its group is killed.
+    pub fn wait_for(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let until = Instant::now() + limit;
+        while self.ended.is_none() {
+            if self.has_ended() {
+                self.reap();
+            } else if Instant::now() >= until {
+                return None;
+            } else {
+                thread::sleep(LOOK);
+            }
+        }
+        self.ended
+    }
+
+    /// SIGTERM, a moment, SIGKILL.
+    pub fn stop(&mut self) {
+        if self.ended.is_some() {
+            return;
+        }
+        let _ = sys::kill_group(self.pid, Signal::TERM);
+        if self.wait_for(GRACE).is_none() {
+            self.reap();
+        }
+    }
+
+    /// Looks without reaping: the process id stays ours until the group is killed.
+    fn has_ended(&self) -> bool {
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        matches!(waitid(WaitId::Pid(self.pid), look), Ok(Some(_)) | Err(rustix::io::Errno::CHILD))
+    }
+
+    fn reap(&mut self) {
+        let _ = sys::kill_group(self.pid, Signal::KILL);
+        self.ended = self.child.wait().ok();
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The last lines of a stream, read in a thread from the first byte so that nobody ever blocks on a full pipe.
+#[derive(Clone)]
+pub(crate) struct Tail {
+    lines: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl Tail {
+    /// Keeps the last `keep` lines of `stream`.
+    pub fn of(stream: impl Read + Send + 'static, keep: usize) -> Tail {
+        let tail = Tail { lines: Arc::default() };
+        let into = tail.clone();
+        thread::spawn(move || each_line(stream, |line| into.push(line, keep)));
+        tail
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    fn push(&self, line: String, keep: usize) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() >= keep {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+}
+
+/// Calls `on` with each line of `stream`, made fit for a terminal, until its end.
+pub(crate) fn each_line(stream: impl Read, mut on: impl FnMut(String)) {
+    let mut stream = BufReader::new(stream);
+    let mut line = Vec::new();
+    loop {
+        let chunk = match stream.fill_buf() {
+            Ok([]) => break,
+            Ok(chunk) => chunk,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => break,
+        };
+        let end = memchr::memchr(b'\n', chunk);
+        let part = &chunk[..end.unwrap_or(chunk.len())];
+        line.extend_from_slice(&part[..part.len().min(MAX_LINE - line.len())]);
+        let used = end.map_or(chunk.len(), |at| at + 1);
+        stream.consume(used);
+        if end.is_some() {
+            on(plain(&line));
+            line.clear();
+        }
+    }
+    if !line.is_empty() {
+        on(plain(&line));
+    }
+}
+
+/// The text without escape sequences and control characters: what a program wrote must not drive our terminal.
+pub(crate) fn plain(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    let mut plain = String::with_capacity(text.len());
+    let mut chars = text.trim_end_matches('\r').chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            // ECMA-48 §5.4: CSI, parameters, one final byte from `@` to `~`.
+            '\x1b' if chars.peek() == Some(&'[') => {
+                chars.next();
+                while chars.next().is_some_and(|c| !('@'..='~').contains(&c)) {}
+            }
+            '\t' => plain.push_str("    "),
+            // A progress bar goes back to the start of its line; the last state is what counts.
+            '\r' => plain.clear(),
+            c if c.is_control() => {}
+            c => plain.push(c),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_and_made_fit_for_a_terminal() {
+        let check = |bytes: &[u8], expected: &[&str]| {
+            let mut lines = Vec::new();
+            each_line(bytes, |line| lines.push(line));
+            assert_eq!(lines, expected);
+        };
+        check(b"one\ntwo", &["one", "two"]);
+        check(b"\x1b[31mred\x1b[0m\r\n", &["red"]);
+        check(b"10%\r100%\n", &["100%"]);
+        check(b"\x07bell\xff\n\n", &["bell\u{fffd}", ""]);
+        check(b"", &[]);
+        let mut longest = 0;
+        each_line(&vec![b'x'; 1 << 20][..], |line| longest = line.len());
+        assert_eq!(longest, MAX_LINE);
+    }
+
+    #[test]
+    fn nothing_of_a_program_is_left_when_it_is_dropped() {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "sleep 60 & sleep 60"]).stdout(Stdio::piped());
+        let mut owned = Owned::spawn(&mut command).unwrap();
+        let mut out = owned.child.stdout.take().unwrap();
+        drop(owned);
+        // The pipe ends only when every process that holds it is gone.
+        assert_eq!(out.read_to_end(&mut Vec::new()).unwrap(), 0);
+    }
+
+    #[test]
+    fn what_a_program_leaves_running_is_killed_when_it_ends() {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "sleep 60 & exit 3"]).stdout(Stdio::piped());
+        let mut owned = Owned::spawn(&mut command).unwrap();
+        let mut out = owned.child.stdout.take().unwrap();
+        assert_eq!(owned.wait_for(Duration::from_secs(20)).unwrap().code(), Some(3));
+        assert_eq!(out.read_to_end(&mut Vec::new()).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_tail_keeps_the_last_lines() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let tail = Tail::of(reader, 2);
+        io::Write::write_all(&mut { writer }, b"a\nb\nc\n").unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while tail.lines() != ["b", "c"] {
+            assert!(Instant::now() < until, "{:?}", tail.lines());
+            thread::yield_now();
+        }
+    }
+}

@@ -147,6 +147,8 @@ async function drain(server) {
   const closed = server.stop();
   // Bun tells of the end of everything, WebSockets included, but not of the last response.
   while (server.pendingRequests > 0) await Bun.sleep(10);
+  // Under `node:http`, idle connections outlive the stop.
+  server.closeIdleConnections();
   if (server.pendingWebSockets > 0) server.stop(true);
   else await closed;
 }

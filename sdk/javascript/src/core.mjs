@@ -282,7 +282,8 @@ export function appOf(namespace) {
   for (const exported of [namespace, namespace.default, namespace.default?.default]) {
     if (exported === null || exported === undefined) continue;
     if (typeof exported.fetch === "function") {
-      return { fetch: (...args) => exported.fetch(...args), options: exported === namespace ? {} : exported };
+      // Two parameters, since Deno looks at the length of a handler before it passes anything.
+      return { fetch: (request, info) => exported.fetch(request, info), options: exported === namespace ? {} : exported };
     }
     if (exported !== namespace && isObject(exported.routes)) return { fetch: undefined, options: exported };
     if (isPlainHandler(exported)) return { fetch: exported, options: {} };

@@ -46,8 +46,8 @@ process.argv.splice(1, 2, decodeURIComponent(new URL(main).pathname));
 tako.loaded(await import(main), MAIN, ({ fetch }) => {
   if (!fetch) return;
   const { hostname, port } = tako.address;
-  // Deno says where it listens; under Tako the ready line does.
-  Deno.serve({ hostname, port, ...(tako.managed && { onListen() {} }) }, fetch);
+  const server = Deno.serve({ hostname, port, onListen() {} }, fetch);
+  if (!tako.managed) writeErr(`listening on http://${hostname}:${server.addr.port}\n`);
 });
 
 function environment() {

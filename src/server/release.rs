@@ -15,7 +15,7 @@ use super::install::{self, Run};
 use super::layout::Layout;
 use super::state::Desired;
 use super::{runtime, vet};
-use crate::archive::unpack as archive;
+use crate::archive::unpack::unpack as unpack_archive;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::Artifact;
@@ -193,7 +193,7 @@ fn lay_out(layout: &Layout, id: &AppId, version: &Version, artifact: &Artifact, 
         disk::make_dirs(&dir, 0o750)?;
     }
     let staging = unused(layout, id, version);
-    archive::unpack(upload, &staging, &artifact.sha256, artifact.unpacked)?;
+    unpack_archive(upload, &staging, &artifact.sha256, artifact.unpacked)?;
     let finished = finish(layout, id, version, &staging);
     if finished.is_err() {
         let _ = disk::remove_tree(&staging);

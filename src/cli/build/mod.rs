@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 
 use super::interrupt::Interrupt;
 use super::project::Project;
-use crate::archive::{self, Packed};
+use crate::archive::Packed;
+use crate::archive::pack::pack;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::target::Target;
@@ -98,7 +99,7 @@ pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say
     let files = pick::files(&tree, &Rule::new(project, &order.source, &order.include, &order.exclude))?;
     interrupt.check()?;
     say(Said::Doing(&format!("pack {} files", files.len())));
-    let packed = cache::store(&file, |temp| archive::pack(&tree, &files, temp))?;
+    let packed = cache::store(&file, |temp| pack(&tree, &files, temp))?;
     cache::prune(&artifacts, &file);
     let how = match order.steps.last() {
         Some(step) => format!("{} · {} files", step.command, files.len()),

@@ -4,6 +4,7 @@
 //! yields all of them at once, and no `Project`.
 
 mod meaning;
+mod environment;
 #[cfg(test)]
 mod tests;
 

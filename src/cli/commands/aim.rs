@@ -117,17 +117,25 @@ pub(crate) fn failure(failed: Vec<(ServerName, Error)>, of: usize) -> Option<Err
     let mut failed = failed.into_iter();
     let (name, first) = failed.next()?;
     if count == 1 {
-        // An error of the connection names its server already.
-        let named = first.to_string().starts_with(name.as_str());
-        return Some(if named { first } else { Err::<(), _>(first).context(|| name.to_string()).err()? });
+        let hint = first.next_step().map(str::to_string);
+        let whole = Error::new(first.kind(), named(name.as_str(), &first)).with_detail(first.detail().to_vec());
+        return Some(match hint {
+            Some(hint) => whole.hint(hint),
+            None => whole,
+        });
     }
     let kind = first.kind();
-    let line = |name: &ServerName, e: &Error| {
-        let text = e.to_string();
-        if text.starts_with(name.as_str()) { text } else { format!("{name}: {text}") }
-    };
-    let detail = std::iter::once(line(&name, &first)).chain(failed.map(|(name, e)| line(&name, &e))).collect();
+    let detail = std::iter::once((name, first)).chain(failed).map(|(name, e)| named(name.as_str(), &e)).collect();
     Some(Error::new(kind, format!("{count} of {of} servers have a problem")).with_detail(detail))
+}
+
+/// The error with its server's name in front, which one of the connection has already.
+pub(crate) fn named(server: &str, e: &Error) -> String {
+    let text = e.to_string();
+    match text.strip_prefix(server).is_some_and(|rest| rest.starts_with(": ")) {
+        true => text,
+        false => format!("{server}: {text}"),
+    }
 }
 
 /// Time since a server's stamp; nothing when its clock is ahead of ours.

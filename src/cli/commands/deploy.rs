@@ -204,8 +204,7 @@ fn report(version: &Version, ends: Vec<End>) -> Error {
 fn alone(server: &str, previous: Option<&Version>, error: Error) -> Error {
     let mut lines = shown(&error).to_vec();
     lines.extend(previous.filter(|_| state_of(&error) == "kept").map(|p| format!("↩ kept {p} serving")));
-    let text = error.to_string();
-    let text = if text.starts_with(server) { text } else { format!("{server}: {text}") };
+    let text = aim::named(server, &error);
     let hint = error.next_step().unwrap_or("`tako logs` shows what it printed").to_string();
     Error::new(error.kind(), text).with_detail(lines).hint(hint)
 }

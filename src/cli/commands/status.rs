@@ -15,6 +15,8 @@ use crate::proto::version::Version;
 
 /// What one server said of one app; `None` when it has none of that name.
 type Found = Result<Option<AppStatus>>;
+/// An environment, its app, and what each of its servers said.
+type Answers = (EnvName, AppId, Vec<(ServerName, Found)>);
 
 pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let interrupt = Interrupt::of_process()?;
@@ -66,7 +68,7 @@ fn status(remote: &mut crate::cli::remote::Remote, app: &AppId) -> Found {
     }
 }
 
-fn tell(ui: &Ui, all: &[(EnvName, AppId, Vec<(ServerName, Found)>)]) {
+fn tell(ui: &Ui, all: &[Answers]) {
     let mut rows = Vec::new();
     let mut remarks = Vec::new();
     let mut events = Vec::new();
@@ -77,8 +79,7 @@ fn tell(ui: &Ui, all: &[(EnvName, AppId, Vec<(ServerName, Found)>)]) {
             remarks.push(format!("≠ releases of {app} differ between servers: tako releases ls --env {env}"));
         }
         for (server, found) in found {
-            let newest = versions.len() > 1;
-            rows.push(row(app, env, server, found, newest));
+            rows.push(row(app, env, server, found, versions.len() > 1));
             if let Ok(Some(AppStatus { last_failure: Some(why), .. })) = found {
                 remarks.push(format!("! {server}: the last instance that failed: {why}"));
             }

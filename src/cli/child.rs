@@ -34,10 +34,6 @@ impl Owned {
         Ok(Owned { child, pid, ended: None })
     }
 
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// How it ended, if it does within `limit`. What it left running in its group is killed.
     pub fn wait_for(&mut self, limit: Duration) -> Option<ExitStatus> {
         let until = Instant::now() + limit;
@@ -53,13 +49,13 @@ impl Owned {
         self.ended
     }
 
-    /// SIGTERM, a moment, SIGKILL.
-    pub fn stop(&mut self) {
+    /// SIGTERM, and SIGKILL for what is still there after `grace`.
+    pub fn stop_within(&mut self, grace: Duration) {
         if self.ended.is_some() {
             return;
         }
         let _ = sys::kill_group(self.pid, Signal::TERM);
-        if self.wait_for(GRACE).is_none() {
+        if self.wait_for(grace).is_none() {
             self.reap();
         }
     }
@@ -78,7 +74,7 @@ impl Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        self.stop();
+        self.stop_within(GRACE);
     }
 }
 

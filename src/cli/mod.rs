@@ -14,6 +14,7 @@ pub(crate) mod project;
 pub(crate) mod commands;
 pub(crate) mod git;
 pub(crate) mod build;
+pub(crate) mod ship;
 pub(crate) mod fanout;
 pub(crate) mod remote;
 pub(crate) mod ssh;

@@ -215,8 +215,8 @@ impl Batch {
                 return Some(false);
             }
         }
-        write!(stdin, "put \"{}\" \"{}\"\n", self.name, self.part).ok()?;
-        write!(stdin, "rename \"{}\" \"{}\"\n", self.part, self.remote).ok()?;
+        writeln!(stdin, "put \"{}\" \"{}\"", self.name, self.part).ok()?;
+        writeln!(stdin, "rename \"{}\" \"{}\"", self.part, self.remote).ok()?;
         drop(stdin);
         lines.for_each(drop);
         Some(true)
@@ -318,7 +318,7 @@ fn program(variable: &str, default: &str) -> Command {
 
 fn cannot_start(program: &str, variable: &str, e: std::io::Error) -> Error {
     let failed: Result<()> = Err(e).context(|| format!("start {program}"));
-    failed.err().expect("an error stays one").hint(format!("install OpenSSH, or say where it is with {variable}"))
+    failed.expect_err("an error stays one").hint(format!("install OpenSSH, or say where it is with {variable}"))
 }
 
 /// In an option's value `ssh` expands `%`, which our paths have only if the user's runtime folder has.

@@ -6,6 +6,17 @@ pub(crate) mod servers;
 pub(crate) mod secrets;
 pub(crate) mod version;
 
+pub(crate) mod aim;
+pub(crate) mod words;
+pub(crate) mod change;
+pub(crate) mod deploy;
+pub(crate) mod rehearse;
+pub(crate) mod status;
+pub(crate) mod logs;
+pub(crate) mod releases;
+pub(crate) mod scale;
+pub(crate) mod delete;
+
 /// How a command ended when it did not fail with an error: the exit codes that an error's kind does not tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {

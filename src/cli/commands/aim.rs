@@ -1,0 +1,214 @@
+//! Aim: which project, environment and servers a command is about, from its flags, `tako.toml` and the inventory.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use crate::cli::args::Args;
+use crate::cli::config::inventory::{Inventory, Server};
+use crate::cli::fanout::{self, CONNECTS};
+use crate::cli::interrupt::Interrupt;
+use crate::cli::project::{Env, Project};
+use crate::cli::remote::{Place, Remote};
+use crate::cli::ui::Ui;
+use crate::error::{Context, Error, Kind, Result};
+use crate::proto::name::{AppId, EnvName, ServerName};
+
+/// The project of this folder, or of `--dir`.
+pub(crate) fn project(ui: &Ui, args: &Args) -> Result<Project> {
+    let dir = std::path::absolute(args.value("dir").map_or_else(PathBuf::new, PathBuf::from).join("."));
+    let dir = dir.and_then(|dir| dir.canonicalize()).context(|| "find the project's folder".into())?;
+    Project::load(&dir, &mut |warning| ui.warn(&warning))
+}
+
+/// That of `--env`, else production.
+pub(crate) fn env_name(args: &Args) -> Result<EnvName> {
+    match args.value("env") {
+        Some(name) => EnvName::parse(name).map_err(|e| e.with_kind(Kind::Usage)),
+        None => Ok(EnvName::production()),
+    }
+}
+
+pub(crate) fn app(project: &Project, env: &EnvName) -> AppId {
+    AppId::new(project.name.clone(), env.clone())
+}
+
+/// How the servers of an environment were found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Mapping {
+    /// As `tako.toml` says, or a part of it.
+    Written(Vec<Server>),
+    /// The only one that is known: worth writing down.
+    OnlyOne(Server),
+    /// Named on the command line while `tako.toml` says nothing.
+    Named(Vec<Server>),
+    /// Somebody has to choose.
+    Open(Vec<Server>),
+}
+
+/// Pure: what the mapping is, for `wanted` servers from the command line.
+///
+/// # Errors
+/// NotFound for a name that the inventory does not have, Usage for one outside the environment, Config without any.
+pub(crate) fn mapping(
+    env_name: &EnvName,
+    env: &Env,
+    known: &[Server],
+    wanted: &[ServerName],
+    find: impl Fn(&ServerName) -> Result<Server>,
+) -> Result<Mapping> {
+    if !env.servers.is_empty() {
+        if let Some(stranger) = wanted.iter().find(|name| !env.servers.contains(name)) {
+            let names = env.servers.iter().map(ServerName::as_str).collect::<Vec<_>>().join(", ");
+            return Err(Error::new(Kind::Usage, format!("{stranger} is not a server of {env_name}"))
+                .hint(format!("{env_name} is on {names}; `servers` in [envs.{env_name}] of tako.toml says so")));
+        }
+        let chosen = env.servers.iter().filter(|name| wanted.is_empty() || wanted.contains(name));
+        return chosen.map(find).collect::<Result<_>>().map(Mapping::Written);
+    }
+    if !wanted.is_empty() {
+        return wanted.iter().map(find).collect::<Result<_>>().map(Mapping::Named);
+    }
+    match known {
+        [] => Err(Error::new(Kind::Config, "no server is known yet").hint("run `tako servers add HOST` first")),
+        [one] if env_name.is_production() => Ok(Mapping::OnlyOne(one.clone())),
+        several => Ok(Mapping::Open(several.to_vec())),
+    }
+}
+
+/// `--server NAME`, more of them with commas between.
+pub(crate) fn wanted(args: &Args) -> Result<Vec<ServerName>> {
+    let names = args.value("server").unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(|name| ServerName::parse(name).map_err(|e| e.with_kind(Kind::Usage))).collect()
+}
+
+/// The servers of an environment, for commands that change no mapping.
+pub(crate) fn servers(env_name: &EnvName, env: &Env, wanted: &[ServerName]) -> Result<Vec<Server>> {
+    let inventory = Inventory::load()?;
+    match mapping(env_name, env, inventory.servers(), wanted, |name| inventory.find(name).cloned())? {
+        Mapping::Written(servers) | Mapping::Named(servers) => Ok(servers),
+        Mapping::OnlyOne(server) => Ok(vec![server]),
+        Mapping::Open(servers) => Err(undecided(env_name, &servers)),
+    }
+}
+
+/// Several servers, and nothing says which.
+pub(crate) fn undecided(env_name: &EnvName, servers: &[Server]) -> Error {
+    let first = servers.first().map_or("NAME", |s| s.name.as_str());
+    let names = servers.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
+    Error::new(Kind::NeedsInput, format!("nothing says which servers {env_name} is on; known are {names}"))
+        .hint(format!("add `servers = [\"{first}\"]` to [envs.{env_name}] in tako.toml, or give --server {first}"))
+}
+
+/// Connects to all `servers` at once and runs `task` on each; the results are in their order.
+pub(crate) fn on_each<R: Send>(
+    servers: &[Server],
+    interrupt: &Interrupt,
+    task: impl Fn(&mut Remote) -> Result<R> + Sync,
+) -> Vec<(ServerName, Result<R>)> {
+    let results = fanout::each(servers.iter().collect(), CONNECTS, |server: &Server| {
+        Remote::connect(&Place::Ssh(server.clone()), interrupt).and_then(|mut remote| task(&mut remote))
+    });
+    servers.iter().map(|s| s.name.clone()).zip(results).collect()
+}
+
+/// What is told when some servers failed: one error in full, several in short.
+pub(crate) fn failure(failed: Vec<(ServerName, Error)>, of: usize) -> Option<Error> {
+    let count = failed.len();
+    let mut failed = failed.into_iter();
+    let (name, first) = failed.next()?;
+    if count == 1 {
+        let hint = first.next_step().map(str::to_string);
+        let whole = Error::new(first.kind(), named(name.as_str(), &first)).with_detail(first.detail().to_vec());
+        return Some(match hint {
+            Some(hint) => whole.hint(hint),
+            None => whole,
+        });
+    }
+    let kind = first.kind();
+    let detail = std::iter::once((name, first)).chain(failed).map(|(name, e)| named(name.as_str(), &e)).collect();
+    Some(Error::new(kind, format!("{count} of {of} servers have a problem")).with_detail(detail))
+}
+
+/// The error with its server's name in front, which one of the connection has already.
+pub(crate) fn named(server: &str, e: &Error) -> String {
+    let text = e.to_string();
+    match text.strip_prefix(server).is_some_and(|rest| rest.starts_with(": ")) {
+        true => text,
+        false => format!("{server}: {text}"),
+    }
+}
+
+/// Time since a server's stamp; nothing when its clock is ahead of ours.
+pub(crate) fn since(then_ms: u64) -> Duration {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(Duration::from_millis(then_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::proto::manifest::Limits;
+
+    fn name(s: &str) -> ServerName {
+        ServerName::parse(s).unwrap()
+    }
+
+    fn server(s: &str) -> Server {
+        Server { name: name(s), host: s.into(), port: None, user: None, description: None, target: None }
+    }
+
+    fn map(env: &str, written: &[&str], known: &[&str], wanted: &[&str]) -> Result<Mapping> {
+        let env_name = EnvName::parse(env).unwrap();
+        let env = Env {
+            routes: Vec::new(),
+            servers: written.iter().map(|s| name(s)).collect(),
+            instances: 1,
+            limits: Limits::default(),
+            vars: BTreeMap::new(),
+            per_server: BTreeMap::new(),
+        };
+        let known: Vec<Server> = known.iter().map(|s| server(s)).collect();
+        let wanted: Vec<ServerName> = wanted.iter().map(|s| name(s)).collect();
+        mapping(&env_name, &env, &known, &wanted, |name| {
+            let found = known.iter().find(|s| s.name == *name).cloned();
+            found.ok_or_else(|| Error::new(Kind::NotFound, format!("no server {name}")))
+        })
+    }
+
+    #[test]
+    fn servers_come_from_the_file_the_flag_or_the_only_one_known() {
+        let (a, b) = (server("a"), server("b"));
+        assert_eq!(
+            map("production", &["a", "b"], &["a", "b"], &[]).unwrap(),
+            Mapping::Written(vec![a.clone(), b.clone()])
+        );
+        assert_eq!(map("production", &["a", "b"], &["a", "b"], &["b"]).unwrap(), Mapping::Written(vec![b.clone()]));
+        assert_eq!(map("production", &[], &["a"], &[]).unwrap(), Mapping::OnlyOne(a.clone()));
+        assert_eq!(map("production", &[], &["a", "b"], &["b"]).unwrap(), Mapping::Named(vec![b.clone()]));
+        assert_eq!(map("production", &[], &["a", "b"], &[]).unwrap(), Mapping::Open(vec![a.clone(), b]));
+        // Only production falls back by itself.
+        assert_eq!(map("staging", &[], &["a"], &[]).unwrap(), Mapping::Open(vec![a]));
+    }
+
+    #[test]
+    fn names_that_do_not_fit_are_errors() {
+        let kind = |result: Result<Mapping>| result.unwrap_err().kind();
+        assert_eq!(kind(map("production", &[], &[], &[])), Kind::Config);
+        assert_eq!(kind(map("production", &["a"], &["a", "b"], &["b"])), Kind::Usage);
+        assert_eq!(kind(map("production", &["gone"], &["a"], &[])), Kind::NotFound);
+        assert_eq!(kind(map("production", &[], &["a"], &["x"])), Kind::NotFound);
+    }
+
+    #[test]
+    fn one_failure_is_told_in_full_and_several_in_short() {
+        let e = |text: &str| Error::new(Kind::Unreachable, text).hint("do this");
+        assert!(failure(Vec::new(), 2).is_none());
+        let one = failure(vec![(name("a"), e("boom"))], 2).unwrap();
+        assert_eq!((one.to_string().as_str(), one.next_step()), ("a: boom", Some("do this")));
+        let two = failure(vec![(name("a"), e("a: boom")), (name("b"), e("bang"))], 3).unwrap();
+        assert_eq!(two.to_string(), "2 of 3 servers have a problem");
+        assert_eq!(two.detail(), ["a: boom", "b: bang"]);
+    }
+}

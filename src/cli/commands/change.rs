@@ -1,0 +1,78 @@
+//! Change: what `scale`, `releases rollback` and the like have in common: one request that rolls instances on every
+//! server of an environment, each server on its own.
+
+use serde_json::json;
+
+use super::{Exit, aim};
+use crate::cli::config::inventory::Server;
+use crate::cli::fanout::{self, CONNECTS};
+use crate::cli::interrupt::Interrupt;
+use crate::cli::remote::{Place, Remote};
+use crate::cli::ship::{beyond_boot, step_words};
+use crate::cli::ui::Ui;
+use crate::error::{Error, Result};
+use crate::proto::control::{Deployed, Reply, Request};
+use crate::proto::name::ServerName;
+
+use super::words;
+
+/// Asks every server, shows a line for each, and tells how it ended.
+pub(crate) fn on_servers(
+    ui: &Ui,
+    servers: Vec<Server>,
+    interrupt: &Interrupt,
+    request: impl Fn() -> Request + Sync,
+) -> Result<Exit> {
+    let count = servers.len();
+    let lines = servers.into_iter().map(|server| (ui.task(server.name.as_str()), server)).collect();
+    let results = fanout::each(lines, CONNECTS, |(task, server)| {
+        task.set("connecting");
+        let changed = Remote::connect(&Place::Ssh(server.clone()), interrupt).and_then(|mut remote| {
+            let reply = remote.call(request(), &mut |notice| {
+                if let Some(words) = step_words(&notice) {
+                    task.set(&words);
+                }
+            })?;
+            match reply {
+                Reply::Deployed(deployed) => Ok(deployed),
+                other => Err(remote.misunderstood(&other)),
+            }
+        });
+        match &changed {
+            Ok(deployed) => task.done(&shown(deployed)),
+            Err(e) => task.fail(&e.to_string()),
+        }
+        (server.name, changed)
+    });
+    conclude(ui, results, count)
+}
+
+fn conclude(ui: &Ui, results: Vec<(ServerName, Result<Deployed>)>, count: usize) -> Result<Exit> {
+    let told = |(server, changed): &(ServerName, Result<Deployed>)| match changed {
+        Ok(deployed) => json!({ "server": server, "ok": true, "deployed": deployed }),
+        Err(e) => json!({ "server": server, "ok": false, "kind": e.kind(), "message": e.to_string() }),
+    };
+    ui.event("result", json!({ "servers": results.iter().map(told).collect::<Vec<_>>() }));
+    let failed: Vec<(ServerName, Error)> =
+        results.into_iter().filter_map(|(server, changed)| Some((server, changed.err()?))).collect();
+    let all_failed = failed.len() == count;
+    match aim::failure(failed, count) {
+        None => Ok(Exit::Done),
+        Some(e) if all_failed => Err(e),
+        Some(e) => {
+            ui.error(&e);
+            Ok(Exit::Partly)
+        }
+    }
+}
+
+fn shown(deployed: &Deployed) -> String {
+    let what = match deployed.instances {
+        0 => format!("{} live on demand", deployed.version),
+        n => format!("{} live · {n} instances", deployed.version),
+    };
+    match beyond_boot(deployed).into_iter().max() {
+        Some(swap) => format!("{what} · swap +{}", words::swap(swap)),
+        None => what,
+    }
+}

@@ -1,0 +1,156 @@
+//! `tako releases ls` and `tako releases rollback`.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::{Exit, aim, change, words};
+use crate::cli::args::Args;
+use crate::cli::interrupt::Interrupt;
+use crate::cli::ui::Ui;
+use crate::error::{Error, Kind, Result};
+use crate::proto::control::{Release, Reply, Request};
+use crate::proto::name::ServerName;
+use crate::proto::version::Version;
+
+/// A release as all servers together have it.
+struct Row {
+    release: Release,
+    /// Where it is live.
+    live_on: Vec<ServerName>,
+}
+
+pub(crate) fn ls(ui: &Ui, args: &Args) -> Result<Exit> {
+    let interrupt = Interrupt::of_process()?;
+    let project = aim::project(ui, args)?;
+    let env_name = aim::env_name(args)?;
+    let servers = aim::servers(&env_name, project.env(&env_name)?, &[])?;
+    let app = aim::app(&project, &env_name);
+    let found = aim::on_each(&servers, &interrupt, |remote| {
+        match remote.call(Request::Releases { app: app.clone() }, &mut |_| {})? {
+            Reply::Releases(releases) => Ok(releases),
+            other => Err(remote.misunderstood(&other)),
+        }
+    });
+    interrupt.check()?;
+    let told = |(server, found): &(ServerName, Result<Vec<Release>>)| match found {
+        Ok(releases) => json!({ "server": server, "ok": true, "releases": releases }),
+        Err(e) => json!({ "server": server, "ok": false, "message": e.to_string() }),
+    };
+    ui.event("result", json!({ "app": app, "servers": found.iter().map(told).collect::<Vec<_>>() }));
+
+    let (mut lists, mut failed) = (Vec::new(), Vec::new());
+    for (server, found) in found {
+        match found {
+            Ok(releases) => lists.push((server, releases)),
+            Err(e) => failed.push((server, e)),
+        }
+    }
+    let rows = merge(lists);
+    if !rows.is_empty() {
+        let dirty = rows.iter().any(|row| row.release.git_dirty);
+        let cells: Vec<Vec<String>> = rows.iter().map(cells).collect();
+        ui.table(&["", "RELEASE", "DEPLOYED", "BY", "MESSAGE", "SERVERS"], &cells);
+        if dirty {
+            ui.note("* built from a tree with uncommitted changes");
+        }
+    }
+    match aim::failure(failed, servers.len()) {
+        Some(e) => Err(e),
+        None => Ok(Exit::Done),
+    }
+}
+
+pub(crate) fn rollback(ui: &Ui, args: &Args) -> Result<Exit> {
+    let interrupt = Interrupt::of_process()?;
+    let version = args.positional(0).map(Version::parse).transpose().map_err(|e| e.with_kind(Kind::Usage))?;
+    let project = aim::project(ui, args)?;
+    let env_name = aim::env_name(args)?;
+    let servers = aim::servers(&env_name, project.env(&env_name)?, &[])?;
+    if env_name.is_production() && ui.is_interactive() && !args.flag("yes") {
+        let to = version.as_ref().map_or_else(|| "the last good release".into(), Version::to_string);
+        if !ui.confirm(&format!("put {to} of {} live in production?", project.name), "--yes")? {
+            return Err(Error::new(Kind::Interrupted, "nothing was changed"));
+        }
+    }
+    let app = aim::app(&project, &env_name);
+    change::on_servers(ui, servers, &interrupt, || Request::Rollback { app: app.clone(), version: version.clone() })
+}
+
+/// One row per version, newest first; of what servers say differently the newest counts.
+fn merge(lists: Vec<(ServerName, Vec<Release>)>) -> Vec<Row> {
+    let mut rows: BTreeMap<Version, Row> = BTreeMap::new();
+    for (server, releases) in lists {
+        for release in releases {
+            let live = release.live;
+            let row = rows
+                .entry(release.version.clone())
+                .or_insert_with(|| Row { release: release.clone(), live_on: Vec::new() });
+            if release.deployed_ms > row.release.deployed_ms {
+                row.release = release;
+            }
+            if live {
+                row.live_on.push(server.clone());
+            }
+        }
+    }
+    let mut rows: Vec<Row> = rows.into_values().collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.release.deployed_ms));
+    rows
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let Row { release, live_on } = row;
+    let mark = match (live_on.is_empty(), release.bad) {
+        (false, _) => "●",
+        (true, true) => "↩",
+        (true, false) => "",
+    };
+    let servers = match (live_on.as_slice(), release.bad) {
+        ([], true) => "rolled back".into(),
+        ([], false) => "–".into(),
+        (live, _) => live.iter().map(ServerName::as_str).collect::<Vec<_>>().join(" "),
+    };
+    vec![
+        mark.into(),
+        format!("{}{}", release.version, if release.git_dirty { "*" } else { "" }),
+        words::ago(aim::since(release.deployed_ms)),
+        // The machine's name is for locks and logs.
+        release.by.split('@').next().unwrap_or_default().into(),
+        release.commit_message.clone().unwrap_or_default().chars().take(40).collect(),
+        servers,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn release(version: &str, deployed_ms: u64, live: bool, bad: bool) -> Release {
+        Release {
+            version: Version::parse(version).unwrap(),
+            live,
+            deployed_ms,
+            by: "ana@laptop".into(),
+            commit_message: Some("Fix cart rounding".into()),
+            git_dirty: version == "b81e07c",
+            bad,
+        }
+    }
+
+    #[test]
+    fn servers_share_a_row_per_release() {
+        let name = |s| ServerName::parse(s).unwrap();
+        let rows = merge(vec![
+            (name("fra1"), vec![release("4f2c9ab", 9, true, false), release("77d0e1c", 8, false, true)]),
+            (name("nyc1"), vec![release("b81e07c", 7, true, false), release("5c3a9d2", 1, false, false)]),
+            (name("sin1"), vec![release("4f2c9ab", 10, true, false)]),
+        ]);
+        let shown: Vec<String> =
+            rows.iter().map(cells).map(|c| format!("{} {} {} {}", c[0], c[1], c[3], c[5])).collect();
+        assert_eq!(
+            shown,
+            ["● 4f2c9ab ana fra1 sin1", "↩ 77d0e1c ana rolled back", "● b81e07c* ana nyc1", " 5c3a9d2 ana –"]
+        );
+    }
+}

@@ -1,0 +1,513 @@
+//! Ship: one version of an app to all its servers, as a transaction over many machines as far as that is possible.
+//!
+//! ```text
+//! build ───────────────┐
+//! connect, preflight ──┴─ room? ─ lock ─ upload, unpack, prepare ─┬─ deploy, each server on its own ─ unlock
+//!                             all servers, or nothing is changed ─┘
+//! ```
+//!
+//! **Invariant**: until every server has the release ready to start, an error leaves all of them as they were; after
+//! that each server commits or rolls back alone, and the result says which did what.
+
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::select;
+
+use super::build::{self, Built, Order, Said};
+use super::commands::words;
+use super::fanout::{self, CALLS, CONNECTS};
+use super::interrupt::Interrupt;
+use super::project::{Env, Project};
+use super::remote::{Place, Remote};
+use super::ui::{Task, Ui};
+use crate::error::{Context, Error, Kind, Result};
+use crate::proto::control::{AppState, Artifact, Deploy, Deployed, Notice, Preflight, Reply, Request, Secrets, Step};
+use crate::proto::manifest::{Limits, Manifest};
+use crate::proto::name::{AppId, EnvName, ServerName};
+use crate::proto::target::Target;
+use crate::proto::version::Version;
+
+/// Left free beside what a release needs, for logs and the apps' own data.
+const SPARE: u64 = 64 << 20;
+/// How long we ask a server that was lost in the middle of a deploy how it ended.
+const SETTLING: Duration = Duration::from_secs(60);
+
+/// What is shipped, and where to.
+pub(crate) struct Shipment<'a> {
+    pub project: &'a Project,
+    pub env_name: &'a EnvName,
+    pub env: &'a Env,
+    pub order: &'a Order,
+    pub version: Version,
+    pub secrets: Secrets,
+    pub places: &'a [Place],
+}
+
+/// What came of it.
+pub(crate) struct Shipped {
+    pub built: Built,
+    /// In the order of the places.
+    pub ends: Vec<End>,
+    pub times: Times,
+}
+
+/// How it ended on one server.
+pub(crate) struct End {
+    pub server: String,
+    /// What served before.
+    pub previous: Option<Version>,
+    pub result: Result<Deployed>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Times {
+    pub build: Duration,
+    /// Until the last server was connected and asked; beside the build.
+    pub connect: Duration,
+    pub upload: Duration,
+    pub deploy: Duration,
+}
+
+/// A server that is connected and has nothing against the deploy.
+struct Bound {
+    place: Place,
+    remote: Remote,
+    preflight: Preflight,
+}
+
+impl Shipment<'_> {
+    pub fn app(&self) -> AppId {
+        AppId::new(self.project.name.clone(), self.env_name.clone())
+    }
+
+    fn on(&self, place: &Place) -> (u32, Limits) {
+        let (instances, mut limits) = match ServerName::parse(place.name()) {
+            Ok(name) => self.env.on(&name),
+            Err(_) => (self.env.instances, self.env.limits.clone()),
+        };
+        limits.request_body = self.project.request_body;
+        (instances, limits)
+    }
+
+    fn manifest(&self, place: &Place) -> Result<Manifest> {
+        let source = &self.order.source;
+        Ok(Manifest {
+            app: self.app(),
+            version: self.version.clone(),
+            runtime: self.project.runtime,
+            runtime_version: self.order.runtime_version.clone(),
+            dir: source.app_dir()?,
+            main: self.project.main.clone(),
+            start: self.project.start.clone(),
+            install: self.project.install.clone(),
+            health: self.project.health.clone(),
+            vars: self.env.vars.clone(),
+            limits: self.on(place).1,
+            commit_message: source.subject.clone(),
+            git_dirty: source.dirty,
+        })
+    }
+
+    /// They travel only when the server has others.
+    fn secrets_for(&self, preflight: &Preflight) -> Option<Secrets> {
+        let same = match &preflight.secrets_hash {
+            Some(hash) => *hash == self.secrets.hash,
+            None => self.secrets.values.is_empty(),
+        };
+        (!same).then(|| self.secrets.clone())
+    }
+}
+
+/// # Errors
+/// Whatever kept it from starting; then every server is as it was. What happened after that is in the ends.
+pub(crate) fn ship(ui: &Ui, shipment: &Shipment<'_>, interrupt: &Interrupt) -> Result<Shipped> {
+    let start = Instant::now();
+    let (trigger, working) = interrupt.or_trigger();
+    // Whoever fails first pulls it, so that nobody waits for work that is in vain.
+    let trigger = Mutex::new(Some(trigger));
+    let or_give_up = |failed: bool| {
+        if failed {
+            trigger.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+    };
+    let (build_task, connect_task) = (ui.task("Build"), ui.task("Connect"));
+    let (built, bound) = thread::scope(|scope| {
+        let build = scope.spawn(|| {
+            let built = build_step(ui, shipment, build_task, &working);
+            or_give_up(built.is_err());
+            built.map(|built| (built, start.elapsed()))
+        });
+        let bound = connect_step(ui, shipment, connect_task, &working, &or_give_up);
+        let bound = bound.map(|bound| (bound, start.elapsed()));
+        (build.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "the build thread ended by itself"))), bound)
+    });
+    let ((built, build), (mut bound, connect)) = match (built, bound) {
+        (Ok(built), Ok(bound)) => (built, bound),
+        (built, bound) => return Err(telling(built.err().into_iter().chain(bound.err()))),
+    };
+    check_room(&bound, &built)?;
+
+    let uploading = Instant::now();
+    prepare_step(ui, shipment, &built, &mut bound, &or_give_up)?;
+    let upload = uploading.elapsed();
+
+    let deploying = Instant::now();
+    let lines: Vec<(&mut Bound, Task)> =
+        bound.iter_mut().map(|b| (ui.task(b.place.name()), b)).map(|(t, b)| (b, t)).collect();
+    let ends = fanout::each(lines, CALLS, |(bound, task)| deploy_to(shipment, bound, task, &working));
+    let times = Times { build, connect, upload, deploy: deploying.elapsed() };
+    Ok(Shipped { built, ends, times })
+}
+
+fn build_step(ui: &Ui, shipment: &Shipment<'_>, task: Task, interrupt: &Interrupt) -> Result<Built> {
+    let say = |said: Said<'_>| match said {
+        Said::Doing(what) => {
+            task.set(what);
+            ui.detail(&format!("$ {what}"));
+        }
+        Said::Output(line) => ui.detail(&format!("  {line}")),
+    };
+    let built = build::build(shipment.project, shipment.order, interrupt, &say);
+    match &built {
+        Ok(built) => task.done(&format!("{} · {}", built.how, words::size(built.packed.bytes))),
+        Err(e) => task.fail(&e.to_string()),
+    }
+    built
+}
+
+fn connect_step(
+    ui: &Ui,
+    shipment: &Shipment<'_>,
+    task: Task,
+    interrupt: &Interrupt,
+    or_give_up: &(impl Fn(bool) + Sync),
+) -> Result<Vec<Bound>> {
+    let results = fanout::each(shipment.places.iter().collect(), CONNECTS, |place: &Place| {
+        let bound = connect(shipment, place, interrupt);
+        or_give_up(bound.is_err());
+        bound
+    });
+    let bound = match all(results) {
+        Ok(bound) => bound,
+        Err(e) => {
+            task.fail(&e.to_string());
+            return Err(e);
+        }
+    };
+    task.done(&bound.iter().map(|b| b.place.name()).collect::<Vec<_>>().join(", "));
+    for bound in &bound {
+        for overlap in &bound.preflight.overlaps {
+            ui.note(&format!("{}: {overlap} is more specific and keeps its requests", bound.place.name()));
+        }
+    }
+    Ok(bound)
+}
+
+fn connect(shipment: &Shipment<'_>, place: &Place, interrupt: &Interrupt) -> Result<Bound> {
+    let mut remote = Remote::connect(place, interrupt)?;
+    if let Place::Ssh(server) = place {
+        check_target(place.name(), server.target, remote.hello().target)?;
+    }
+    let request = Request::Preflight {
+        app: shipment.app(),
+        version: shipment.version.clone(),
+        routes: shipment.env.routes.clone(),
+    };
+    match remote.call(request, &mut |_| {}).context(|| place.name().to_string())? {
+        Reply::Preflight(preflight) => Ok(Bound { place: place.clone(), remote, preflight }),
+        other => Err(remote.misunderstood(&other)),
+    }
+}
+
+fn check_target(name: &str, recorded: Option<Target>, found: Target) -> Result<()> {
+    match recorded {
+        Some(recorded) if recorded != found => {
+            Err(Error::new(Kind::Config, format!("{name}: it is {found} now and was {recorded} when it was added"))
+                .hint(format!("is it the right machine? run `tako servers check {name}`")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_room(bound: &[Bound], built: &Built) -> Result<()> {
+    let needed = built.packed.bytes + built.packed.unpacked + SPARE;
+    let full = bound.iter().find(|b| !b.preflight.complete && b.preflight.free_bytes < needed);
+    match full {
+        None => Ok(()),
+        Some(b) => {
+            let (needed, free) = (words::size(needed), words::size(b.preflight.free_bytes));
+            Err(Error::new(
+                Kind::Refused,
+                format!("{}: {needed} of disk are needed and {free} are free", b.place.name()),
+            )
+            .hint("make room on the server; old releases go by themselves after a deploy"))
+        }
+    }
+}
+
+/// Locks, then uploads, lays out and prepares the release everywhere. The locks end with the connections.
+fn prepare_step(
+    ui: &Ui,
+    shipment: &Shipment<'_>,
+    built: &Built,
+    bound: &mut [Bound],
+    or_give_up: &(impl Fn(bool) + Sync),
+) -> Result<()> {
+    let task = ui.task("Upload");
+    let children: Vec<(&mut Bound, Task)> =
+        bound.iter_mut().map(|b| (task.child(b.place.name()), b)).map(|(t, b)| (b, t)).collect();
+    // All locks before the first byte: a deploy of somebody else ends this one early.
+    let locked = fanout::each(children, CALLS, |(bound, line)| {
+        line.set("locking");
+        let request = Request::Lock { app: shipment.app(), version: Some(shipment.version.clone()) };
+        let locked = bound.remote.order(request, &mut |_| {}).context(|| bound.place.name().to_string());
+        or_give_up(locked.is_err());
+        locked.map(|()| (bound, line))
+    });
+    let prepared = all(locked).and_then(|children| {
+        all(fanout::each(children, CALLS, |(bound, line)| {
+            let prepared = prepare(shipment, built, bound, &line).context(|| bound.place.name().to_string());
+            or_give_up(prepared.is_err());
+            match &prepared {
+                Ok(sent) => line.done(if *sent { "sent and prepared" } else { "already there" }),
+                Err(e) => line.fail(&e.to_string()),
+            }
+            prepared
+        }))
+    });
+    match &prepared {
+        Ok(sent) => {
+            let sent = sent.iter().filter(|sent| **sent).count() as u64 * built.packed.bytes;
+            task.done(&if sent == 0 { "nothing to send".into() } else { format!("{} sent", words::size(sent)) });
+        }
+        Err(e) => task.fail(&e.to_string()),
+    }
+    prepared.map(drop)
+}
+
+/// Whether bytes were sent.
+fn prepare(shipment: &Shipment<'_>, built: &Built, bound: &mut Bound, line: &Task) -> Result<bool> {
+    let mut on = |notice| {
+        if let Notice::Doing { what } = notice {
+            line.set(&what);
+        }
+    };
+    let mut sent = false;
+    if !bound.preflight.complete {
+        let packed = &built.packed;
+        let artifact = Artifact {
+            file: format!("{}.tar.zst", packed.sha256),
+            sha256: packed.sha256.clone(),
+            bytes: packed.bytes,
+            unpacked: packed.unpacked,
+        };
+        let unpack =
+            || Request::Unpack { app: shipment.app(), version: shipment.version.clone(), artifact: artifact.clone() };
+        line.set(&format!("uploading {}", words::size(packed.bytes)));
+        sent = bound.remote.upload(&built.file, &artifact, false)?;
+        line.set("unpacking");
+        match bound.remote.order(unpack(), &mut on) {
+            // What lay there had the right size and was something else.
+            Err(e) if !sent && matches!(e.kind(), Kind::Refused | Kind::NotFound) => {
+                sent = bound.remote.upload(&built.file, &artifact, true)?;
+                bound.remote.order(unpack(), &mut on)?;
+            }
+            other => other?,
+        }
+    }
+    line.set("preparing");
+    let manifest = shipment.manifest(&bound.place)?;
+    bound.remote.order(Request::Prepare { manifest }, &mut on)?;
+    Ok(sent)
+}
+
+fn deploy_to(shipment: &Shipment<'_>, bound: &mut Bound, task: Task, interrupt: &Interrupt) -> End {
+    let result = deploy(shipment, bound, &task);
+    let result = match result {
+        // The server owns the deploy once it has it: what we lost is the news of it.
+        Err(e) if matches!(e.kind(), Kind::Unreachable | Kind::Timeout) => {
+            task.set("lost the connection, asking how it ended");
+            settle(shipment, bound, interrupt).unwrap_or(Err(e))
+        }
+        other => other,
+    };
+    match &result {
+        Ok(deployed) => {
+            task.done(&went_live(deployed));
+            // Nothing is left to do if it fails: the lock ends with the connection.
+            let _ = bound.remote.order(Request::Unlock { app: shipment.app() }, &mut |_| {});
+        }
+        Err(e) => task.fail(&e.to_string()),
+    }
+    End { server: bound.place.name().into(), previous: bound.preflight.live.clone(), result }
+}
+
+fn deploy(shipment: &Shipment<'_>, bound: &mut Bound, task: &Task) -> Result<Deployed> {
+    let order = Deploy {
+        manifest: shipment.manifest(&bound.place)?,
+        routes: shipment.env.routes.clone(),
+        instances: shipment.on(&bound.place).0,
+        secrets: shipment.secrets_for(&bound.preflight),
+    };
+    task.set("starting");
+    let reply = bound.remote.call(Request::Deploy(order), &mut |notice| {
+        if let Some(words) = step_words(&notice) {
+            task.set(&words);
+        }
+    })?;
+    match reply {
+        Reply::Deployed(deployed) => Ok(deployed),
+        other => Err(bound.remote.misunderstood(&other)),
+    }
+}
+
+/// Asks a server again that was lost while it deployed, until it is done; `None` when it cannot be found out.
+fn settle(shipment: &Shipment<'_>, bound: &mut Bound, interrupt: &Interrupt) -> Option<Result<Deployed>> {
+    let until = Instant::now() + SETTLING;
+    while Instant::now() < until && !interrupt.is_heard() {
+        if let Ok(remote) = Remote::connect(&bound.place, interrupt) {
+            bound.remote = remote;
+            if let Some(ended) = how_it_ended(shipment, bound) {
+                return Some(ended);
+            }
+        }
+        let [signal, sibling] = interrupt.bells();
+        select! {
+            recv(signal) -> _ => return None,
+            recv(sibling) -> _ => return None,
+            default(Duration::from_secs(1)) => {}
+        }
+    }
+    None
+}
+
+/// `None` while it is not over.
+fn how_it_ended(shipment: &Shipment<'_>, bound: &mut Bound) -> Option<Result<Deployed>> {
+    let reply = bound.remote.call(Request::Status { app: Some(shipment.app()) }, &mut |_| {}).ok()?;
+    let Reply::Status(apps) = reply else { return None };
+    let app = apps.into_iter().find(|app| app.app == shipment.app())?;
+    if app.state == AppState::Deploying {
+        return None;
+    }
+    let name = bound.place.name();
+    Some(match app.version {
+        Some(version) if version == shipment.version => {
+            let previous = bound.preflight.live.clone();
+            Ok(Deployed { version, previous, instances: app.wanted, swaps: Vec::new() })
+        }
+        _ => {
+            let why = app.last_failure.map_or_else(String::new, |why| format!(": {why}"));
+            Err(Error::new(Kind::Rejected, format!("{name}: the new release did not come up{why}"))
+                .hint("`tako logs` shows what it printed"))
+        }
+    })
+}
+
+/// One line for a server that is live.
+fn went_live(deployed: &Deployed) -> String {
+    let what = match deployed.instances {
+        0 => "live on demand".to_string(),
+        n => format!("{n}/{n} instances live"),
+    };
+    match beyond_boot(deployed).into_iter().max() {
+        Some(swap) => format!("{what} · swap +{}", words::swap(swap)),
+        None => what,
+    }
+}
+
+/// What each swap took beyond the app's own boot.
+pub(crate) fn beyond_boot(deployed: &Deployed) -> Vec<Duration> {
+    let beyond = |swap: &crate::proto::control::Swap| Duration::from_micros(swap.total_us.saturating_sub(swap.boot_us));
+    deployed.swaps.iter().map(beyond).collect()
+}
+
+/// What a notice of a rollout says on the server's line; `None` for those that say nothing new.
+pub(crate) fn step_words(notice: &Notice) -> Option<String> {
+    Some(match notice {
+        Notice::Step { number, of, step } => {
+            let step = match step {
+                Step::Starting => "starting",
+                Step::Ready => "ready, waiting for its health check",
+                Step::Healthy => "healthy",
+                Step::InBalancing => "serving",
+                Step::Draining => "draining the one before",
+                Step::Stopped => "the one before has stopped",
+            };
+            format!("instance {number}/{of} · {step}")
+        }
+        Notice::Doing { what } => what.clone(),
+        Notice::Live { .. } => "live, draining what was before".into(),
+        Notice::Lines { .. } | Notice::Beat => return None,
+    })
+}
+
+/// All results, or the error to tell.
+fn all<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
+    let mut good = Vec::with_capacity(results.len());
+    let mut bad = Vec::new();
+    for result in results {
+        match result {
+            Ok(t) => good.push(t),
+            Err(e) => bad.push(e),
+        }
+    }
+    if bad.is_empty() { Ok(good) } else { Err(telling(bad.into_iter())) }
+}
+
+/// Of several errors the one that caused the others; where several servers failed by themselves, it lists them.
+fn telling(errors: impl Iterator<Item = Error>) -> Error {
+    let (interrupted, mut causes): (Vec<Error>, Vec<Error>) = errors.partition(|e| e.kind() == Kind::Interrupted);
+    if causes.is_empty() {
+        return interrupted.into_iter().next().unwrap_or_else(|| Error::new(Kind::Bug, "an error got lost"));
+    }
+    let first = causes.remove(0);
+    if causes.is_empty() {
+        return first;
+    }
+    let detail = first.detail().iter().cloned().chain(causes.iter().map(Error::to_string)).collect();
+    first.with_detail(detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::control::Swap;
+
+    #[test]
+    fn the_cause_is_told_and_not_those_it_stopped() {
+        let e = |kind, text: &str| Err::<(), _>(Error::new(kind, text));
+        let told = |results| all::<()>(results).unwrap_err();
+        let stopped = || e(Kind::Interrupted, "interrupted");
+        let both = told(vec![stopped(), e(Kind::Busy, "fra1: locked"), Ok(()), e(Kind::Unreachable, "nyc1: gone")]);
+        assert_eq!((both.kind(), both.to_string().as_str()), (Kind::Busy, "fra1: locked"));
+        assert_eq!(both.detail(), ["nyc1: gone"]);
+        assert_eq!(told(vec![stopped(), stopped()]).kind(), Kind::Interrupted);
+        assert_eq!(all(vec![Ok(1), Ok(2)]).unwrap(), [1, 2]);
+    }
+
+    #[test]
+    fn a_server_that_became_another_machine_is_refused() {
+        let target = |s| Target::parse(s).unwrap();
+        let (one, other) = (target("linux-x86_64-glibc"), target("linux-x86_64-musl"));
+        assert!(check_target("fra1", Some(one), one).is_ok() && check_target("fra1", None, other).is_ok());
+        assert_eq!(check_target("fra1", Some(one), other).unwrap_err().kind(), Kind::Config);
+    }
+
+    #[test]
+    fn a_live_server_tells_its_slowest_swap() {
+        let mut deployed = Deployed {
+            version: Version::parse("v1").unwrap(),
+            previous: None,
+            instances: 2,
+            swaps: vec![Swap { boot_us: 400_000, total_us: 403_000 }, Swap { boot_us: 500_000, total_us: 512_400 }],
+        };
+        assert_eq!(went_live(&deployed), "2/2 instances live · swap +12 ms");
+        // Clocks of two processes may disagree by a little.
+        deployed.swaps = vec![Swap { boot_us: 5, total_us: 3 }];
+        assert_eq!(beyond_boot(&deployed), [Duration::ZERO]);
+        (deployed.instances, deployed.swaps) = (0, Vec::new());
+        assert_eq!(went_live(&deployed), "live on demand");
+    }
+}

@@ -1,7 +1,7 @@
 // Entry point for Bun: `bun bun.mjs <main>`, in the app's folder.
 //
-// `Bun.serve` is wrapped: the first server is moved and asked for its status before the app's routes; each is stopped in
-// order. Bun builds `node:http` upon `Bun.serve`, so that an app of either style ends here.
+// `Bun.serve` is wrapped: the first server is moved and answers the probe before the app's routes; each is stopped
+// in order. Bun builds `node:http` upon `Bun.serve`, so that an app of either style ends here.
 
 import * as fs from "node:fs";
 import http from "node:http";
@@ -114,7 +114,8 @@ function guardedRoutes(routes) {
   const winner = candidates.sort((a, b) => rank(a) - rank(b))[0];
   if (winner && !isWrappable(routes[winner])) {
     copy[MOVED_PAGE] = routes[winner];
-    copy["/status"] = { GET: (request, server) => statusOr(request, () => globalThis.fetch(new URL(MOVED_PAGE, server.url))) };
+    const page = (server) => globalThis.fetch(new URL(MOVED_PAGE, server.url));
+    copy["/status"] = { GET: (request, server) => statusOr(request, () => page(server)) };
   }
   return copy;
 }
@@ -124,7 +125,7 @@ function isWrappable(route) {
 }
 
 function isMethods(route) {
-  return typeof route === "object" && route !== null && (typeof route.GET === "function" || route.GET instanceof Response);
+  return typeof route?.GET === "function" || route?.GET instanceof Response;
 }
 
 function guardedRoute(route) {

@@ -283,7 +283,8 @@ export function appOf(namespace) {
     if (exported === null || exported === undefined) continue;
     if (typeof exported.fetch === "function") {
       // Two parameters, since Deno looks at the length of a handler before it passes anything.
-      return { fetch: (request, info) => exported.fetch(request, info), options: exported === namespace ? {} : exported };
+      const options = exported === namespace ? {} : exported;
+      return { fetch: (request, info) => exported.fetch(request, info), options };
     }
     if (exported !== namespace && isObject(exported.routes)) return { fetch: undefined, options: exported };
     if (isPlainHandler(exported)) return { fetch: exported, options: {} };

@@ -1,7 +1,7 @@
 // Entry point for Deno: `deno run --allow-all deno.mjs <main>`, in the app's folder.
 //
-// `Deno.serve` and `node:http` are wrapped alike. Everything else goes through `Deno` itself: Node's modules cost tens of
-// milliseconds of start-up each. Two things of the main module cannot be imitated: `import.meta.main` is false, and
+// `Deno.serve` and `node:http` are wrapped alike. Everything else goes through `Deno` itself: Node's modules cost tens
+// of milliseconds of start-up each. Two things of the main module cannot be imitated: `import.meta.main` is false, and
 // descriptor 3 stays open (it is at its end by then).
 
 import { begin, patchHttp } from "./core.mjs";
@@ -73,7 +73,8 @@ function readPipe(fd, limit) {
 
 function write(stream, text) {
   try {
-    for (let bytes = new TextEncoder().encode(text); bytes.length > 0; ) bytes = bytes.subarray(stream.writeSync(bytes));
+    let bytes = new TextEncoder().encode(text);
+    while (bytes.length > 0) bytes = bytes.subarray(stream.writeSync(bytes));
   } catch {
     // Nobody reads; there is no one to tell.
   }

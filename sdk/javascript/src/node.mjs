@@ -1,7 +1,7 @@
 // Entry point for Node: `node node.mjs <main>`, in the app's folder.
 //
-// The main module runs as if Node had been started with it (`require.main`, `process.argv`), after the bootstrap message
-// was read and `node:http` prepared. A fetch handler that it exports is served by the adapter below.
+// The main module runs as if Node had been started with it (`require.main`, `process.argv`), after the bootstrap
+// message was read and `node:http` prepared. A fetch handler that it exports is served by the adapter below.
 
 import * as fs from "node:fs";
 import http from "node:http";

@@ -147,9 +147,8 @@ impl Board {
         self.state().post(app, posting, keys)
     }
 
-    /// Takes the app off the table.
+    /// Takes the app off the table. It still hears notices: those that tell when its endpoints are drained.
     pub fn remove(&self, app: &AppId) -> u64 {
-        self.subscribers().remove(app);
         let mut state = self.state();
         if state.posted.remove(app).is_some() {
             state.collect_certs(self.inner.folder.fallback());

@@ -178,6 +178,17 @@ fn notices_reach_every_subscriber_and_one_that_is_full_holds_up_nobody() {
 }
 
 #[test]
+fn an_app_that_was_taken_off_hears_when_its_endpoints_are_drained() {
+    let w = world();
+    let (to, heard) = bounded(4);
+    w.board.subscribe(&app("shop"), to);
+    w.board.post(&app("shop"), posting(&["a.test"]));
+    w.board.remove(&app("shop"));
+    w.notices.send(Notice::Drained(EndpointId(7))).unwrap();
+    assert_eq!(heard.recv_timeout(Duration::from_secs(5)).unwrap(), Notice::Drained(EndpointId(7)));
+}
+
+#[test]
 fn a_post_after_the_stop_goes_nowhere() {
     let w = world();
     w.board.stop(Instant::now());

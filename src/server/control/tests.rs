@@ -1,15 +1,20 @@
+use std::cell::Cell;
 use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;
+use std::time::Instant;
 
 use crossbeam_channel::bounded;
 
+use super::connection::{BEAT, Following, MAX_WHO, Patience, Turn, of_lines, who};
 use super::*;
+use crate::proto::control::{Greeting, LogLine, Notice, Reply};
 use crate::proto::target::Target;
 use crate::proxy::table::Table;
 use crate::server::board::{Board, Publish};
 use crate::server::certs::Folder;
 use crate::server::daemon::About;
 use crate::server::layout::Layout;
+use crate::server::verbs::Session;
 
 /// Longer than anything here takes, so that a test that hangs ends.
 const SOON: Duration = Duration::from_secs(20);

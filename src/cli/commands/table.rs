@@ -1,11 +1,9 @@
 //! The command table: every command, what it takes and what it says of itself. It feeds the parser, the help texts
 //! and did-you-mean; nothing else names a command.
 
-use super::{Exit, init, secrets, servers, version};
-use crate::cli::args::{Arg, Args, Command, Does, Flag, Takes};
+use super::{init, secrets, servers, version};
+use crate::cli::args::{Arg, Command, Does, Flag, Takes};
 use crate::cli::help;
-use crate::cli::ui::Ui;
-use crate::error::{Error, Kind, Result};
 
 pub(crate) const COMMANDS: &[Command] = &[
     Command {
@@ -39,7 +37,7 @@ pub(crate) const COMMANDS: &[Command] = &[
             ("tako deploy --yes --json", "from a script"),
         ],
         hidden: false,
-        does: Does::Run(unwired), // wired at merge
+        does: Does::Run(super::deploy::run),
     },
     Command {
         name: "rehearse",
@@ -56,7 +54,7 @@ pub(crate) const COMMANDS: &[Command] = &[
             ("tako rehearse --traffic", "is any request dropped by a deploy?"),
         ],
         hidden: false,
-        does: Does::Run(unwired), // wired at merge
+        does: Does::Run(super::rehearse::run),
     },
     Command {
         name: "status",
@@ -66,7 +64,7 @@ pub(crate) const COMMANDS: &[Command] = &[
         flags: &[ENV_ANY],
         examples: &[("tako status", "every environment"), ("tako status --env staging --json", "one, for a program")],
         hidden: false,
-        does: Does::Run(unwired), // wired at merge
+        does: Does::Run(super::status::run),
     },
     Command {
         name: "logs",
@@ -85,7 +83,7 @@ pub(crate) const COMMANDS: &[Command] = &[
             ("tako logs --lines 1000", "more"),
         ],
         hidden: false,
-        does: Does::Run(unwired), // wired at merge
+        does: Does::Run(super::logs::run),
     },
     Command {
         name: "releases",
@@ -104,7 +102,7 @@ pub(crate) const COMMANDS: &[Command] = &[
                 flags: &[ENV],
                 examples: &[("tako releases ls", "of production"), ("tako releases ls --env staging", "of another")],
                 hidden: false,
-                does: Does::Run(unwired), // wired at merge
+                does: Does::Run(super::releases::ls),
             },
             Command {
                 name: "rollback",
@@ -117,7 +115,7 @@ pub(crate) const COMMANDS: &[Command] = &[
                     ("tako releases rollback 4f2c9ab", "this one"),
                 ],
                 hidden: false,
-                does: Does::Run(unwired), // wired at merge
+                does: Does::Run(super::releases::rollback),
             },
         ]),
     },
@@ -129,7 +127,7 @@ pub(crate) const COMMANDS: &[Command] = &[
         flags: &[ENV, value("server", "NAME", "only this server; may be repeated")],
         examples: &[("tako scale 4", "four on each server"), ("tako scale 0 --env staging", "only on demand")],
         hidden: false,
-        does: Does::Run(unwired), // wired at merge
+        does: Does::Run(super::scale::run),
     },
     Command {
         name: "delete",
@@ -142,7 +140,7 @@ pub(crate) const COMMANDS: &[Command] = &[
             ("tako delete --env staging --confirm my-app", "from a script"),
         ],
         hidden: false,
-        does: Does::Run(unwired), // wired at merge
+        does: Does::Run(super::delete::run),
     },
     Command {
         name: "servers",
@@ -318,9 +316,4 @@ const fn value(name: &'static str, what: &'static str, help: &'static str) -> Fl
 
 const fn switch(name: &'static str, help: &'static str) -> Flag {
     Flag { name, short: None, takes: Takes::Nothing, help }
-}
-
-// wired at merge
-fn unwired(_ui: &Ui, args: &Args) -> Result<Exit> {
-    Err(Error::new(Kind::Bug, format!("this build of tako has no `{}`", args.verb())))
 }

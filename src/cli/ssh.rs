@@ -272,9 +272,10 @@ impl Files {
     }
 }
 
-/// The farewell of every session, and what belongs to the host key's text alone.
+/// Not the farewell of every session, nor the frame around a warning.
 fn tells_something(line: &str) -> bool {
-    !(line.is_empty() || line.starts_with("Transferred: ") || line.starts_with("Bytes per second: "))
+    let frame = line.bytes().all(|b| b == b'@');
+    !(frame || line.starts_with("Transferred: ") || line.starts_with("Bytes per second: "))
 }
 
 impl Drop for Files {

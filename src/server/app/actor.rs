@@ -5,13 +5,13 @@
 //!
 //! **Invariant**: while the app lives, every `Serving` instance either has a process or a time to start one.
 
-use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use rustix::process::Signal;
 
+use super::ending::Ending;
 use super::instance::{Event as Heard, Instance, Place, Process, Role, Run};
 use super::lifecycle::{self, Action, State, Why};
 use super::logs::{Source, now_ms};
@@ -20,10 +20,10 @@ use super::restart::Restarts;
 use super::roll::Rolling;
 use super::spec::Spec;
 use super::stage::Stage;
-use super::{Event, Message, Threads, leftover, secrets};
+use super::{Message, Threads, leftover, secrets};
 use crate::crypto::Key;
-use crate::error::{Error, Kind, Result};
-use crate::proto::control::{Deployed, Secrets, Step};
+use crate::error::{Error, Result};
+use crate::proto::control::{Secrets, Step};
 use crate::proto::name::AppId;
 use crate::proto::version::Version;
 use crate::proxy::Notice;
@@ -42,8 +42,8 @@ pub(super) struct Actor<S: Stage> {
     pub layout: Arc<Layout>,
     pub host_key: Key,
     pub threads: Threads,
-    log: Arc<Source>,
-    messages: Receiver<Message>,
+    pub log: Arc<Source>,
+    pub messages: Receiver<Message>,
     notices: Receiver<Notice>,
     heard: Receiver<(EndpointId, Heard)>,
     to_us: Sender<(EndpointId, Heard)>,
@@ -56,21 +56,13 @@ pub(super) struct Actor<S: Stage> {
     pub sealed: Option<String>,
     pub instances: Vec<Instance>,
     pub rolling: Option<Rolling<S::Claim>>,
-    posted: Option<Posting>,
-    generation: u64,
-    acked: u64,
+    pub posted: Option<Posting>,
+    pub generation: u64,
+    pub acked: u64,
     pub last_failure: Option<String>,
     /// Releases that failed and are to be removed once nothing runs from them.
     pub discards: Vec<Version>,
-    ending: Option<Ending>,
-}
-
-/// After SIGKILL a process is gone in no time, unless the kernel itself holds it; the server does not wait for that.
-const DEATH: Duration = Duration::from_secs(3);
-
-enum Ending {
-    Stop { until: Instant },
-    Delete { to: Sender<Event>, was: Option<Version> },
+    pub ending: Option<Ending>,
 }
 
 impl<S: Stage> Actor<S> {
@@ -171,7 +163,7 @@ impl<S: Stage> Actor<S> {
         }
     }
 
-    fn serve(&mut self, message: Message, now: Instant) {
+    pub fn serve(&mut self, message: Message, now: Instant) {
         match message {
             Message::Deploy { order, by, to } => self.deploy(*order, by, to, now),
             Message::Rollback { version, by, to } => self.rollback(version, by, to, now),
@@ -385,134 +377,10 @@ impl<S: Stage> Actor<S> {
         self.instances.retain(|i| i.role != Role::Leaving || i.process().is_some());
     }
 
-    /// Posts what should be in balancing, if that is something new; returns the generation that has it.
-    pub fn publish(&mut self) -> u64 {
-        let Some(live) = &self.live else { return self.generation };
-        let mut serving: Vec<&Instance> = self.instances.iter().filter(|i| i.in_balancing().is_some()).collect();
-        serving.sort_by_key(|i| i.number);
-        let posting = Posting {
-            routes: live.record.routes.clone(),
-            endpoints: serving.into_iter().filter_map(Instance::in_balancing).collect(),
-            body_limit: live.manifest().limits.request_body,
-        };
-        if self.posted.as_ref() == Some(&posting) || self.ending.is_some() {
-            return self.generation;
-        }
-        let known = self.posted.take().map_or(Vec::new(), |p| p.endpoints);
-        for endpoint in posting.endpoints.iter().filter(|e| !known.contains(e)) {
-            let process = self.instances.iter_mut().filter_map(Instance::process_mut);
-            for process in process.filter(|p| p.endpoint == endpoint.id) {
-                (process.posted, process.drained) = (true, false);
-            }
-        }
-        self.generation = self.stage.post(&self.id, posting.clone());
-        self.posted = Some(posting);
-        self.generation
-    }
-
-    pub fn is_acked(&self, generation: u64) -> bool {
-        self.acked >= generation
-    }
-
-    pub fn is_posted(&self) -> bool {
-        self.posted.is_some()
-    }
-
-    fn delete(&mut self, to: Sender<Event>, now: Instant) {
-        if self.ending.is_some() {
-            let _ = to.send(Event::Done(Err(self.busy())));
-            return;
-        }
-        let rolling = self.rolling.as_ref().map(Rolling::version);
-        let was = self.desired.as_ref().map(|d| d.live.clone()).or(rolling);
-        self.call_off(&format!("{} was deleted", self.id), now);
-        self.desired = None;
-        // Off the routes now, off the board at the end: until then we must hear what is drained.
-        if self.posted.take().is_some() {
-            self.stage.post(&self.id, Posting { routes: Vec::new(), endpoints: Vec::new(), body_limit: 0 });
-        }
-        for at in 0..self.instances.len() {
-            self.retire(at, now);
-        }
-        self.drop_empty();
-        log::info!("app={} deleted", self.id);
-        self.ending = Some(Ending::Delete { to, was });
-    }
-
-    fn stop(&mut self) {
-        let now = Instant::now();
-        self.call_off("the server is stopping", now);
-        // Who waits for a deletion still hears of it.
-        self.ending.get_or_insert(Ending::Stop { until: now + lifecycle::GRACE + DEATH });
-        for at in 0..self.instances.len() {
-            self.instances[at].role = Role::Leaving;
-            self.live_on(at, lifecycle::Event::Stop, now);
-        }
-        self.drop_empty();
-    }
-
-    /// Whether no verb is served any more.
-    pub fn is_ending(&self) -> bool {
-        self.ending.is_some()
-    }
-
-    fn is_over(&self, now: Instant) -> bool {
-        match self.ending {
-            Some(Ending::Stop { until }) => self.instances.is_empty() || until <= now,
-            Some(Ending::Delete { .. }) => self.instances.is_empty(),
-            None => false,
-        }
-    }
-
-    fn end(mut self) {
-        if let Some(Ending::Delete { to, was }) = self.ending.take() {
-            self.stage.remove(&self.id);
-            self.threads.logs.close(&self.log);
-            let deployed = was.map(|version| Deployed { version, previous: None, instances: 0, swaps: Vec::new() });
-            let nothing = || Error::new(Kind::NotFound, format!("{} was never deployed", self.id));
-            let _ = to.send(Event::Done(deployed.ok_or_else(nothing)));
-        }
-        self.ending = Some(Ending::Stop { until: Instant::now() });
-        while let Ok(message) = self.messages.try_recv() {
-            self.serve(message, Instant::now());
-        }
-    }
-
-    /// Removes failed releases that nothing runs from. One that was laid out anew since is kept.
-    pub fn discard_failed(&mut self) {
-        let Self { discards, instances, stage, layout, id, .. } = self;
-        discards.retain(|version| {
-            if instances.iter().any(|i| &i.spec.manifest().version == version) {
-                return true;
-            }
-            if !stage.is_complete(layout, id, version)
-                && let Err(e) = stage.discard(layout, id, version)
-            {
-                log::warn!("app={id} a failed release stays release={version} error={e}");
-            }
-            false
-        });
-    }
-
-    /// From now on the release does not count as laid out; its files go when nothing runs from them.
-    pub fn discard_later(&mut self, version: Version) {
-        let _ = fs::remove_file(self.layout.complete_marker(&self.id, &version));
-        self.discards.push(version);
-    }
-
     pub fn now_ms(&self) -> u64 {
         // Later than any record, whatever the clock says: the order of releases depends on it.
         let newest = self.desired.iter().flat_map(|d| &d.releases).map(|r| r.deployed_ms).max();
         now_ms().max(newest.map_or(0, |ms| ms + 1))
-    }
-
-    pub fn busy(&self) -> Error {
-        let what = match self.ending {
-            Some(Ending::Delete { .. }) => "is being deleted",
-            Some(Ending::Stop { .. }) => "is being stopped",
-            None => "is being changed by a rollout",
-        };
-        Error::new(Kind::Busy, format!("{} {what}", self.id)).hint("wait for it to end, see `tako status`")
     }
 }
 

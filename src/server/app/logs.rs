@@ -9,9 +9,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -19,21 +19,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
 
+use super::tail;
 use crate::disk;
 use crate::error::{Context, Result};
 use crate::proto::control::{LogLine, Stream};
 
 /// Size of one file, and how many there are: 50 MiB an app.
 const FILE_SIZE: u64 = 10 << 20;
-const FILES: u32 = 5;
+pub(super) const FILES: u32 = 5;
 /// Bytes of lines that wait for the disk, of all apps together.
 const MAX_QUEUED: usize = 8 << 20;
-/// A tail reads this much of the files at most; more is for other tools.
-const MAX_TAIL: usize = 4 << 20;
 /// Lines sent to a reader at once, in bytes: as JSON it must fit a control message, where a byte may become six.
 const CHUNK: usize = 128 << 10;
 /// Chunks that may wait for a reader; a whole tail fits. Who is slower than that misses lines.
-const MAX_CHUNKS: usize = 2 * MAX_TAIL / CHUNK;
+const MAX_CHUNKS: usize = 2 * tail::MAX_TAIL / CHUNK;
 /// So often a reader that follows gets an empty chunk when there is nothing to tell: it shows who has gone.
 const BEAT: Duration = Duration::from_secs(5);
 /// Lines of each instance kept in memory, for the report when it fails.
@@ -68,12 +67,12 @@ pub(crate) struct Voice {
     last: Arc<Mutex<VecDeque<String>>>,
 }
 
-struct Entry {
-    at_ms: u64,
-    release: Arc<str>,
-    instance: u32,
-    stream: Stream,
-    text: String,
+pub(super) struct Entry {
+    pub at_ms: u64,
+    pub release: Arc<str>,
+    pub instance: u32,
+    pub stream: Stream,
+    pub text: String,
 }
 
 enum Order {
@@ -128,7 +127,7 @@ impl Source {
     }
 
     /// `app.log`, or the n-th older one.
-    fn path(&self, n: u32) -> PathBuf {
+    pub(super) fn path(&self, n: u32) -> PathBuf {
         match n {
             0 => self.dir.join("app.log"),
             n => self.dir.join(format!("app.log.{n}")),
@@ -232,7 +231,7 @@ impl Writer {
             Order::Read { source, lines, follow, to } => {
                 self.flush();
                 let mut reader = Follower { dir: source.dir.clone(), to, chunk: Vec::new(), bytes: 0 };
-                tail(&source, lines).into_iter().for_each(|line| reader.push(line));
+                tail::tail(&source, lines).into_iter().for_each(|line| reader.push(line));
                 if reader.flush() && follow {
                     self.followers.push(reader);
                 }
@@ -287,9 +286,7 @@ impl Open {
     }
 
     fn append(&mut self, entry: &Entry) {
-        let at = jiff::Timestamp::from_millisecond(i64::try_from(entry.at_ms).unwrap_or(0)).unwrap_or_default();
-        let (stream, instance, release) = (stream_word(entry.stream), entry.instance, &entry.release);
-        let _ = writeln!(self.buffer, "{at:.3} {stream} {instance} {release} {}", entry.text);
+        tail::print(&mut self.buffer, entry);
     }
 
     /// False when the file should be opened anew: it cannot be written, or somebody removed it.
@@ -340,68 +337,6 @@ impl Entry {
 fn rotate(source: &Source) {
     for n in (0..FILES - 1).rev() {
         let _ = fs::rename(source.path(n), source.path(n + 1));
-    }
-}
-
-/// The last lines, oldest first, across the files.
-fn tail(source: &Source, lines: u32) -> Vec<LogLine> {
-    let mut found: VecDeque<LogLine> = VecDeque::new();
-    let mut left = MAX_TAIL;
-    for n in 0..FILES {
-        let wanted = (lines as usize).saturating_sub(found.len());
-        if wanted == 0 || left == 0 {
-            break;
-        }
-        let Ok(bytes) = read_end(&source.path(n), left, wanted) else { break };
-        left -= bytes.len();
-        let newest_first = bytes.rsplit(|b| *b == b'\n').filter(|l| !l.is_empty()).take(wanted);
-        newest_first.filter_map(parse).for_each(|line| found.push_front(line));
-    }
-    found.into()
-}
-
-/// The end of a file: `wanted` lines of it, and not many more, or `limit` bytes.
-fn read_end(path: &Path, limit: usize, wanted: usize) -> std::io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    let size = file.metadata()?.len();
-    let mut length = (64 << 10).min(limit);
-    loop {
-        let from = size.saturating_sub(length as u64);
-        file.seek(SeekFrom::Start(from))?;
-        let mut bytes = Vec::new();
-        (&mut file).take(length as u64).read_to_end(&mut bytes)?;
-        let lines = memchr::memchr_iter(b'\n', &bytes).count();
-        if from == 0 || lines > wanted || length == limit {
-            if from > 0 {
-                // The first line is probably not whole.
-                let cut = memchr::memchr(b'\n', &bytes).map_or(bytes.len(), |at| at + 1);
-                bytes.drain(..cut);
-            }
-            return Ok(bytes);
-        }
-        length = (length * 4).min(limit);
-    }
-}
-
-fn parse(line: &[u8]) -> Option<LogLine> {
-    let line = String::from_utf8_lossy(line);
-    let mut words = line.splitn(5, ' ');
-    let at: jiff::Timestamp = words.next()?.parse().ok()?;
-    let stream = match words.next()? {
-        "out" => Stream::Out,
-        "err" => Stream::Err,
-        _ => return None,
-    };
-    let instance = words.next()?.parse().ok()?;
-    let release = words.next()?.into();
-    let text = words.next()?.into();
-    Some(LogLine { at_ms: at.as_millisecond().try_into().unwrap_or(0), release, instance, stream, text })
-}
-
-fn stream_word(stream: Stream) -> &'static str {
-    match stream {
-        Stream::Out => "out",
-        Stream::Err => "err",
     }
 }
 

@@ -23,11 +23,15 @@ mod watch;
 mod lines;
 mod probe;
 mod logs;
+mod tail;
 mod stage;
 mod actor;
+mod posting;
+mod ending;
 mod status;
 mod plan;
 mod roll;
+mod commit;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,164 @@
+//! The two ends of a rollout: the commit, which writes first and posts then, and the way back.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::actor::Actor;
+use super::instance::Role;
+use super::plan::Plan;
+use super::stage::Stage;
+use super::{Event, secrets};
+use crate::error::{Error, Kind, Result};
+use crate::proto::control::{Deployed, Notice, Secrets, Swap};
+use crate::proto::version::Version;
+use crate::server::state;
+
+use super::roll::Times;
+
+impl<S: Stage> Actor<S> {
+    /// Writes the new state. What was written before a failure is written back.
+    pub(super) fn write(&mut self) -> Result<()> {
+        let Some(rolling) = &self.rolling else { return Ok(()) };
+        let written = self.write_plan(&rolling.plan);
+        if written.is_err() {
+            if let Some(live) = &self.live
+                && let Err(e) = self.stage.activate(&self.layout, live.manifest())
+            {
+                log::error!("app={} `current` could not be put back error={e}", self.id);
+            }
+            if let Err(e) = secrets::save(&self.layout, &self.host_key, &self.id, self.secrets.as_deref()) {
+                log::error!("app={} the secrets could not be put back error={e}", self.id);
+            }
+        }
+        written
+    }
+
+    fn write_plan(&self, plan: &Plan<S::Claim>) -> Result<()> {
+        if plan.replaces {
+            self.stage.activate(&self.layout, plan.spec.manifest())?;
+        }
+        if !same(&plan.secrets, &self.secrets) {
+            secrets::save(&self.layout, &self.host_key, &self.id, plan.secrets.as_deref())?;
+        }
+        // Last: after a crash this file says what is live.
+        state::save(&self.layout, &plan.next)
+    }
+
+    pub(super) fn commit(&mut self, now: Instant) {
+        let Some(rolling) = &self.rolling else { return };
+        let Plan { spec, next, secrets, replaces, .. } = &rolling.plan;
+        let replaces = *replaces;
+        if replaces {
+            self.live = Some(spec.clone());
+            self.last_failure = None;
+            self.sealed = None;
+        }
+        self.desired = Some(next.clone());
+        self.secrets = secrets.clone();
+        let old = if replaces { self.with_roles(&[Role::Serving, Role::Benched]) } else { Vec::new() };
+        for at in &old {
+            self.instances[*at].role = Role::Leaving;
+        }
+        self.set_role(Role::Fresh, Role::Serving);
+        self.set_role(Role::Joined, Role::Serving);
+        let generation = self.publish();
+        for at in old {
+            self.retire(at, now);
+        }
+        self.drop_empty();
+        self.await_ack(generation, now);
+    }
+
+    /// Everything as it was; the new ones end, and who waits hears why.
+    pub(super) fn restore(&mut self, now: Instant) {
+        let Some(rolling) = self.rolling.take() else { return };
+        let new = self.with_roles(&[Role::Fresh, Role::Joined]);
+        self.set_role(Role::Benched, Role::Serving);
+        for at in &new {
+            self.instances[*at].role = Role::Leaving;
+        }
+        self.publish();
+        for at in new {
+            self.retire(at, now);
+        }
+        self.drop_empty();
+        let version = rolling.version();
+        if rolling.plan.replaces {
+            self.give_up_on(&version);
+        }
+        let unknown = || Error::new(Kind::Bug, format!("the rollout of {version} ended without a reason"));
+        let error = rolling.failure.unwrap_or_else(unknown);
+        log::warn!("app={} rollout failed release={version} {error}", self.id);
+        let _ = rolling.to.send(Event::Done(Err(error)));
+    }
+
+    /// A release that never was live goes; one that was is not chosen by itself again.
+    fn give_up_on(&mut self, version: &Version) {
+        match &mut self.desired {
+            Some(desired) if &desired.live == version => {}
+            Some(desired) if desired.record(version).is_some() => {
+                desired.releases.iter_mut().filter(|r| &r.manifest.version == version).for_each(|r| r.bad = true);
+                if let Err(e) = state::save(&self.layout, desired) {
+                    log::warn!("app={} a failed release is not marked release={version} error={e}", self.id);
+                }
+            }
+            Some(_) | None => {
+                self.discard_later(version.clone());
+                // Before the answer, if nothing runs from it: who deploys it again must find it gone.
+                self.discard_failed();
+            }
+        }
+    }
+
+    pub(super) fn finish(&mut self, now: Instant) {
+        let Some(rolling) = self.rolling.take() else { return };
+        let Plan { next, previous, replaces, .. } = &rolling.plan;
+        let swap = |times: &Times| Swap {
+            boot_us: micros(times.ready.unwrap_or(now) - times.started),
+            total_us: micros(times.swapped.unwrap_or(now) - times.started),
+        };
+        let deployed = Deployed {
+            version: next.live.clone(),
+            previous: previous.clone(),
+            instances: next.instances,
+            swaps: rolling.times.iter().map(swap).collect(),
+        };
+        log::info!("app={} rollout done release={} instances={}", self.id, deployed.version, deployed.instances);
+        if *replaces {
+            let version = deployed.version.clone();
+            let _ = rolling.to.send(Event::Notice(Notice::Live { version }));
+        }
+        let replaces = *replaces;
+        let _ = rolling.to.send(Event::Done(Ok(deployed)));
+        if replaces {
+            self.prune();
+        }
+    }
+
+    fn prune(&mut self) {
+        let mut running: Vec<Version> = self.instances.iter().map(|i| i.spec.manifest().version.clone()).collect();
+        running.sort();
+        running.dedup();
+        let now_ms = self.now_ms();
+        let Some(desired) = &mut self.desired else { return };
+        let before = desired.releases.len();
+        self.stage.prune(&self.layout, desired, &running, now_ms);
+        if desired.releases.len() != before
+            && let Err(e) = state::save(&self.layout, desired)
+        {
+            log::warn!("app={} pruned releases stay in the state error={e}", self.id);
+        }
+    }
+}
+
+fn same(a: &Option<Arc<Secrets>>, b: &Option<Arc<Secrets>>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
+
+fn micros(d: Duration) -> u64 {
+    u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
+}

@@ -9,6 +9,10 @@
 //! **Invariant (order)**: once any worker has chosen by a table, no worker chooses by an older one: every worker looks
 //! at the published generation (one atomic load) before each choice. So a swap never flips back.
 
+mod http;
+mod token;
+mod timer;
+mod limits;
 pub(crate) mod table;
 pub(crate) mod certs;
 

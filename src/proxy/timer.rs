@@ -32,13 +32,7 @@ struct Node {
 
 impl Wheel {
     pub fn new() -> Self {
-        Wheel {
-            heads: vec![NONE; SLOTS as usize].into(),
-            nodes: Vec::new(),
-            cursor: 0,
-            earliest: u64::MAX,
-            armed: 0,
-        }
+        Wheel { heads: vec![NONE; SLOTS as usize].into(), nodes: Vec::new(), cursor: 0, earliest: u64::MAX, armed: 0 }
     }
 
     /// Arms `index` for `deadline`, in milliseconds, replacing what it was armed for.

@@ -94,7 +94,11 @@ impl Decoder {
                     };
                 }
                 self.extensions += 1;
-                if self.line.len() == MAX_EXTENSION || self.extensions > MAX_EXTENSIONS || (b < 0x20 && b != b'\t') || b == 0x7f {
+                if self.line.len() == MAX_EXTENSION
+                    || self.extensions > MAX_EXTENSIONS
+                    || (b < 0x20 && b != b'\t')
+                    || b == 0x7f
+                {
                     return bad(400, "bad chunk extension");
                 }
                 self.line.push(b);
@@ -236,7 +240,8 @@ mod tests {
         Ok((body, decoder.trailers.clone(), total))
     }
 
-    const GOOD: &[u8] = b"4\r\nWiki\r\n6;a=b; c=\"d;\\\"\";e\r\npedia \r\nE\r\nin \r\n\r\nchunks.\r\n000\r\nA: b\r\nC:d\r\n\r\nNEXT";
+    const GOOD: &[u8] =
+        b"4\r\nWiki\r\n6;a=b; c=\"d;\\\"\";e\r\npedia \r\nE\r\nin \r\n\r\nchunks.\r\n000\r\nA: b\r\nC:d\r\n\r\nNEXT";
 
     #[test]
     fn rfc9112_7_1_decodes_alike_at_every_split() {
@@ -252,8 +257,25 @@ mod tests {
     #[test]
     fn rfc9112_7_1_refuses_bad_sizes_and_line_ends() {
         for bad in [
-            "\r\n", "g\r\n", " 1\r\n", "1 \r\n", "+1\r\n", "-1\r\n", "0x1\r\n", "1_0\r\n", "1\n", "1\rx", "1\r\nab\r\n", "1\r\na\n",
-            "1\r\na\rx", "00000000000000001\r\n", "ffffffffffffffff\r\n", "8000000000000000\r\n", "0\r\n\n", "0\r\n\rx", "0\n\n",
+            "\r\n",
+            "g\r\n",
+            " 1\r\n",
+            "1 \r\n",
+            "+1\r\n",
+            "-1\r\n",
+            "0x1\r\n",
+            "1_0\r\n",
+            "1\n",
+            "1\rx",
+            "1\r\nab\r\n",
+            "1\r\na\n",
+            "1\r\na\rx",
+            "00000000000000001\r\n",
+            "ffffffffffffffff\r\n",
+            "8000000000000000\r\n",
+            "0\r\n\n",
+            "0\r\n\rx",
+            "0\n\n",
         ] {
             assert_eq!(decode(bad.as_bytes(), &[]), Err(400), "{bad:?}");
         }

@@ -165,7 +165,9 @@ mod tests {
     use super::*;
 
     fn of(version: &str, fields: &str) -> Result<Framing, u16> {
-        let head = format!("POST / {version}\nHost: a\n{fields}\n\n").replace('\n', "\r\n").replace("\r\n\r\n\r\n", "\r\n\r\n");
+        let head = format!("POST / {version}\nHost: a\n{fields}\n\n")
+            .replace('\n', "\r\n")
+            .replace("\r\n\r\n\r\n", "\r\n\r\n");
         let mut list = Vec::new();
         let parsed = Request::parse(head.as_bytes(), &mut list).map_err(|b| b.status)?;
         request(&parsed).map_err(|b| b.status)
@@ -186,8 +188,21 @@ mod tests {
         check("Content-Length: 42", Ok(Framing::Length(42)));
         check("Content-Length: 9223372036854775807", Ok(Framing::Length(i64::MAX as u64)));
         for bad in [
-            "", "+1", "-1", "1,1", "1, 1", "01", "00", "0x10", "1 1", "1.0", "1_0", "9223372036854775808",
-            "18446744073709551616", "99999999999999999999999", "\u{661}",
+            "",
+            "+1",
+            "-1",
+            "1,1",
+            "1, 1",
+            "01",
+            "00",
+            "0x10",
+            "1 1",
+            "1.0",
+            "1_0",
+            "9223372036854775808",
+            "18446744073709551616",
+            "99999999999999999999999",
+            "\u{661}",
         ] {
             check(&format!("Content-Length: {bad}"), Err(400));
         }
@@ -208,8 +223,17 @@ mod tests {
         check("Transfer-Encoding: chunked", Ok(Framing::Chunked));
         check("transfer-encoding:\tCHUNKED ", Ok(Framing::Chunked));
         for bad in [
-            "", ",chunked", "chunked,", "chunked, chunked", "chunked;q=1", "\"chunked\"", "identity", "identity, chunked",
-            "chunked, gzip", "x chunked", "chun\tked",
+            "",
+            ",chunked",
+            "chunked,",
+            "chunked, chunked",
+            "chunked;q=1",
+            "\"chunked\"",
+            "identity",
+            "identity, chunked",
+            "chunked, gzip",
+            "x chunked",
+            "chun\tked",
         ] {
             check(&format!("Transfer-Encoding: {bad}"), Err(400));
         }

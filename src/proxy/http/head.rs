@@ -229,7 +229,8 @@ mod tests {
     fn summary(head: &[u8]) -> Result<String, u16> {
         let mut list = Vec::new();
         let r = Request::parse(head, &mut list).map_err(|b| b.status)?;
-        let mut s = format!("{:?} {:?} {:?} {:?}", r.method, String::from_utf8_lossy(r.target.path()), r.version, r.host);
+        let mut s =
+            format!("{:?} {:?} {:?} {:?}", r.method, String::from_utf8_lossy(r.target.path()), r.version, r.host);
         for (_, n, v) in r.fields.iter() {
             s += &format!(" {}={}", String::from_utf8_lossy(n), String::from_utf8_lossy(v));
         }
@@ -387,8 +388,18 @@ mod tests {
         assert_eq!(response("HTTP/1.1 204 \n\n"), Ok((204, String::new())));
         assert_eq!(response("HTTP/1.1 204\n\n"), Ok((204, String::new())));
         for bad in [
-            "HTTP/1.1 20 OK", "HTTP/1.1 2000 OK", "HTTP/1.1 099 x", "HTTP/1.1  200 OK", "HTTP/1.1\t200 OK", "HTTP/1.1 +20 x",
-            "HTTP/2.0 200 OK", "ICY 200 OK", "200 OK", "HTTP/1.1", "HTTP/1.1 200 O\u{1}K", "\nHTTP/1.1 200 OK",
+            "HTTP/1.1 20 OK",
+            "HTTP/1.1 2000 OK",
+            "HTTP/1.1 099 x",
+            "HTTP/1.1  200 OK",
+            "HTTP/1.1\t200 OK",
+            "HTTP/1.1 +20 x",
+            "HTTP/2.0 200 OK",
+            "ICY 200 OK",
+            "200 OK",
+            "HTTP/1.1",
+            "HTTP/1.1 200 O\u{1}K",
+            "\nHTTP/1.1 200 OK",
         ] {
             assert!(response(&format!("{bad}\nA: b\n\n")).is_err(), "{bad:?}");
         }

@@ -297,7 +297,10 @@ mod tests {
             let list = parsed(head.as_bytes()).unwrap();
             connection(Fields { bytes: head.as_bytes(), list: &list })
         };
-        assert_eq!(read("close, , Keep-Alive").unwrap(), Connection { close: true, keep_alive: true, ..Default::default() });
+        assert_eq!(
+            read("close, , Keep-Alive").unwrap(),
+            Connection { close: true, keep_alive: true, ..Default::default() }
+        );
         assert!(read("Upgrade").unwrap().upgrade);
         assert!(read("X-Own").unwrap().names_fields);
         for bad in ["host", "x, Content-Length", "TRANSFER-ENCODING", "a b", "\"close\""] {

@@ -4,23 +4,58 @@
 //! channel that [`start`] returns. Nobody outside reads its counters or holds its memory, so it runs as threads here
 //! today and as a process of its own later, with the same API.
 //!
+//! Reading order: a `worker` is one event loop; it accepts `conn`s and gives each its turn, lending it its `tools`. A
+//! conn reads a head (`http`), `decide` says what becomes of it, `answer` writes what we say ourselves, and an
+//! `exchange` relays the rest over a `transport` to an endpoint that `balance` picked from the `table`, by a link from
+//! the `pool`, with a head from `forward`; after a 101 it is a `tunnel`. `publish` and `ledger` bring tables in and
+//! notices out; `token`, `timer`, `limits` are what the loop stands on; `tls` and `certs` hide rustls.
+//!
 //! **Invariant (drained)**: [`Notice::Drained`] is said once for an endpoint, when every worker has adopted a table
 //! without it *and* holds no exchange or tunnel on it. The second alone would be a race.
 //! **Invariant (order)**: once any worker has chosen by a table, no worker chooses by an older one: every worker looks
 //! at the published generation (one atomic load) before each choice. So a swap never flips back.
 
+mod http;
 pub(crate) mod table;
 pub(crate) mod certs;
+pub(crate) mod tls;
+pub(crate) mod limits;
+mod decide;
+mod answer;
+mod forward;
+mod balance;
+mod pool;
+mod token;
+mod timer;
+mod ledger;
+mod publish;
+mod transport;
+mod tools;
+mod exchange;
+mod tunnel;
+mod conn;
+mod worker;
+#[cfg(test)]
+mod tests;
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crossbeam_channel::Receiver;
+use mio::{Poll, Waker};
 
+use limits::Limits;
+use publish::Shared;
 use table::{EndpointId, Table};
+use token::Target;
 
-use crate::error::Result;
+use crate::error::{Context, Result};
+use crate::sys;
+
+/// Descriptors that are not connections: polls, wakers, listeners, and what the rest of the program has open.
+const OTHER_DESCRIPTORS: u64 = 192;
 
 /// What the control plane lends and decides.
 pub(crate) struct Settings {
@@ -33,38 +68,87 @@ pub(crate) struct Settings {
     pub https_port: Option<u16>,
     /// Peers whose `X-Forwarded-*` is believed, besides loopback.
     pub trusted_proxies: Vec<table::Net>,
+    /// [`Limits::DEFAULT`] but in tests.
+    pub limits: Limits,
 }
 
 /// What the data plane tells the control plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Notice {
-    /// Every worker chooses by this table, or a newer one.
+    /// Every worker chooses by this table, or a newer one. Said for each generation, in order.
     Acked(u64),
     /// Nothing is left on this endpoint, and nothing new will come.
     Drained(EndpointId),
-    /// A connection to this endpoint was refused or broke before an answer.
+    /// A connection to this endpoint was refused or broke before an answer. May be left out when nobody listens.
     Failed(EndpointId),
 }
 
-/// The running data plane.
-pub(crate) struct Proxy {}
+/// The running data plane. Dropping it stops it at once.
+pub(crate) struct Proxy {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
 
-/// Starts the workers.
+/// Starts the workers. They accept once the first table is published.
 ///
 /// # Errors
 /// Io when a thread, an epoll set or a socket option cannot be had.
-pub(crate) fn start(_settings: Settings) -> Result<(Proxy, Receiver<Notice>)> {
-    unimplemented!()
+pub(crate) fn start(settings: Settings) -> Result<(Proxy, Receiver<Notice>)> {
+    for listener in settings.http.iter().chain(&settings.https) {
+        listener.set_nonblocking(true).context(|| "make a listener non-blocking".into())?;
+    }
+    let mut polls = Vec::new();
+    let mut bells = Vec::new();
+    for i in 0..settings.workers.max(1) {
+        let poll = Poll::new().context(|| format!("make the event queue of proxy-{i}"))?;
+        let bell = Waker::new(poll.registry(), Target::Bell.token());
+        bells.push(bell.context(|| format!("make the bell of proxy-{i}"))?);
+        polls.push(poll);
+    }
+    // A connection may need a second descriptor, towards its endpoint.
+    let descriptors = sys::raise_descriptor_limit().saturating_sub(OTHER_DESCRIPTORS) / 2;
+    let max_conns = settings.limits.conns.min(usize::try_from(descriptors).unwrap_or(usize::MAX)).max(16);
+    log::info!("proxy workers={} max_conns={max_conns}", polls.len());
+
+    let (notices, heard) = crossbeam_channel::unbounded(); // see `publish` for what bounds it
+    let shared = Arc::new(Shared::new(settings, max_conns, tls::Configs::new()?, bells, notices));
+    let mut proxy = Proxy { shared, workers: Vec::new() };
+    for (i, poll) in polls.into_iter().enumerate() {
+        let shared = proxy.shared.clone();
+        let registry = poll.registry().try_clone().context(|| format!("share the event queue of proxy-{i}"))?;
+        let thread = std::thread::Builder::new().name(format!("proxy-{i}"));
+        let handle = thread.spawn(move || worker::run(i, poll, registry, shared));
+        proxy.workers.push(handle.context(|| format!("start the thread proxy-{i}"))?);
+    }
+    Ok((proxy, heard))
 }
 
 impl Proxy {
     /// Replaces the table and returns its generation, which only grows. Never blocks on a worker.
-    pub fn publish(&self, _table: Table) -> u64 {
-        unimplemented!()
+    pub fn publish(&self, table: Table) -> u64 {
+        self.shared.publish(table)
     }
 
     /// Stops accepting, lets exchanges finish until `deadline`, closes the rest and joins the workers.
-    pub fn stop(self, _deadline: Instant) {
-        unimplemented!()
+    ///
+    /// Idle connections get one more request, answered with `Connection: close`: a client may have sent it already.
+    /// They are closed [`Limits::stop_idle`] from now, so with idle clients this takes as long, or until `deadline`.
+    pub fn stop(mut self, deadline: Instant) {
+        self.finish(deadline);
+    }
+
+    fn finish(&mut self, deadline: Instant) {
+        self.shared.stop(deadline);
+        for worker in self.workers.drain(..) {
+            if worker.join().is_err() {
+                log::error!("a proxy worker ended by a panic");
+            }
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.finish(Instant::now());
     }
 }

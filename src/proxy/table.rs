@@ -1,7 +1,13 @@
 //! Table: what the data plane chooses by. Immutable once published; the next one replaces it as a whole.
+//!
+//! [`Index`] is a table as the workers read it: hosts in maps, the routes of a host in the order they are tried.
+//! **Invariant**: it finds the same route as trying all of them in the order of [`Route::precedence`] would.
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+
+use rustls::ServerConfig;
 
 use super::certs::Certs;
 use crate::proto::route::Route;
@@ -42,4 +48,139 @@ pub(crate) struct Upstream {
 pub(crate) struct Net {
     pub address: IpAddr,
     pub bits: u8,
+}
+
+impl Net {
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let (net, ip, width) = match (self.address, ip) {
+            (IpAddr::V4(net), IpAddr::V4(ip)) => (u128::from(net.to_bits()), u128::from(ip.to_bits()), 32u32),
+            (IpAddr::V6(net), IpAddr::V6(ip)) => (net.to_bits(), ip.to_bits(), 128),
+            _ => return false,
+        };
+        let host_bits = width.saturating_sub(u32::from(self.bits));
+        (net ^ ip).checked_shr(host_bits).unwrap_or(0) == 0
+    }
+}
+
+/// A published table, ready to be searched.
+pub(super) struct Index {
+    pub generation: u64,
+    pub upstreams: Vec<Upstream>,
+    /// The lasting number of each upstream.
+    pub numbers: Vec<u32>,
+    pub tls: Arc<ServerConfig>,
+    exact: HashMap<Box<str>, Vec<(Route, usize)>>,
+    /// By the suffix after `*.`.
+    wild: HashMap<Box<str>, Vec<(Route, usize)>>,
+    endpoints: HashSet<EndpointId>,
+}
+
+impl Index {
+    /// Its generation is given when it is published.
+    pub fn new(table: Table, tls: Arc<ServerConfig>, numbers: Vec<u32>) -> Self {
+        let Table { mut entries, upstreams, .. } = table;
+        debug_assert!(entries.iter().all(|(_, upstream)| *upstream < upstreams.len()), "a route leads nowhere");
+        entries.sort_by(|(a, _), (b, _)| a.precedence().cmp(&b.precedence()));
+        let (mut exact, mut wild) = (HashMap::<_, Vec<_>>::new(), HashMap::<_, Vec<_>>::new());
+        for (route, upstream) in entries {
+            let map = if route.is_wildcard() { &mut wild } else { &mut exact };
+            map.entry(Box::from(route.host())).or_default().push((route, upstream));
+        }
+        let endpoints = upstreams.iter().flat_map(|u| &u.endpoints).map(|e| e.id).collect();
+        Index { generation: 0, upstreams, numbers, tls, exact, wild, endpoints }
+    }
+
+    /// The upstream for `host` (lower-case, no port, no final dot) and `path` (no query).
+    pub fn find(&self, host: &str, path: &str) -> Option<usize> {
+        let pick = |routes: &Vec<(Route, usize)>| {
+            routes.iter().find(|(route, _)| route.matches_path(path)).map(|(_, upstream)| *upstream)
+        };
+        if let Some(upstream) = self.exact.get(host).and_then(pick) {
+            return Some(upstream);
+        }
+        // Longer suffixes come first. A suffix has a label before it, so a host never matches as its own suffix.
+        let dots = host.bytes().enumerate().filter(|(i, b)| *b == b'.' && *i > 0);
+        dots.map(|(i, _)| &host[i + 1..]).find_map(|suffix| self.wild.get(suffix).and_then(pick))
+    }
+
+    pub fn has(&self, endpoint: EndpointId) -> bool {
+        self.endpoints.contains(&endpoint)
+    }
+
+    pub fn endpoints(&self) -> &HashSet<EndpointId> {
+        &self.endpoints
+    }
+
+    /// Where an upstream of an earlier table is now: places change, numbers stay.
+    pub fn place_of(&self, number: u32) -> Option<usize> {
+        self.numbers.iter().position(|n| *n == number)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::proxy::tls;
+
+    /// An index in which the n-th route leads to the n-th upstream.
+    pub(in crate::proxy) fn index(routes: &[&str]) -> Index {
+        let upstream = |name: &&str| Upstream { name: Arc::from(*name), endpoints: vec![], body_limit: 1 << 20 };
+        let entries = routes.iter().enumerate().map(|(i, r)| (Route::parse(r).unwrap(), i)).collect();
+        let certs = Arc::new(crate::proxy::certs::tests::certs("default.test"));
+        let tls = tls::Configs::new().unwrap().server(&certs);
+        let numbers = (0..routes.len() as u32).collect();
+        Index::new(Table { entries, upstreams: routes.iter().map(upstream).collect(), certs }, tls, numbers)
+    }
+
+    #[test]
+    fn finds_the_most_specific_route() {
+        let routes = ["*.b", "a.b", "a.b/api/*", "*.a.b/x", "*.a.b", "*.c.a.b/only"];
+        let index = index(&routes);
+        let check = |host, path, expected: &str| {
+            assert_eq!(index.find(host, path).map_or("none", |i| routes[i]), expected, "{host}{path}");
+        };
+        check("a.b", "/", "a.b");
+        check("a.b", "/api/", "a.b/api/*");
+        check("a.b", "/apix", "a.b");
+        check("z.b", "/", "*.b");
+        check("z.a.b", "/x/", "*.a.b/x");
+        check("z.a.b", "/y", "*.a.b");
+        check("z.c.a.b", "/y", "*.a.b");
+        check("z.c.a.b", "/only", "*.c.a.b/only");
+        check("b", "/", "none");
+        check(".b", "/", "none");
+        check("z.c", "/", "none");
+    }
+
+    #[test]
+    fn networks_contain_by_prefix() {
+        let check = |net: &str, bits, ip: &str, expected| {
+            let net = Net { address: net.parse().unwrap(), bits };
+            assert_eq!(net.contains(ip.parse().unwrap()), expected, "{net:?} {ip}");
+        };
+        check("10.0.0.0", 8, "10.255.1.1", true);
+        check("10.0.0.0", 8, "11.0.0.0", false);
+        check("0.0.0.0", 0, "1.2.3.4", true);
+        check("1.2.3.4", 32, "1.2.3.5", false);
+        check("1.2.3.4", 40, "1.2.3.5", false);
+        check("fd00::", 8, "fdff::1", true);
+        check("::", 0, "1.2.3.4", false);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn agrees_with_trying_all_routes_in_order(
+            routes in proptest::collection::btree_set("(\\*\\.)?[ab](\\.[ab]){0,2}(/[xy](/[xy])?)?(/\\*)?", 1..12),
+            host in "[ab](\\.[ab]){0,3}",
+            path in "(/[xyz]){0,3}/?",
+        ) {
+            let mut parsed: Vec<Route> = routes.iter().map(|r| Route::parse(r).unwrap()).collect();
+            parsed.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
+            parsed.dedup();
+            let names: Vec<String> = parsed.iter().map(Route::to_string).collect();
+            let index = index(&names.iter().map(String::as_str).collect::<Vec<_>>());
+            let expected = parsed.iter().position(|r| r.matches(&host, &path));
+            proptest::prop_assert_eq!(index.find(&host, &path), expected);
+        }
+    }
 }

@@ -1,0 +1,509 @@
+//! Conn: a client's connection, from accept to close.
+//!
+//! ```text
+//!   Idle ─▶ Head ─▶ Exchange ─▶ Idle …        (keep-alive)
+//!    │        │        ├──▶ Tunnel ─▶ gone    (101)
+//!    └────────┴────────┴──▶ Closing ─▶ Linger ─▶ gone
+//! ```
+//! It reads heads, has `decide` judge them, and lets an [`Exchange`] do the rest; it does not know how that relays.
+//!
+//! **Invariant**: one request at a time, in order (RFC 9112 §9.3.2); the next head is looked at when the last answer is
+//! with the kernel. After a refusal no byte of the connection is read as a request again.
+
+use std::net::IpAddr;
+
+use super::answer::{self, Answer, Manner};
+use super::decide::{self, Asker, Decision, decide};
+use super::exchange::{Exchange, Facts, Outcome};
+use super::forward;
+use super::http::framing::{self, Framing};
+use super::http::head::{Request, Scanner};
+use super::http::{Bad, Method, Version};
+use super::token::Key;
+use super::tools::{Link, Tools};
+use super::transport::{End, HEAD_READ, Socket};
+use super::tunnel::Tunnel;
+
+/// After this much discarded input a client is not reading but sending (RFC 9112 §9.6 sets no limit).
+const MAX_LINGER: usize = 256 << 10;
+/// What one turn may read before others get theirs.
+const BUDGET: usize = 64 << 10;
+/// And how many steps it may take: some sixteen small requests.
+const MAX_STEPS: usize = 48;
+
+pub(super) struct Conn {
+    key: Key,
+    socket: Socket,
+    asker: Asker,
+    address: IpAddr,
+    phase: Phase,
+    scanner: Scanner,
+    /// What has come is not a whole head yet.
+    hungry: bool,
+    /// It waits for a turn.
+    pub queued: bool,
+    served: u32,
+    /// When the phase began.
+    since: u64,
+    /// When the client's FIN was seen during an exchange.
+    fin_since: Option<u64>,
+}
+
+enum Phase {
+    /// Between requests. Nothing has come.
+    Idle,
+    /// A head is coming.
+    Head,
+    Exchange(Box<Exchange>),
+    Tunnel(Box<Tunnel>),
+    /// The last answer goes out.
+    Closing,
+    /// Our FIN is out; what still comes is thrown away, so that no reset overtakes the answer.
+    Linger {
+        left: usize,
+    },
+    Gone,
+}
+
+/// What a turn came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Nothing to do until the kernel reports or the deadline passes.
+    Wait,
+    /// There is more, after the others.
+    Again,
+    Gone,
+}
+
+enum Step {
+    Wait,
+    Again,
+}
+
+impl Conn {
+    pub fn new(key: Key, socket: Socket, address: IpAddr, asker: Asker, now: u64) -> Self {
+        Conn {
+            key,
+            socket,
+            asker,
+            address,
+            phase: Phase::Idle,
+            scanner: Scanner::default(),
+            hungry: false,
+            queued: false,
+            served: 0,
+            since: now,
+            fin_since: None,
+        }
+    }
+
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    pub fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
+    }
+
+    /// The link it uses, if any.
+    pub fn link(&mut self) -> Option<&mut Link> {
+        match &mut self.phase {
+            Phase::Exchange(exchange) => exchange.link(),
+            Phase::Tunnel(tunnel) => Some(tunnel.link()),
+            _ => None,
+        }
+    }
+
+    /// Since when it is idle, if it is.
+    pub fn idle_since(&self) -> Option<u64> {
+        (matches!(self.phase, Phase::Idle) && self.socket.is_clear()).then_some(self.since)
+    }
+
+    /// Runs until it would wait or others must have their turn, then arms its timer.
+    pub fn turn(&mut self, tools: &mut Tools) -> Turn {
+        tools.moved = 0;
+        for _ in 0..MAX_STEPS {
+            let step = match &self.phase {
+                Phase::Idle | Phase::Head => self.await_head(tools),
+                Phase::Exchange(_) => self.relay(tools),
+                Phase::Tunnel(_) => self.tunnel(tools),
+                Phase::Closing => self.finish_closing(tools),
+                Phase::Linger { .. } => self.linger(tools),
+                Phase::Gone => return Turn::Gone,
+            };
+            match step {
+                Step::Again if matches!(self.phase, Phase::Gone) => return Turn::Gone,
+                Step::Again if tools.moved < BUDGET => {}
+                Step::Again => break,
+                Step::Wait => {
+                    self.arm(tools);
+                    return Turn::Wait;
+                }
+            }
+        }
+        self.arm(tools);
+        Turn::Again
+    }
+
+    /// Sets the timer to what the phase allows. Called after every turn: the deadline is computed, never kept up.
+    pub fn arm(&mut self, tools: &mut Tools) {
+        match self.deadline(tools) {
+            Some(at) => tools.timers.set(self.key.index, at),
+            None => tools.timers.clear(self.key.index),
+        }
+    }
+
+    fn deadline(&self, tools: &Tools) -> Option<u64> {
+        let limits = &tools.limits;
+        let at = |limit| tools.after(self.since, limit);
+        Some(match &self.phase {
+            Phase::Idle if !self.socket.is_clear() => at(limits.write),
+            Phase::Idle if !self.socket.is_open() => at(limits.head),
+            Phase::Idle => {
+                let idle = at(if tools.is_busy() { limits.idle_when_busy } else { limits.idle });
+                tools.stopping.map_or(idle, |s| idle.min(s.idle_until))
+            }
+            Phase::Head => at(limits.head),
+            Phase::Exchange(exchange) => {
+                let own = exchange.deadline(&self.socket, tools);
+                let fin = self.fin_since.map(|since| tools.after(since, limits.half_closed));
+                let fin = fin.filter(|_| !exchange.has_begun() || exchange.is_event_stream());
+                return own.into_iter().chain(fin).min();
+            }
+            Phase::Tunnel(tunnel) => tunnel.deadline(tools),
+            Phase::Closing => at(limits.write),
+            Phase::Linger { .. } => at(limits.linger),
+            Phase::Gone => 0,
+        })
+    }
+
+    /// The timer went off. It may be early: deadlines move without telling it.
+    pub fn expired(&mut self, tools: &mut Tools) {
+        if self.deadline(tools).is_none_or(|at| at > tools.now) {
+            return;
+        }
+        match &mut self.phase {
+            Phase::Idle if self.socket.is_clear() && self.socket.is_open() => {
+                // The next request may have come since the last look; then it is served.
+                self.socket.look_again();
+                self.await_head(tools);
+                if matches!(self.phase, Phase::Idle) {
+                    self.close(tools);
+                }
+            }
+            Phase::Idle => self.phase = Phase::Gone, // never finished its handshake, or does not read
+            Phase::Head => self.say(&Answer::request_timeout(), Manner { close: true, ..PLAIN }, tools),
+            Phase::Exchange(exchange) => {
+                let half_closed = tools.limits.half_closed;
+                let gone = self.fin_since.is_some_and(|since| tools.after(since, half_closed) <= tools.now);
+                let idle = exchange.deadline(&self.socket, tools).is_none_or(|at| at > tools.now);
+                let result = if gone && idle { Err(Outcome::Abort) } else { exchange.expired(&self.socket, tools) };
+                if let Err(outcome) = result {
+                    self.end_exchange(outcome, tools);
+                }
+            }
+            Phase::Tunnel(_) => self.abort(tools),
+            Phase::Closing | Phase::Linger { .. } | Phase::Gone => self.phase = Phase::Gone,
+        }
+    }
+
+    /// Closes an idle connection: to make room, or because its time is over.
+    pub fn close(&mut self, tools: &Tools) {
+        self.enter(Phase::Closing, tools);
+    }
+
+    /// Gives back everything it holds, before it is dropped.
+    pub fn leave(&mut self, tools: &mut Tools) {
+        match std::mem::replace(&mut self.phase, Phase::Gone) {
+            Phase::Exchange(mut exchange) => exchange.leave(tools),
+            Phase::Tunnel(tunnel) => tunnel.leave(tools),
+            _ => {}
+        }
+        self.socket.clear(&mut tools.io);
+        tools.timers.clear(self.key.index);
+    }
+
+    fn enter(&mut self, phase: Phase, tools: &Tools) {
+        self.phase = phase;
+        self.since = tools.now;
+        self.fin_since = None;
+    }
+
+    /// Ends it so that the client cannot take what it got for whole.
+    fn abort(&mut self, tools: &mut Tools) {
+        self.leave(tools);
+        self.socket.reset_on_close();
+    }
+
+    /// Idle and Head: looks for the next request.
+    fn await_head(&mut self, tools: &mut Tools) -> Step {
+        match self.socket.flush(&mut tools.io) {
+            Ok(true) => {}
+            Ok(false) => return Step::Wait,
+            Err(_) => return self.gone(),
+        }
+        let has_work = self.socket.has_stash() && !self.hungry;
+        if !has_work && !self.socket.is_readable() {
+            return Step::Wait;
+        }
+        let mut inbox = std::mem::take(&mut tools.inbox);
+        let got = self.socket.gather(&mut inbox, &mut tools.io, HEAD_READ, !has_work);
+        tools.moved += got.fresh;
+        if got.len > 0 && matches!(self.phase, Phase::Idle) {
+            self.enter(Phase::Head, tools);
+        }
+        if got.len > 0 && (got.fresh > 0 || has_work) {
+            self.take_input(&inbox[..got.len], tools);
+        } else {
+            self.socket.put_back(&inbox[..got.len], &mut tools.io);
+        }
+        tools.inbox = inbox;
+        let waiting = matches!(self.phase, Phase::Idle | Phase::Head);
+        match got.end {
+            End::NotYet => {}
+            // Between requests this is the normal end; in a head, or after a broken handshake, what we had to say is out.
+            _ if waiting => self.close(tools),
+            _ => {}
+        }
+        if got.len == 0 && got.end == End::NotYet && self.socket.is_readable() {
+            return Step::Again; // a part of a TLS record or handshake
+        }
+        if got.fresh == 0 && !has_work && got.end == End::NotYet { Step::Wait } else { Step::Again }
+    }
+
+    fn take_input(&mut self, input: &[u8], tools: &mut Tools) {
+        let head = match self.scanner.request(input) {
+            Ok(Some(head)) => head,
+            Ok(None) => {
+                self.hungry = true;
+                return self.socket.put_back(input, &mut tools.io);
+            }
+            Err(bad) => return self.refuse(bad, tools),
+        };
+        self.hungry = false;
+        self.scanner = Scanner::default();
+        // The body, or the next request.
+        self.socket.put_back(&input[head.end..], &mut tools.io);
+        let mut fields = std::mem::take(&mut tools.fields);
+        match Request::parse(&input[head], &mut fields) {
+            Ok(request) => self.take_request(&request, tools),
+            Err(bad) => self.refuse(bad, tools),
+        }
+        tools.fields = fields;
+    }
+
+    fn take_request(&mut self, request: &Request<'_>, tools: &mut Tools) {
+        let framing = match framing::request(request).and_then(|f| forward::expects_continue(request).map(|_| f)) {
+            Ok(framing) => framing,
+            Err(bad) => return self.refuse(bad, tools),
+        };
+        tools.adopt();
+        let mut room = std::mem::take(&mut tools.host);
+        let host = request.host_name(&mut room);
+        let Some(index) = tools.index().cloned() else { return self.refuse(NO_TABLE, tools) };
+        let decision = decide(request, host, self.asker, &index);
+        let https = host.is_some_and(|host| decide::is_https(request, host, self.asker));
+        tools.host = room;
+
+        let stays = match request.version {
+            Version::V11 => !request.connection.close,
+            Version::V10 => request.connection.keep_alive && !request.connection.close,
+        };
+        let close = !stays || tools.stopping.is_some() || self.served + 1 >= tools.limits.requests_per_conn;
+        let answer = match decision {
+            Ok(Decision::Forward(place)) => {
+                let facts = Facts {
+                    version: request.version,
+                    to_head: request.method == Method::Head,
+                    idempotent: request.method.is_idempotent(),
+                    wants_websocket: forward::wants_websocket(request, framing),
+                    takes_trailers: forward::takes_trailers(request),
+                    html: answer::prefers_html(request),
+                    close,
+                };
+                let upstream = (index.numbers[place], index.upstreams[place].body_limit);
+                return self.forward(request, framing, https, facts, upstream, tools);
+            }
+            Ok(Decision::Redirect) => Answer::redirect(request, tools.shared.settings.https_port),
+            Ok(Decision::NotFound) => Answer::not_found(),
+            Ok(Decision::Capabilities) => Answer::capabilities(),
+            Ok(Decision::Healthy) => Answer::healthy(),
+            Err(bad) => Answer::refusal(bad),
+        };
+        let manner = Manner {
+            html: answer::prefers_html(request),
+            head_only: request.method == Method::Head,
+            // A body that nobody will read cannot be told from the next request.
+            close: close || !matches!(framing, Framing::None | Framing::Length(0)),
+            say_keep_alive: request.version == Version::V10,
+        };
+        self.say(&answer, manner, tools);
+    }
+
+    fn forward(
+        &mut self,
+        request: &Request<'_>,
+        framing: Framing,
+        https: bool,
+        facts: Facts,
+        upstream: (u32, u64),
+        tools: &mut Tools,
+    ) {
+        let request_id = tools.request_id();
+        let client =
+            forward::Client { address: self.address, trusted: self.asker.trusted, https, request_id: &request_id };
+        tools.outbox.clear();
+        forward::request(&mut tools.outbox, request, framing, client);
+        let mut exchange = Box::new(Exchange::new(self.key, facts, upstream, framing, tools.now));
+        let begun = exchange.begin(&mut self.socket, tools);
+        self.enter(Phase::Exchange(exchange), tools);
+        if let Err(outcome) = begun {
+            self.end_exchange(outcome, tools);
+        }
+    }
+
+    fn relay(&mut self, tools: &mut Tools) -> Step {
+        let Phase::Exchange(exchange) = &mut self.phase else { return Step::Wait };
+        if self.socket.is_broken() {
+            self.abort(tools); // nobody is there to read the answer
+            return Step::Again;
+        }
+        if self.socket.has_fin() && self.fin_since.is_none() {
+            self.fin_since = Some(tools.now);
+        }
+        let waited = !self.socket.is_clear();
+        match self.socket.flush(&mut tools.io) {
+            Ok(clear) if clear && waited => exchange.touch(tools.now),
+            Ok(_) => {}
+            Err(_) => {
+                self.abort(tools);
+                return Step::Again;
+            }
+        }
+        if exchange.is_over() {
+            if !self.socket.is_clear() {
+                return Step::Wait;
+            }
+            let close = exchange.facts.close || !exchange.has_whole_request();
+            exchange.leave(tools);
+            self.served += 1;
+            self.enter(if close { Phase::Closing } else { Phase::Idle }, tools);
+            return Step::Again;
+        }
+        match exchange.turn(&mut self.socket, tools) {
+            Ok(true) => Step::Again,
+            Ok(false) => Step::Wait,
+            Err(outcome) => {
+                self.end_exchange(outcome, tools);
+                Step::Again
+            }
+        }
+    }
+
+    fn end_exchange(&mut self, outcome: Outcome, tools: &mut Tools) {
+        let Phase::Exchange(mut exchange) = std::mem::replace(&mut self.phase, Phase::Gone) else { return };
+        match outcome {
+            Outcome::Tunnel => match exchange.into_tunnel() {
+                Some((link, held)) => {
+                    let tunnel = Tunnel::new(link, held, &self.socket, tools.now);
+                    self.enter(Phase::Tunnel(Box::new(tunnel)), tools);
+                }
+                None => self.abort(tools),
+            },
+            Outcome::Own(answer) => {
+                exchange.leave(tools);
+                let facts = exchange.facts;
+                let manner = Manner {
+                    html: facts.html,
+                    head_only: facts.to_head,
+                    close: facts.close || tools.stopping.is_some() || !exchange.has_whole_request(),
+                    say_keep_alive: facts.version == Version::V10,
+                };
+                self.say(&answer, manner, tools);
+            }
+            Outcome::Abort => {
+                exchange.leave(tools);
+                self.abort(tools);
+            }
+        }
+    }
+
+    fn tunnel(&mut self, tools: &mut Tools) -> Step {
+        let Phase::Tunnel(tunnel) = &mut self.phase else { return Step::Wait };
+        match tunnel.turn(&mut self.socket, tools) {
+            Ok(_) if tunnel.is_over() => {
+                self.leave(tools);
+                Step::Again
+            }
+            Ok(true) => Step::Again,
+            Ok(false) => Step::Wait,
+            Err(_) => {
+                self.abort(tools);
+                Step::Again
+            }
+        }
+    }
+
+    /// Answers what is no request, and closes (RFC 9112 §2.2: the answer is owed).
+    fn refuse(&mut self, bad: Bad, tools: &mut Tools) {
+        log::debug!("refused peer={} status={}: {}", self.address, bad.status, bad.why);
+        self.say(&Answer::refusal(bad), Manner { close: true, ..PLAIN }, tools);
+    }
+
+    fn say(&mut self, answer: &Answer, manner: Manner, tools: &mut Tools) {
+        let mut out = std::mem::take(&mut tools.outbox);
+        out.clear();
+        answer.write(&mut out, manner, tools.date());
+        let sent = self.socket.send(&out, &mut tools.io);
+        tools.outbox = out;
+        self.served += 1;
+        let phase = match sent {
+            Err(_) => Phase::Gone,
+            Ok(()) if manner.close => Phase::Closing,
+            Ok(()) => Phase::Idle,
+        };
+        self.enter(phase, tools);
+    }
+
+    fn finish_closing(&mut self, tools: &mut Tools) -> Step {
+        match self.socket.finish(&mut tools.io) {
+            Ok(true) => {
+                self.enter(Phase::Linger { left: MAX_LINGER }, tools);
+                Step::Again
+            }
+            Ok(false) => Step::Wait,
+            Err(_) => self.gone(),
+        }
+    }
+
+    fn linger(&mut self, tools: &mut Tools) -> Step {
+        let Phase::Linger { left } = &mut self.phase else { return Step::Wait };
+        let (n, end) = self.socket.discard(&mut tools.io);
+        tools.moved += n;
+        *left = left.saturating_sub(n);
+        if end != End::NotYet || *left == 0 {
+            return self.gone();
+        }
+        if n > 0 { Step::Again } else { Step::Wait }
+    }
+
+    fn gone(&mut self) -> Step {
+        debug_assert!(!matches!(self.phase, Phase::Exchange(_) | Phase::Tunnel(_)), "left with an endpoint held");
+        self.phase = Phase::Gone;
+        Step::Again
+    }
+}
+
+const PLAIN: Manner = Manner { html: false, head_only: false, close: false, say_keep_alive: false };
+/// Nothing is accepted before the first table; if it were, this is what to say.
+const NO_TABLE: Bad = Bad { status: 503, why: "no table" };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        assert!(size_of::<Conn>() <= 256, "{}", size_of::<Conn>());
+    }
+}

@@ -1,0 +1,147 @@
+//! Publish: how a table reaches the workers, and how their word comes back.
+//!
+//! **Invariant (order)**: the generation is raised before `publish` returns, and every worker reads it before each
+//! choice; whoever reads a new one takes the newest table there is. So no choice by an old table follows one by a
+//! newer: what the second reader does happens after what the first one's client saw.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+use mio::Waker;
+
+use super::ledger::Ledger;
+use super::table::{EndpointId, Index, Table};
+use super::tls::Configs;
+use super::{Notice, Settings};
+
+/// `Failed` is advice; when nobody listens it is not worth memory. The other notices are as few as publications.
+const MAX_UNHEARD: usize = 1024;
+
+/// What the workers and the handle share.
+pub(super) struct Shared {
+    pub settings: Settings,
+    /// Connections of all workers.
+    pub conns: AtomicUsize,
+    pub max_conns: usize,
+    generation: AtomicU64,
+    stop: Mutex<Option<Instant>>,
+    desk: Mutex<Desk>,
+    bells: Vec<Waker>,
+    notices: Sender<Notice>,
+}
+
+struct Desk {
+    ledger: Ledger,
+    newest: Option<Arc<Index>>,
+    certs: Option<Arc<super::certs::Certs>>,
+    configs: Configs,
+    /// Upstreams keep their number as long as we run, so that an exchange can find its own again in a later table.
+    numbers: HashMap<Arc<str>, u32>,
+}
+
+impl Shared {
+    pub fn new(
+        settings: Settings,
+        max_conns: usize,
+        configs: Configs,
+        bells: Vec<Waker>,
+        notices: Sender<Notice>,
+    ) -> Self {
+        let ledger = Ledger::new(bells.len());
+        Shared {
+            settings,
+            conns: AtomicUsize::new(0),
+            max_conns,
+            generation: AtomicU64::new(0),
+            stop: Mutex::new(None),
+            desk: Mutex::new(Desk { ledger, newest: None, certs: None, configs, numbers: HashMap::new() }),
+            bells,
+            notices,
+        }
+    }
+
+    pub fn publish(&self, table: Table) -> u64 {
+        let mut desk = self.desk();
+        let tls = match (&desk.newest, &desk.certs) {
+            (Some(index), Some(certs)) if Arc::ptr_eq(certs, &table.certs) => index.tls.clone(),
+            _ => desk.configs.server(&table.certs),
+        };
+        desk.certs = Some(table.certs.clone());
+        let numbers = table.upstreams.iter().map(|u| desk.number(&u.name)).collect();
+        let mut index = Index::new(table, tls, numbers);
+        let generation = desk.ledger.publish(index.endpoints());
+        index.generation = generation;
+        desk.newest = Some(Arc::new(index));
+        self.generation.store(generation, Ordering::SeqCst);
+        drop(desk);
+        self.ring();
+        generation
+    }
+
+    /// The generation of the newest table; 0 before the first.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    pub fn newest(&self) -> Option<Arc<Index>> {
+        self.desk().newest.clone()
+    }
+
+    /// See [`Ledger::adopted`]. Notices are sent under the lock, so that they are heard in the order they came true.
+    pub fn adopted(&self, worker: usize, generation: u64, holding: HashSet<EndpointId>) {
+        let mut desk = self.desk();
+        for notice in desk.ledger.adopted(worker, generation, holding) {
+            self.tell(notice);
+        }
+    }
+
+    pub fn released(&self, worker: usize, id: EndpointId) {
+        let mut desk = self.desk();
+        if let Some(notice) = desk.ledger.released(worker, id) {
+            self.tell(notice);
+        }
+    }
+
+    pub fn failed(&self, id: EndpointId) {
+        if self.notices.len() < MAX_UNHEARD {
+            self.tell(Notice::Failed(id));
+        }
+    }
+
+    pub fn stop(&self, deadline: Instant) {
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = Some(deadline);
+        self.ring();
+    }
+
+    pub fn stopping(&self) -> Option<Instant> {
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, notice: Notice) {
+        // A control plane that no longer listens is stopping.
+        let _ = self.notices.send(notice);
+    }
+
+    fn ring(&self) {
+        for bell in &self.bells {
+            if let Err(e) = bell.wake() {
+                log::error!("wake a proxy worker: {e}"); // it will look at its next event
+            }
+        }
+    }
+
+    /// A worker that died in here left nothing half done: each change is one call.
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Desk {
+    fn number(&mut self, name: &Arc<str>) -> u32 {
+        let next = self.numbers.len() as u32;
+        *self.numbers.entry(name.clone()).or_insert(next)
+    }
+}

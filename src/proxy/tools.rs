@@ -1,0 +1,327 @@
+//! Tools: what a worker lends to the conn whose turn it is. Everything here belongs to one thread.
+//!
+//! **Invariant (held)**: an endpoint is held from the moment it is chosen, before any connection, until its response
+//! is fully relayed; [`Tools::hold`] and [`Tools::release`] come in pairs, one pair per choice.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry};
+
+use super::balance;
+use super::http::headers::Field;
+use super::limits::Limits;
+use super::pool::Pool;
+use super::publish::Shared;
+use super::table::{Endpoint, EndpointId, Index};
+use super::timer::Wheel;
+use super::token::{Key, Slab, Target};
+use super::transport::{INBOX, Io, Socket};
+use crate::crypto;
+
+/// A connection to an endpoint.
+pub(super) struct Link {
+    pub key: Key,
+    pub endpoint: EndpointId,
+    pub socket: Socket,
+    /// It has carried an exchange before.
+    pub used: bool,
+}
+
+/// Who an event on a link is for.
+pub(super) enum Berth {
+    Idle(Link),
+    /// The conn whose exchange or tunnel has it.
+    Busy(Key),
+}
+
+/// Which links a request may go out on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reuse {
+    /// One that dies under it costs a second try.
+    Any,
+    /// It must not be sent twice: only one that was busy a moment ago.
+    Fresh,
+    Never,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stopping {
+    pub deadline: u64,
+    /// When idle conns are closed.
+    pub idle_until: u64,
+}
+
+pub(super) struct Tools {
+    pub worker: usize,
+    pub shared: Arc<Shared>,
+    pub limits: Limits,
+    /// Milliseconds since the start, read once per turn of the loop.
+    pub now: u64,
+    pub stopping: Option<Stopping>,
+    pub timers: Wheel,
+    pub io: Io,
+    /// Scratch, taken for the time of a call.
+    pub inbox: Box<[u8]>,
+    pub outbox: Vec<u8>,
+    pub fields: Vec<Field>,
+    pub host: String,
+    /// Bytes read in this turn, for fairness.
+    pub moved: usize,
+    start: Instant,
+    registry: Registry,
+    index: Option<Arc<Index>>,
+    links: Slab<Berth>,
+    pool: Pool,
+    held: HashMap<EndpointId, u32>,
+    /// One round robin counter per upstream of the table.
+    turns: Vec<usize>,
+    date: (u64, String),
+    ids: RequestIds,
+}
+
+impl Tools {
+    pub fn new(worker: usize, registry: Registry, shared: Arc<Shared>) -> Self {
+        let mut tools = Tools {
+            worker,
+            limits: shared.settings.limits,
+            shared,
+            now: 0,
+            stopping: None,
+            timers: Wheel::new(),
+            io: Io::new(),
+            inbox: Box::default(),
+            outbox: Vec::new(),
+            fields: Vec::new(),
+            host: String::new(),
+            moved: 0,
+            start: Instant::now(),
+            registry,
+            index: None,
+            links: Slab::new(),
+            pool: Pool::default(),
+            held: HashMap::new(),
+            turns: Vec::new(),
+            date: (u64::MAX, String::new()),
+            ids: RequestIds::new(),
+        };
+        tools.repair();
+        tools
+    }
+
+    /// Makes good what a turn that panicked took and did not return.
+    pub fn repair(&mut self) {
+        if self.inbox.is_empty() {
+            self.inbox = vec![0; INBOX].into();
+        }
+    }
+
+    pub fn look_at_the_clock(&mut self) {
+        self.now = self.ms(Instant::now());
+    }
+
+    pub fn ms(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.start).as_millis() as u64
+    }
+
+    pub fn after(&self, since: u64, limit: Duration) -> u64 {
+        since + limit.as_millis() as u64
+    }
+
+    /// The table that choices are made by.
+    pub fn index(&self) -> Option<&Arc<Index>> {
+        self.index.as_ref()
+    }
+
+    /// Takes the newest table. To be called before each choice; costs one load when there is none.
+    pub fn adopt(&mut self) {
+        let current = self.index.as_ref().map_or(0, |i| i.generation);
+        if self.shared.generation() == current {
+            return;
+        }
+        let Some(index) = self.shared.newest().filter(|i| i.generation > current) else { return };
+        self.turns = vec![self.worker; index.upstreams.len()];
+        for key in self.pool.prune(|id| index.has(id), 0) {
+            self.links.remove(key);
+        }
+        let holding = self.held.keys().filter(|id| !index.has(**id)).copied().collect();
+        let generation = index.generation;
+        self.index = Some(index);
+        self.shared.adopted(self.worker, generation, holding);
+    }
+
+    /// The next endpoint of the upstream with this number, held from now on.
+    pub fn choose(&mut self, number: u32, tried: &[EndpointId]) -> Option<Endpoint> {
+        let index = self.index.as_ref()?;
+        let place = index.place_of(number)?;
+        let endpoint = balance::pick(&index.upstreams[place].endpoints, &mut self.turns[place], tried)?;
+        self.hold(endpoint.id);
+        Some(endpoint)
+    }
+
+    fn hold(&mut self, id: EndpointId) {
+        *self.held.entry(id).or_default() += 1;
+    }
+
+    /// The counterpart of [`Tools::choose`].
+    pub fn release(&mut self, id: EndpointId) {
+        let Some(count) = self.held.get_mut(&id) else {
+            debug_assert!(false, "released more often than chosen");
+            return;
+        };
+        *count -= 1;
+        if *count == 0 {
+            self.held.remove(&id);
+            if !self.index.as_ref().is_some_and(|index| index.has(id)) {
+                self.shared.released(self.worker, id);
+            }
+        }
+    }
+
+    #[cfg(debug_assertions)]
+    pub fn holds_nothing(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// A link to `endpoint` for the exchange of `conn`.
+    ///
+    /// # Errors
+    /// Those of `connect`; a refusal may also come later, with the first write.
+    pub fn link(&mut self, endpoint: Endpoint, conn: Key, reuse: Reuse) -> io::Result<Link> {
+        let max_age = match reuse {
+            Reuse::Any => self.limits.link_idle,
+            Reuse::Fresh => self.limits.link_fresh,
+            Reuse::Never => Duration::ZERO,
+        };
+        if reuse != Reuse::Never {
+            while let Some(key) = self.pool.take(endpoint.id, self.now, max_age.as_millis() as u64) {
+                if let Some(link) = self.wake(key, conn) {
+                    return Ok(link);
+                }
+            }
+        }
+        let stream = TcpStream::connect(endpoint.addr)?;
+        let _ = stream.set_nodelay(true); // slower without, not wrong
+        let mut socket = Socket::connecting(stream);
+        let key = self.links.insert_with(|_| Berth::Busy(conn));
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(e) = self.registry.register(socket.stream(), Target::Link(key).token(), interest) {
+            self.links.remove(key);
+            return Err(e);
+        }
+        Ok(Link { key, endpoint: endpoint.id, socket, used: false })
+    }
+
+    /// An idle link, if it still stands. Its close may be on the way unseen: the events of this turn are not all read.
+    fn wake(&mut self, key: Key, conn: Key) -> Option<Link> {
+        let berth = self.links.get_mut(key)?;
+        let Berth::Idle(mut link) = std::mem::replace(berth, Berth::Busy(conn)) else {
+            debug_assert!(false, "a busy link was in the pool");
+            return None;
+        };
+        if !link.socket.is_quiet() {
+            self.links.remove(key);
+            return None;
+        }
+        link.used = true;
+        Some(link)
+    }
+
+    /// Puts a link that can carry another exchange into the pool.
+    pub fn park(&mut self, mut link: Link) {
+        let listed = self.index.as_ref().is_some_and(|index| index.has(link.endpoint));
+        if !listed || self.stopping.is_some() || link.socket.has_fin() || link.socket.is_broken() {
+            return self.discard(link);
+        }
+        debug_assert!(link.socket.is_clear() && !link.socket.has_stash(), "parked with bytes");
+        link.socket.clear(&mut self.io);
+        let (key, endpoint) = (link.key, link.endpoint);
+        let Some(berth) = self.links.get_mut(key) else { return };
+        *berth = Berth::Idle(link);
+        if let Some(oldest) = self.pool.put(endpoint, key, self.now, self.limits.links_per_endpoint) {
+            self.links.remove(oldest);
+        }
+    }
+
+    /// Closes a link.
+    pub fn discard(&mut self, mut link: Link) {
+        link.socket.clear(&mut self.io);
+        self.links.remove(link.key);
+    }
+
+    /// The conn that an event on a link is for. An idle link has nothing to say but that it is over.
+    pub fn owner_of(&mut self, key: Key) -> Option<Key> {
+        match self.links.get_mut(key)? {
+            Berth::Busy(conn) => Some(*conn),
+            Berth::Idle(link) if link.socket.is_quiet() => None, // the tail of an earlier event
+            Berth::Idle(link) => {
+                let endpoint = link.endpoint;
+                self.pool.forget(endpoint, key);
+                self.links.remove(key);
+                None
+            }
+        }
+    }
+
+    /// Closes links that have been idle for too long. True while some are left.
+    pub fn sweep(&mut self) -> bool {
+        let oldest = self.now.saturating_sub(self.limits.link_idle.as_millis() as u64);
+        for key in self.pool.prune(|_| true, oldest) {
+            self.links.remove(key);
+        }
+        !self.pool.is_empty()
+    }
+
+    pub fn has_idle_links(&self) -> bool {
+        !self.pool.is_empty()
+    }
+
+    pub fn register(&self, socket: &mut Socket, key: Key) -> io::Result<()> {
+        self.registry.register(socket.stream(), Target::Conn(key).token(), Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// The Date field of this second (RFC 9110 §6.6.1).
+    pub fn date(&mut self) -> &[u8] {
+        let second = self.now / 1000;
+        if self.date.0 != second {
+            self.date = (second, httpdate::fmt_http_date(SystemTime::now()));
+        }
+        self.date.1.as_bytes()
+    }
+
+    pub fn request_id(&mut self) -> [u8; 32] {
+        self.ids.next()
+    }
+
+    /// Most connections are taken.
+    pub fn is_busy(&self) -> bool {
+        self.shared.conns.load(std::sync::atomic::Ordering::Relaxed) > self.shared.max_conns / 5 * 4
+    }
+}
+
+/// 128 bits that are never the same twice: random at the start, then counted. They name, they do not protect.
+struct RequestIds {
+    base: [u8; 16],
+    count: u64,
+}
+
+impl RequestIds {
+    fn new() -> Self {
+        // Without randomness two runs may use the same ids, which confuses logs and nothing else.
+        RequestIds { base: crypto::random().unwrap_or_default(), count: 0 }
+    }
+
+    fn next(&mut self) -> [u8; 32] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        self.count = self.count.wrapping_add(1);
+        let id = u128::from_le_bytes(self.base).wrapping_add(u128::from(self.count));
+        let mut hex = [0; 32];
+        for (i, digit) in hex.iter_mut().enumerate() {
+            *digit = DIGITS[(id >> (124 - 4 * i)) as usize & 15];
+        }
+        hex
+    }
+}

@@ -1,0 +1,353 @@
+//! Transport: a TCP stream, with or without TLS, behind the same read and write.
+//!
+//! Edge-triggered: registered once for both directions, readiness is kept here as bits, and a bit is cleared only by
+//! the kernel's "no more". **Invariant (no lost wake-up)**: whoever leaves a bit set comes back by itself; output
+//! that waits has a cleared write bit, so the kernel will report. All output goes through [`Socket::flush`].
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::time::Duration;
+
+use mio::event::Event;
+use mio::net::TcpStream;
+
+use super::http::buf::{Buf, CHUNK, Spare};
+use super::tls::{Fed, Tls};
+
+/// One read of a body or a tunnel: what a full sink has to hold at most, so about two chunks a direction.
+pub(super) const BODY_READ: usize = 2 * CHUNK;
+/// One read while waiting for a head; what follows it (a body, the next request) waits in one chunk.
+pub(super) const HEAD_READ: usize = CHUNK;
+/// Where input is looked at: the largest head so far, one read, and the rest of a TLS record.
+pub(super) const INBOX: usize = (64 << 10) + BODY_READ + 2 * CHUNK;
+
+/// Scratch of one worker, lent for one call.
+pub(super) struct Io {
+    pub spare: Spare,
+    wire_in: Box<[u8]>,
+    wire_out: Vec<u8>,
+}
+
+impl Io {
+    pub fn new() -> Self {
+        Io { spare: Spare::new(), wire_in: vec![0; BODY_READ].into(), wire_out: Vec::new() }
+    }
+}
+
+pub(super) struct Socket {
+    stream: TcpStream,
+    tls: Option<Box<Tls>>,
+    /// Waiting for the peer to take it.
+    out: Buf,
+    /// Received and decrypted, not yet wanted.
+    stash: Buf,
+    readable: bool,
+    writable: bool,
+    /// The peer has sent its FIN; a short read no longer means that there is nothing more.
+    fin: bool,
+    /// Reset or both halves closed.
+    broken: bool,
+    /// `connect` has not been confirmed by a successful write.
+    connecting: bool,
+    goodbye_said: bool,
+    /// The peer has said goodbye in TLS, whatever TCP says.
+    tls_over: bool,
+}
+
+/// What [`Socket::gather`] put into the inbox.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gathered {
+    pub len: usize,
+    /// How much of it is new.
+    pub fresh: usize,
+    pub end: End,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    NotYet,
+    /// The peer sends nothing more.
+    Clean,
+    /// The connection broke.
+    Broken,
+}
+
+impl Socket {
+    /// An accepted connection, taken to be readable: a first read costs less than a turn of the loop.
+    pub fn accepted(stream: TcpStream, tls: Option<Box<Tls>>) -> Self {
+        Socket {
+            stream,
+            tls,
+            out: Buf::new(),
+            stash: Buf::new(),
+            readable: true,
+            writable: true,
+            fin: false,
+            broken: false,
+            connecting: false,
+            goodbye_said: false,
+            tls_over: false,
+        }
+    }
+
+    /// A connection being made. On loopback it stands when `connect` returns, so the first write is tried at once.
+    pub fn connecting(stream: TcpStream) -> Self {
+        Socket { readable: false, connecting: true, ..Socket::accepted(stream, None) }
+    }
+
+    pub fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    /// What the kernel reported.
+    pub fn on(&mut self, event: &Event) {
+        self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
+        self.fin |= event.is_read_closed();
+        self.broken |= event.is_error() || (event.is_read_closed() && event.is_write_closed());
+    }
+
+    pub fn is_connecting(&self) -> bool {
+        self.connecting
+    }
+
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    pub fn has_fin(&self) -> bool {
+        self.fin
+    }
+
+    /// The TLS handshake, if there is one, is over.
+    pub fn is_open(&self) -> bool {
+        self.tls.as_ref().is_none_or(|tls| tls.is_ready())
+    }
+
+    /// All output is with the kernel.
+    pub fn is_clear(&self) -> bool {
+        self.out.is_empty()
+    }
+
+    pub fn has_stash(&self) -> bool {
+        !self.stash.is_empty()
+    }
+
+    pub fn stash(&self) -> &[u8] {
+        self.stash.bytes()
+    }
+
+    pub fn consume_stash(&mut self, n: usize, io: &mut Io) {
+        self.stash.consume(n, &mut io.spare);
+    }
+
+    /// Something may be read without waiting.
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// Lets the next read try, whatever the bits say.
+    pub fn look_again(&mut self) {
+        self.readable = true;
+    }
+
+    /// Nothing to read, no end: fit to be used again. A byte here would be an answer to nothing.
+    pub fn is_quiet(&self) -> bool {
+        !self.fin && !self.broken && matches!(self.stream.peek(&mut [0]), Err(e) if e.kind() == ErrorKind::WouldBlock)
+    }
+
+    /// Fills `inbox` with what waits and, if `more`, with one read of at most `max`.
+    pub fn gather(&mut self, inbox: &mut [u8], io: &mut Io, max: usize, more: bool) -> Gathered {
+        let held = self.stash.bytes().len();
+        inbox[..held].copy_from_slice(self.stash.bytes());
+        self.stash.clear(&mut io.spare);
+        let mut got = Gathered { len: held, fresh: 0, end: End::NotYet };
+        if more && self.readable {
+            let room = &mut inbox[held..];
+            let result = if self.tls.is_some() { self.read_tls(room, io, max) } else { self.read_plain(room, max) };
+            match result {
+                Ok((n, end)) => (got.fresh, got.end) = (n, end),
+                Err(_) => got.end = End::Broken,
+            }
+            got.len += got.fresh;
+        }
+        got
+    }
+
+    /// Keeps what was not used of the inbox.
+    pub fn put_back(&mut self, rest: &[u8], io: &mut Io) {
+        debug_assert!(!self.has_stash(), "put back twice");
+        self.stash.push(rest, &mut io.spare);
+    }
+
+    /// Queues `bytes` and writes what the peer takes.
+    pub fn send(&mut self, bytes: &[u8], io: &mut Io) -> io::Result<()> {
+        match &mut self.tls {
+            None => self.send_wire(bytes, &mut io.spare),
+            Some(tls) => {
+                io.wire_out.clear();
+                tls.seal(bytes, &mut io.wire_out).map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
+                let wire = std::mem::take(&mut io.wire_out);
+                let result = self.send_wire(&wire, &mut io.spare);
+                io.wire_out = wire;
+                result
+            }
+        }
+    }
+
+    /// Writes what waits, and tells whether all of it is with the kernel.
+    pub fn flush(&mut self, io: &mut Io) -> io::Result<bool> {
+        while self.writable && !self.out.is_empty() {
+            let n = write(&mut self.stream, self.out.bytes(), &mut self.writable, &mut self.connecting)?;
+            self.out.consume(n, &mut io.spare);
+        }
+        Ok(self.out.is_empty())
+    }
+
+    /// What was never taken by the peer, to be sent elsewhere. Only while connecting: then that is all there is.
+    pub fn take_unsent(&mut self) -> Buf {
+        std::mem::replace(&mut self.out, Buf::new())
+    }
+
+    /// Queues on a fresh connection what [`Socket::take_unsent`] gave.
+    pub fn adopt_unsent(&mut self, unsent: Buf) {
+        debug_assert!(self.out.is_empty(), "a fresh connection has nothing to send");
+        self.out = unsent;
+    }
+
+    /// Forgets what waits: the peer no longer listens.
+    pub fn drop_unsent(&mut self, io: &mut Io) {
+        self.out.clear(&mut io.spare);
+    }
+
+    /// Says that nothing follows, once all is flushed. True when it is said.
+    pub fn finish(&mut self, io: &mut Io) -> io::Result<bool> {
+        if !self.goodbye_said {
+            self.goodbye_said = true;
+            if let Some(tls) = self.tls.as_mut().filter(|tls| tls.is_ready()) {
+                let mut wire = Vec::new();
+                tls.close(&mut wire);
+                self.out.push(&wire, &mut io.spare);
+            }
+        }
+        if !self.flush(io)? {
+            return Ok(false);
+        }
+        match self.stream.shutdown(Shutdown::Write) {
+            Err(e) if e.kind() != ErrorKind::NotConnected => Err(e),
+            _ => Ok(true),
+        }
+    }
+
+    /// Throws away what the peer still sends; returns how much, and the end.
+    pub fn discard(&mut self, io: &mut Io) -> (usize, End) {
+        if !self.readable {
+            return (0, End::NotYet);
+        }
+        match read(&mut self.stream, &mut io.wire_in, &mut self.readable, self.fin) {
+            Ok(Some(0)) => (0, End::Clean),
+            Ok(n) => (n.unwrap_or(0), End::NotYet),
+            Err(_) => (0, End::Broken),
+        }
+    }
+
+    /// Makes the coming close a reset: a message cut short must not look complete (RFC 9112 §8).
+    pub fn reset_on_close(&self) {
+        // If it cannot be had, the missing close_notify, last chunk or length still tells.
+        let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
+    }
+
+    /// Lets the kernel find out that a silent peer is gone.
+    pub fn keep_alive(&self) {
+        let _ = rustix::net::sockopt::set_socket_keepalive(&self.stream, true);
+    }
+
+    /// Gives the chunks back.
+    pub fn clear(&mut self, io: &mut Io) {
+        self.out.clear(&mut io.spare);
+        self.stash.clear(&mut io.spare);
+    }
+
+    fn send_wire(&mut self, mut bytes: &[u8], spare: &mut Spare) -> io::Result<()> {
+        if self.out.is_empty() {
+            while self.writable && !bytes.is_empty() {
+                let n = write(&mut self.stream, bytes, &mut self.writable, &mut self.connecting)?;
+                bytes = &bytes[n..];
+            }
+        }
+        self.out.push(bytes, spare);
+        debug_assert!(
+            self.out.is_empty() || !self.writable || self.out.bytes().len() > bytes.len(),
+            "output would sleep"
+        );
+        Ok(())
+    }
+
+    fn read_plain(&mut self, room: &mut [u8], max: usize) -> io::Result<(usize, End)> {
+        let max = max.min(room.len());
+        Ok(match read(&mut self.stream, &mut room[..max], &mut self.readable, self.fin)? {
+            None => (0, End::NotYet),
+            Some(0) => (0, End::Clean),
+            Some(n) => (n, End::NotYet),
+        })
+    }
+
+    fn read_tls(&mut self, room: &mut [u8], io: &mut Io, max: usize) -> io::Result<(usize, End)> {
+        let Some(tls) = self.tls.as_mut().filter(|_| !self.tls_over) else { return Ok((0, End::Clean)) };
+        let max = max.min(io.wire_in.len());
+        let n = match read(&mut self.stream, &mut io.wire_in[..max], &mut self.readable, self.fin)? {
+            None => return Ok((0, End::NotYet)),
+            Some(0) => return Ok((0, End::Clean)),
+            Some(n) => n,
+        };
+        io.wire_out.clear();
+        let fed = tls.feed(&mut io.wire_in[..n], room, &mut io.wire_out);
+        let reply = std::mem::take(&mut io.wire_out);
+        let sent = self.send_wire(&reply, &mut io.spare);
+        io.wire_out = reply;
+        let Fed { plain, closed } = fed.map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
+        sent?;
+        if closed {
+            (self.tls_over, self.fin, self.readable) = (true, true, true);
+        }
+        Ok((plain, End::NotYet)) // the end is told by the next read
+    }
+}
+
+/// One read. `None` when there is nothing now; clears the bit then, and after a short read, which means the same
+/// unless the end is near.
+fn read(stream: &mut TcpStream, room: &mut [u8], readable: &mut bool, fin: bool) -> io::Result<Option<usize>> {
+    loop {
+        match stream.read(room) {
+            Ok(n) => {
+                *readable = n == room.len() || fin || n == 0;
+                return Ok(Some(n));
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                *readable = false;
+                return Ok(None);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// One write, which clears the bit when the peer is full or not there yet.
+fn write(stream: &mut TcpStream, bytes: &[u8], writable: &mut bool, connecting: &mut bool) -> io::Result<usize> {
+    loop {
+        match stream.write(bytes) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(n) => {
+                *connecting = false;
+                return Ok(n);
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == ErrorKind::WouldBlock || (*connecting && e.kind() == ErrorKind::NotConnected) => {
+                *writable = false;
+                return Ok(0);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Tunnel: bytes both ways after a 101 (RFC 6455 §5), unread and unchanged.
+//!
+//! Each direction ends by itself: an end that was read is passed on as an end, once all before it has been written.
+//! **Invariant**: a side is read only while the other has nothing waiting, so a tunnel pins two chunks a direction.
+
+use super::table::EndpointId;
+use super::tools::{Link, Tools};
+use super::transport::{BODY_READ, End, Socket};
+
+pub(super) struct Tunnel {
+    link: Link,
+    held: EndpointId,
+    up: Way,
+    down: Way,
+    progress: u64,
+}
+
+/// How far one direction has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Open,
+    /// The source has ended; what came before is still being written.
+    Ending,
+    Ended,
+}
+
+/// Either side broke: nothing can be delivered any more.
+pub(super) struct Broken;
+
+impl Tunnel {
+    pub fn new(link: Link, held: EndpointId, client: &Socket, now: u64) -> Self {
+        client.keep_alive();
+        link.socket.keep_alive();
+        Tunnel { link, held, up: Way::Open, down: Way::Open, progress: now }
+    }
+
+    /// Moves what can be moved. True when something was.
+    pub fn turn(&mut self, client: &mut Socket, tools: &mut Tools) -> Result<bool, Broken> {
+        let up = carry(client, &mut self.link.socket, &mut self.up, tools)?;
+        let down = carry(&mut self.link.socket, client, &mut self.down, tools)?;
+        if up || down {
+            self.progress = tools.now;
+        }
+        Ok(up || down)
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.up == Way::Ended && self.down == Way::Ended
+    }
+
+    pub fn deadline(&self, tools: &Tools) -> u64 {
+        tools.after(self.progress, tools.limits.tunnel)
+    }
+
+    pub fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
+
+    pub fn leave(self, tools: &mut Tools) {
+        tools.discard(self.link);
+        tools.release(self.held);
+    }
+}
+
+fn carry(from: &mut Socket, to: &mut Socket, way: &mut Way, tools: &mut Tools) -> Result<bool, Broken> {
+    if *way == Way::Ended {
+        return Ok(false);
+    }
+    if !to.flush(&mut tools.io).map_err(|_| Broken)? {
+        return Ok(false);
+    }
+    if *way == Way::Ending {
+        if to.finish(&mut tools.io).map_err(|_| Broken)? {
+            *way = Way::Ended;
+        }
+        return Ok(*way == Way::Ended);
+    }
+    if !from.has_stash() && !from.is_readable() {
+        return Ok(false);
+    }
+    let mut inbox = std::mem::take(&mut tools.inbox);
+    let got = from.gather(&mut inbox, &mut tools.io, BODY_READ, !from.has_stash());
+    tools.moved += got.fresh;
+    let sent = to.send(&inbox[..got.len], &mut tools.io);
+    tools.inbox = inbox;
+    sent.map_err(|_| Broken)?;
+    match got.end {
+        End::Broken => return Err(Broken),
+        End::Clean => *way = Way::Ending,
+        End::NotYet => {}
+    }
+    Ok(got.len > 0 || got.end != End::NotYet)
+}

@@ -104,6 +104,7 @@ fn serve(settings: &Settings) -> Result<()> {
         https,
         workers: settings.workers,
         trusted_proxies: settings.trusted_proxies.clone(),
+        limits: proxy::limits::Limits::DEFAULT,
     })?;
     let board = Board::start(Box::new(proxy), notices, Folder::open(layout.clone())?)?;
     let world = app::world(layout.clone(), board.clone(), home.host_key.clone())?;

@@ -48,7 +48,8 @@ pub(crate) enum Mapping {
 /// Pure: what the mapping is, for `wanted` servers from the command line.
 ///
 /// # Errors
-/// NotFound for a name that the inventory does not have, Usage for one outside the environment, Config without any.
+/// NotFound for a wanted name that the inventory does not have (Config for one in `tako.toml`), Usage for one outside the
+/// environment, Config without any.
 pub(crate) fn mapping(
     env_name: &EnvName,
     env: &Env,
@@ -63,7 +64,9 @@ pub(crate) fn mapping(
                 .hint(format!("{env_name} is on {names}; `servers` in [envs.{env_name}] of tako.toml says so")));
         }
         let chosen = env.servers.iter().filter(|name| wanted.is_empty() || wanted.contains(name));
-        return chosen.map(find).collect::<Result<_>>().map(Mapping::Written);
+        // The file names a server that is not there: it is the file that has to change, or the inventory.
+        let found = chosen.map(|name| find(name).map_err(|e| e.with_kind(Kind::Config)));
+        return found.collect::<Result<_>>().map(Mapping::Written);
     }
     if !wanted.is_empty() {
         return wanted.iter().map(find).collect::<Result<_>>().map(Mapping::Named);
@@ -197,7 +200,7 @@ mod tests {
         let kind = |result: Result<Mapping>| result.unwrap_err().kind();
         assert_eq!(kind(map("production", &[], &[], &[])), Kind::Config);
         assert_eq!(kind(map("production", &["a"], &["a", "b"], &["b"])), Kind::Usage);
-        assert_eq!(kind(map("production", &["gone"], &["a"], &[])), Kind::NotFound);
+        assert_eq!(kind(map("production", &["gone"], &["a"], &[])), Kind::Config);
         assert_eq!(kind(map("production", &[], &["a"], &["x"])), Kind::NotFound);
     }
 

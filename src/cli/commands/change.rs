@@ -1,7 +1,7 @@
 //! Change: what `scale`, `releases rollback` and the like have in common: one request that rolls instances on every
 //! server of an environment, each server on its own.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Exit, aim};
 use crate::cli::config::inventory::Server;
@@ -13,6 +13,7 @@ use crate::cli::ui::Ui;
 use crate::error::{Error, Result};
 use crate::proto::control::{Deployed, Reply, Request};
 use crate::proto::name::ServerName;
+use crate::proto::version::Version;
 
 use super::words;
 
@@ -48,11 +49,12 @@ pub(crate) fn on_servers(
 }
 
 fn conclude(ui: &Ui, results: Vec<(ServerName, Result<Deployed>)>, count: usize) -> Result<Exit> {
-    let told = |(server, changed): &(ServerName, Result<Deployed>)| match changed {
-        Ok(deployed) => json!({ "server": server, "ok": true, "deployed": deployed }),
-        Err(e) => json!({ "server": server, "ok": false, "kind": e.kind(), "message": e.to_string() }),
-    };
-    ui.event("result", json!({ "servers": results.iter().map(told).collect::<Vec<_>>() }));
+    let told: Vec<Value> = results.iter().map(|(server, changed)| told(server.as_str(), None, changed)).collect();
+    let mut versions = results.iter().filter_map(|(_, changed)| Some(&changed.as_ref().ok()?.version));
+    let first = versions.next();
+    // One version only if all servers agree on it.
+    let version = first.filter(|first| versions.all(|other| other == *first));
+    ui.event("result", json!({ "version": version, "servers": told }));
     let failed: Vec<(ServerName, Error)> =
         results.into_iter().filter_map(|(server, changed)| Some((server, changed.err()?))).collect();
     let all_failed = failed.len() == count;
@@ -63,6 +65,29 @@ fn conclude(ui: &Ui, results: Vec<(ServerName, Result<Deployed>)>, count: usize)
             ui.error(&e);
             Ok(Exit::Partly)
         }
+    }
+}
+
+/// How it ended on one server, in the `result` event of every command that rolls instances. `kept` is what serves there
+/// when it failed.
+pub(crate) fn told(server: &str, kept: Option<&Version>, result: &Result<Deployed>) -> Value {
+    match result {
+        Ok(Deployed { version, previous, instances, swaps }) => json!({
+            "server": server,
+            "ok": true,
+            "version": version,
+            "previous": previous,
+            "instances": instances,
+            "swaps": swaps,
+        }),
+        Err(e) => json!({
+            "server": server,
+            "ok": false,
+            "version": kept,
+            "kind": e.kind(),
+            "message": e.to_string(),
+            "detail": e.detail(),
+        }),
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Exit, aim, words};
+use super::{Exit, aim, change, words};
 use crate::cli::args::Args;
 use crate::cli::build;
 use crate::cli::config::inventory::{Inventory, Server};
@@ -15,7 +15,7 @@ use crate::cli::remote::Place;
 use crate::cli::ship::{End, Shipment, Shipped, ship};
 use crate::cli::ui::Ui;
 use crate::error::{Error, Kind, Result};
-use crate::proto::control::{Deployed, Secrets};
+use crate::proto::control::Secrets;
 use crate::proto::name::{EnvName, ServerName};
 use crate::proto::version::Version;
 
@@ -29,9 +29,13 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let project = aim::project(ui, args)?;
     let env_name = aim::env_name(args)?;
     let env = project.env(&env_name)?;
-    let order = build::order(&project)?;
+    let mut order = build::order(&project)?;
     let secrets = secrets(&project, &env_name)?;
-    let servers = servers(ui, args, &project, &env_name, env)?;
+    let (servers, written) = servers(ui, args, &project, &env_name, env)?;
+    if written {
+        // `tako.toml` is a source like any other: the same tree must have the same version the next time.
+        order = build::order(&project)?;
+    }
     let version = order.source.version.clone();
     check.done(&format!("{}, {} routes, {} secrets", project.runtime.as_str(), env.routes.len(), secrets.values.len()));
     ui.note(&heading(&project, &env_name, &version, order.source.subject.as_deref()));
@@ -69,12 +73,12 @@ pub(crate) fn secrets(project: &Project, env: &EnvName) -> Result<Secrets> {
     vault.open(env)
 }
 
-/// The servers to deploy to; a choice that was made here is written into `tako.toml`.
-fn servers(ui: &Ui, args: &Args, project: &Project, env_name: &EnvName, env: &Env) -> Result<Vec<Server>> {
+/// The servers to deploy to; a choice that was made here is written into `tako.toml`, which is told too.
+fn servers(ui: &Ui, args: &Args, project: &Project, env_name: &EnvName, env: &Env) -> Result<(Vec<Server>, bool)> {
     let inventory = Inventory::load()?;
     let find = |name: &ServerName| inventory.find(name).cloned();
     let chosen = match aim::mapping(env_name, env, inventory.servers(), &aim::wanted(args)?, find)? {
-        aim::Mapping::Written(servers) => return Ok(servers),
+        aim::Mapping::Written(servers) => return Ok((servers, false)),
         aim::Mapping::OnlyOne(server) => vec![server],
         aim::Mapping::Named(servers) => servers,
         aim::Mapping::Open(known) if ui.is_interactive() => ask(ui, env_name, &known)?,
@@ -84,7 +88,7 @@ fn servers(ui: &Ui, args: &Args, project: &Project, env_name: &EnvName, env: &En
     project.write_servers(env_name, &names)?;
     let names = names.iter().map(ServerName::as_str).collect::<Vec<_>>().join(", ");
     ui.note(&format!("{env_name} is on {names} from now on: see [envs.{env_name}] in tako.toml"));
-    Ok(chosen)
+    Ok((chosen, true))
 }
 
 fn ask(ui: &Ui, env_name: &EnvName, known: &[Server]) -> Result<Vec<Server>> {
@@ -117,7 +121,7 @@ pub(crate) fn tell_result(ui: &Ui, shipment: &Shipment<'_>, shipped: &Shipped, c
             "env": shipment.env_name,
             "version": shipment.version,
             "urls": urls(shipment.env),
-            "servers": shipped.ends.iter().map(server_result).collect::<Vec<_>>(),
+            "servers": shipped.ends.iter().map(|end| change::told(&end.server, end.previous.as_ref(), &end.result)).collect::<Vec<_>>(),
             "artifact": {
                 "bytes": shipped.built.packed.bytes,
                 "unpacked": shipped.built.packed.unpacked,
@@ -133,27 +137,6 @@ pub(crate) fn tell_result(ui: &Ui, shipment: &Shipment<'_>, shipped: &Shipped, c
             },
         }),
     );
-}
-
-fn server_result(end: &End) -> Value {
-    match &end.result {
-        Ok(Deployed { version, previous, instances, swaps }) => json!({
-            "server": end.server,
-            "ok": true,
-            "version": version,
-            "previous": previous,
-            "instances": instances,
-            "swaps": swaps,
-        }),
-        Err(e) => json!({
-            "server": end.server,
-            "ok": false,
-            "version": end.previous,
-            "kind": e.kind(),
-            "message": e.to_string(),
-            "detail": e.detail(),
-        }),
-    }
 }
 
 /// The last words, and the exit code.
@@ -228,6 +211,7 @@ fn urls(env: &Env) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::control::Deployed;
 
     fn version(s: &str) -> Version {
         Version::parse(s).unwrap()

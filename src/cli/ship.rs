@@ -163,9 +163,10 @@ pub(crate) fn ship(ui: &Ui, shipment: &Shipment<'_>, interrupt: &Interrupt) -> R
 
 fn build_step(ui: &Ui, shipment: &Shipment<'_>, task: Task, interrupt: &Interrupt) -> Result<Built> {
     let say = |said: Said<'_>| match said {
-        Said::Doing(what) => {
-            task.set(what);
-            ui.detail(&format!("$ {what}"));
+        Said::Doing(what) => ui.detail(what),
+        Said::Running(command) => {
+            task.set(command);
+            ui.detail(&format!("$ {command}"));
         }
         Said::Output(line) => ui.detail(&format!("  {line}")),
     };
@@ -260,7 +261,6 @@ fn prepare_step(
         bound.iter_mut().map(|b| (task.child(b.place.name()), b)).map(|(t, b)| (b, t)).collect();
     // All locks before the first byte: a deploy of somebody else ends this one early.
     let locked = fanout::each(children, CALLS, |(bound, line)| {
-        line.set("locking");
         let request = Request::Lock { app: shipment.app(), version: Some(shipment.version.clone()) };
         let locked = bound.remote.order(request, &mut |_| {}).context(|| bound.place.name().to_string());
         or_give_up(locked.is_err());
@@ -307,7 +307,6 @@ fn prepare(shipment: &Shipment<'_>, built: &Built, bound: &mut Bound, line: &Tas
             || Request::Unpack { app: shipment.app(), version: shipment.version.clone(), artifact: artifact.clone() };
         line.set(&format!("uploading {}", words::size(packed.bytes)));
         sent = bound.remote.upload(&built.file, &artifact, false)?;
-        line.set("unpacking");
         match bound.remote.order(unpack(), &mut on) {
             // What lay there had the right size and was something else.
             Err(e) if !sent && matches!(e.kind(), Kind::Refused | Kind::NotFound) => {
@@ -317,7 +316,6 @@ fn prepare(shipment: &Shipment<'_>, built: &Built, bound: &mut Bound, line: &Tas
             other => other?,
         }
     }
-    line.set("preparing");
     let manifest = shipment.manifest(&bound.place)?;
     bound.remote.order(Request::Prepare { manifest }, &mut on)?;
     Ok(sent)
@@ -351,7 +349,6 @@ fn deploy(shipment: &Shipment<'_>, bound: &mut Bound, task: &Task) -> Result<Dep
         instances: shipment.on(&bound.place).0,
         secrets: shipment.secrets_for(&bound.preflight),
     };
-    task.set("starting");
     let reply = bound.remote.call(Request::Deploy(order), &mut |notice| {
         if let Some(words) = step_words(&notice) {
             task.set(&words);
@@ -423,24 +420,20 @@ pub(crate) fn beyond_boot(deployed: &Deployed) -> Vec<Duration> {
     deployed.swaps.iter().map(beyond).collect()
 }
 
-/// What a notice of a rollout says on the server's line; `None` for those that say nothing new.
+/// What a notice of a rollout says on the server's line; `None` for those that are over in a moment.
 pub(crate) fn step_words(notice: &Notice) -> Option<String> {
-    Some(match notice {
-        Notice::Step { number, of, step } => {
-            let step = match step {
-                Step::Starting => "starting",
-                Step::Ready => "ready, waiting for its health check",
-                Step::Healthy => "healthy",
-                Step::InBalancing => "serving",
-                Step::Draining => "draining the one before",
-                Step::Stopped => "the one before has stopped",
-            };
-            format!("instance {number}/{of} · {step}")
-        }
-        Notice::Doing { what } => what.clone(),
-        Notice::Live { .. } => "live, draining what was before".into(),
-        Notice::Lines { .. } | Notice::Beat => return None,
-    })
+    let (number, of, step) = match notice {
+        Notice::Step { number, of, step } => (number, of, step),
+        Notice::Doing { what } => return Some(what.clone()),
+        Notice::Live { .. } | Notice::Lines { .. } | Notice::Beat => return None,
+    };
+    let step = match step {
+        Step::Starting => "starting",
+        Step::Ready => "waiting for its health check",
+        Step::Draining => "serving, draining the one before",
+        Step::Healthy | Step::InBalancing | Step::Stopped => return None,
+    };
+    Some(format!("instance {number}/{of} · {step}"))
 }
 
 /// All results, or the error to tell.

@@ -52,8 +52,9 @@ pub(crate) struct Built {
 
 /// What a build says while it works.
 pub(crate) enum Said<'a> {
-    /// A step began.
     Doing(&'a str),
+    /// A command was started.
+    Running(&'a str),
     /// A line of a command's output.
     Output(&'a str),
 }
@@ -89,7 +90,7 @@ pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say
     let tree = tree::make(&dir.join("build"), &order.source, &order.steps)?;
     for step in &order.steps {
         interrupt.check()?;
-        say(Said::Doing(&step.command));
+        say(Said::Running(&step.command));
         stage::run(&tree, &order.source, step, interrupt, &mut |line| say(Said::Output(line)))?;
     }
     let app = tree.join(&order.source.app);

@@ -69,7 +69,7 @@ fn conclude(ui: &Ui, results: Vec<(ServerName, Result<Deployed>)>, count: usize)
 fn shown(deployed: &Deployed) -> String {
     let what = match deployed.instances {
         0 => format!("{} live on demand", deployed.version),
-        n => format!("{} live · {n} instances", deployed.version),
+        n => format!("{} live · {}", deployed.version, words::count(n as usize, "instance")),
     };
     match beyond_boot(deployed).into_iter().max() {
         Some(swap) => format!("{what} · swap +{}", words::swap(swap)),

@@ -33,7 +33,9 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let secrets = secrets(&project, &env_name)?;
     let servers = servers(ui, args, &project, &env_name, env)?;
     let version = order.source.version.clone();
-    check.done(&format!("{}, {} routes, {} secrets", project.runtime.as_str(), env.routes.len(), secrets.values.len()));
+    let (routes, secret_count) =
+        (words::count(env.routes.len(), "route"), words::count(secrets.values.len(), "secret"));
+    check.done(&format!("config, {routes}, {secret_count}"));
     ui.note(&heading(&project, &env_name, &version, order.source.subject.as_deref()));
     if env_name.is_production() && ui.is_interactive() && !args.flag("yes") {
         let names = servers.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
@@ -62,7 +64,7 @@ pub(crate) fn secrets(project: &Project, env: &EnvName) -> Result<Secrets> {
     let missing = vault.missing(env);
     if let Some((first, _)) = missing.first() {
         let lines = missing.iter().map(|(name, other)| format!("{name} is set in {other}")).collect();
-        return Err(Error::new(Kind::Config, format!("{} secrets are missing in {env}", missing.len()))
+        return Err(Error::new(Kind::Config, format!("{env} lacks {}", words::count(missing.len(), "secret")))
             .with_detail(lines)
             .hint(format!("run `tako secrets set {first} --env {env}`")));
     }

@@ -52,7 +52,13 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
             return Err(e);
         }
     };
-    let info = private.info(&interrupt)?;
+    let info = match private.info(&interrupt) {
+        Ok(info) => info,
+        Err(e) => {
+            task.fail(&e.to_string());
+            return Err(e.with_detail(private.log()));
+        }
+    };
     task.done(&format!("tako-server {} on loopback", info.server));
     let play = Play {
         ui,

@@ -173,7 +173,7 @@ fn build_step(ui: &Ui, shipment: &Shipment<'_>, task: Task, interrupt: &Interrup
     let built = build::build(shipment.project, shipment.order, interrupt, &say);
     match &built {
         Ok(built) => task.done(&format!("{} · {}", built.how, words::size(built.packed.bytes))),
-        Err(e) => task.fail(&e.to_string()),
+        Err(e) => end_badly(task, e),
     }
     built
 }
@@ -193,7 +193,7 @@ fn connect_step(
     let bound = match all(results) {
         Ok(bound) => bound,
         Err(e) => {
-            task.fail(&e.to_string());
+            end_badly(task, &e);
             return Err(e);
         }
     };
@@ -272,7 +272,7 @@ fn prepare_step(
             or_give_up(prepared.is_err());
             match &prepared {
                 Ok(sent) => line.done(if *sent { "sent and prepared" } else { "already there" }),
-                Err(e) => line.fail(&e.to_string()),
+                Err(e) => end_badly(line, e),
             }
             prepared
         }))
@@ -282,7 +282,7 @@ fn prepare_step(
             let sent = sent.iter().filter(|sent| **sent).count() as u64 * built.packed.bytes;
             task.done(&if sent == 0 { "nothing to send".into() } else { format!("{} sent", words::size(sent)) });
         }
-        Err(e) => task.fail(&e.to_string()),
+        Err(e) => end_badly(task, e),
     }
     prepared.map(drop)
 }
@@ -337,7 +337,7 @@ fn deploy_to(shipment: &Shipment<'_>, bound: &mut Bound, task: Task, interrupt: 
             // Nothing is left to do if it fails: the lock ends with the connection.
             let _ = bound.remote.order(Request::Unlock { app: shipment.app() }, &mut |_| {});
         }
-        Err(e) => task.fail(&e.to_string()),
+        Err(e) => end_badly(task, e),
     }
     End { server: bound.place.name().into(), previous: bound.preflight.live.clone(), result }
 }
@@ -400,6 +400,13 @@ fn how_it_ended(shipment: &Shipment<'_>, bound: &mut Bound) -> Option<Result<Dep
                 .hint("`tako logs` shows what it printed"))
         }
     })
+}
+
+/// A step that was stopped because of another one has not failed: its line just ends.
+fn end_badly(task: Task, e: &Error) {
+    if e.kind() != Kind::Interrupted {
+        task.fail(&e.to_string());
+    }
 }
 
 /// One line for a server that is live.

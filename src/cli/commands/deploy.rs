@@ -191,13 +191,17 @@ fn report(version: &Version, ends: Vec<End>) -> Error {
     for (server, previous, error) in &failed {
         lines.push(format!("{}   {server}   {error}", state_of(error)));
         lines.extend(shown(error).iter().map(|line| format!("  │ {line}")));
-        lines.extend(previous.iter().map(|previous| format!("  ↩ {previous}")));
+        lines.extend(previous.iter().map(|previous| format!("  ↩ {previous} served before")));
     }
     // Where the causes differ, what they have in common is that the release did not come up.
     let kind = failed.first().map_or(Kind::Rejected, |(_, _, first)| first.kind());
     let kind = if failed.iter().all(|(_, _, e)| e.kind() == kind) { kind } else { Kind::Rejected };
-    let back = if live.is_empty() { "" } else { "; `tako releases rollback` puts every server back" };
-    Error::new(kind, format!("{version} is live on {} of {count} servers", live.len()))
+    let back = match live.first().and_then(|end| end.previous.as_ref()) {
+        Some(previous) => format!("; `tako releases rollback {previous}` puts every server back"),
+        None => String::new(),
+    };
+    let on = if live.is_empty() { "none".into() } else { live.len().to_string() };
+    Error::new(kind, format!("{version} is live on {on} of {count} servers"))
         .with_detail(lines)
         .hint(format!("`tako deploy` tries again and sends only what is missing{back}"))
 }
@@ -260,10 +264,10 @@ mod tests {
             "live   fra1, sin1   4f2c9ab",
             "kept   nyc1   instance 1 of 2 not ready after 30s",
             "  │ Error: no database",
-            "  ↩ b81e07c",
+            "  ↩ b81e07c served before",
         ];
         assert_eq!(e.detail(), expected);
-        assert!(e.next_step().is_some_and(|hint| hint.contains("rollback")));
+        assert!(e.next_step().is_some_and(|hint| hint.contains("rollback b81e07c")));
     }
 
     #[test]
@@ -274,7 +278,7 @@ mod tests {
         assert!(e.detail().is_empty());
         // Where the causes differ the kind is that of a deploy that failed.
         let e = report(&version("4f2c9ab"), vec![end("nyc1", Err(lost())), end("fra1", Err(rejected()))]);
-        assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Rejected, "4f2c9ab is live on 0 of 2 servers"));
+        assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Rejected, "4f2c9ab is live on none of 2 servers"));
         assert!(e.detail()[0].starts_with("unknown   nyc1"), "{:?}", e.detail());
     }
 }

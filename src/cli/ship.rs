@@ -282,7 +282,8 @@ fn prepare_step(
             let sent = sent.iter().filter(|sent| **sent).count() as u64 * built.packed.bytes;
             task.done(&if sent == 0 { "nothing to send".into() } else { format!("{} sent", words::size(sent)) });
         }
-        Err(e) => end_badly(task, e),
+        // Why is told once, at the end.
+        Err(_) => task.fail("nothing was changed"),
     }
     prepared.map(drop)
 }

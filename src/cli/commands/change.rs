@@ -8,7 +8,7 @@ use crate::cli::config::inventory::Server;
 use crate::cli::fanout::{self, CONNECTS};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::remote::{Place, Remote};
-use crate::cli::ship::{beyond_boot, step_words};
+use crate::cli::ship::tell::{beyond_boot, step_words};
 use crate::cli::ui::Ui;
 use crate::error::{Error, Result};
 use crate::proto::control::{Deployed, Reply, Request};

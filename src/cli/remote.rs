@@ -394,12 +394,15 @@ fn pause(attempt: u32, interrupt: &Interrupt) -> Result<()> {
 
 /// `user@host`, as this machine names itself.
 fn who() -> String {
-    let name = |s: String| s.chars().filter(|c| !c.is_control()).take(64).collect::<String>().trim().to_string();
-    let user = ["USER", "LOGNAME"].iter().find_map(|v| std::env::var(v).ok()).map(name);
-    let host = Command::new("uname").arg("-n").stdin(Stdio::null()).stderr(Stdio::null()).output();
-    let host = host.ok().and_then(|out| String::from_utf8(out.stdout).ok()).map(name);
-    let or = |s: Option<String>, default: &str| s.filter(|s| !s.is_empty()).unwrap_or_else(|| default.into());
-    format!("{}@{}", or(user, "somebody"), or(host, "somewhere"))
+    let clean = |s: String| s.chars().filter(|c| !c.is_control()).take(64).collect::<String>().trim().to_string();
+    let said = |program: &str, flag: &str| {
+        let out = Command::new(program).arg(flag).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+        String::from_utf8(out.stdout).ok().map(clean).filter(|s| !s.is_empty())
+    };
+    let set = |variable: &&str| std::env::var(variable).ok().map(clean).filter(|s| !s.is_empty());
+    let user = ["USER", "LOGNAME"].iter().find_map(set).or_else(|| said("id", "-un"));
+    let host = said("uname", "-n");
+    format!("{}@{}", user.as_deref().unwrap_or("somebody"), host.as_deref().unwrap_or("somewhere"))
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@
 //! **Invariant**: until every server has the release ready to start, an error leaves all of them as they were; after
 //! that each server commits or rolls back alone, and the result says which did what.
 
+pub(crate) mod tell;
+
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,11 +25,12 @@ use super::project::{Env, Project};
 use super::remote::{Place, Remote};
 use super::ui::{Task, Ui};
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::control::{AppState, Artifact, Deploy, Deployed, Notice, Preflight, Reply, Request, Secrets, Step};
+use crate::proto::control::{AppState, Artifact, Deploy, Deployed, Notice, Preflight, Reply, Request, Secrets};
 use crate::proto::manifest::{Limits, Manifest};
 use crate::proto::name::{AppId, EnvName, ServerName};
 use crate::proto::target::Target;
 use crate::proto::version::Version;
+use tell::{all, end_badly, step_words, telling, went_live};
 
 /// Left free beside what a release needs, for logs and the apps' own data.
 const SPARE: u64 = 64 << 20;
@@ -163,16 +166,17 @@ pub(crate) fn ship(ui: &Ui, shipment: &Shipment<'_>, interrupt: &Interrupt) -> R
 
 fn build_step(ui: &Ui, shipment: &Shipment<'_>, task: Task, interrupt: &Interrupt) -> Result<Built> {
     let say = |said: Said<'_>| match said {
-        Said::Doing(what) => {
-            task.set(what);
-            ui.detail(&format!("$ {what}"));
+        Said::Doing(what) => ui.detail(what),
+        Said::Running(command) => {
+            task.set(command);
+            ui.detail(&format!("$ {command}"));
         }
         Said::Output(line) => ui.detail(&format!("  {line}")),
     };
     let built = build::build(shipment.project, shipment.order, interrupt, &say);
     match &built {
         Ok(built) => task.done(&format!("{} · {}", built.how, words::size(built.packed.bytes))),
-        Err(e) => task.fail(&e.to_string()),
+        Err(e) => end_badly(task, e),
     }
     built
 }
@@ -192,7 +196,7 @@ fn connect_step(
     let bound = match all(results) {
         Ok(bound) => bound,
         Err(e) => {
-            task.fail(&e.to_string());
+            end_badly(task, &e);
             return Err(e);
         }
     };
@@ -260,7 +264,6 @@ fn prepare_step(
         bound.iter_mut().map(|b| (task.child(b.place.name()), b)).map(|(t, b)| (b, t)).collect();
     // All locks before the first byte: a deploy of somebody else ends this one early.
     let locked = fanout::each(children, CALLS, |(bound, line)| {
-        line.set("locking");
         let request = Request::Lock { app: shipment.app(), version: Some(shipment.version.clone()) };
         let locked = bound.remote.order(request, &mut |_| {}).context(|| bound.place.name().to_string());
         or_give_up(locked.is_err());
@@ -272,7 +275,7 @@ fn prepare_step(
             or_give_up(prepared.is_err());
             match &prepared {
                 Ok(sent) => line.done(if *sent { "sent and prepared" } else { "already there" }),
-                Err(e) => line.fail(&e.to_string()),
+                Err(e) => end_badly(line, e),
             }
             prepared
         }))
@@ -282,7 +285,8 @@ fn prepare_step(
             let sent = sent.iter().filter(|sent| **sent).count() as u64 * built.packed.bytes;
             task.done(&if sent == 0 { "nothing to send".into() } else { format!("{} sent", words::size(sent)) });
         }
-        Err(e) => task.fail(&e.to_string()),
+        // Why is told once, at the end.
+        Err(_) => task.fail("nothing was changed"),
     }
     prepared.map(drop)
 }
@@ -307,7 +311,6 @@ fn prepare(shipment: &Shipment<'_>, built: &Built, bound: &mut Bound, line: &Tas
             || Request::Unpack { app: shipment.app(), version: shipment.version.clone(), artifact: artifact.clone() };
         line.set(&format!("uploading {}", words::size(packed.bytes)));
         sent = bound.remote.upload(&built.file, &artifact, false)?;
-        line.set("unpacking");
         match bound.remote.order(unpack(), &mut on) {
             // What lay there had the right size and was something else.
             Err(e) if !sent && matches!(e.kind(), Kind::Refused | Kind::NotFound) => {
@@ -317,7 +320,6 @@ fn prepare(shipment: &Shipment<'_>, built: &Built, bound: &mut Bound, line: &Tas
             other => other?,
         }
     }
-    line.set("preparing");
     let manifest = shipment.manifest(&bound.place)?;
     bound.remote.order(Request::Prepare { manifest }, &mut on)?;
     Ok(sent)
@@ -339,7 +341,7 @@ fn deploy_to(shipment: &Shipment<'_>, bound: &mut Bound, task: Task, interrupt: 
             // Nothing is left to do if it fails: the lock ends with the connection.
             let _ = bound.remote.order(Request::Unlock { app: shipment.app() }, &mut |_| {});
         }
-        Err(e) => task.fail(&e.to_string()),
+        Err(e) => end_badly(task, e),
     }
     End { server: bound.place.name().into(), previous: bound.preflight.live.clone(), result }
 }
@@ -351,7 +353,6 @@ fn deploy(shipment: &Shipment<'_>, bound: &mut Bound, task: &Task) -> Result<Dep
         instances: shipment.on(&bound.place).0,
         secrets: shipment.secrets_for(&bound.preflight),
     };
-    task.set("starting");
     let reply = bound.remote.call(Request::Deploy(order), &mut |notice| {
         if let Some(words) = step_words(&notice) {
             task.set(&words);
@@ -405,87 +406,9 @@ fn how_it_ended(shipment: &Shipment<'_>, bound: &mut Bound) -> Option<Result<Dep
     })
 }
 
-/// One line for a server that is live.
-fn went_live(deployed: &Deployed) -> String {
-    let what = match deployed.instances {
-        0 => "live on demand".to_string(),
-        n => format!("{n}/{n} instances live"),
-    };
-    match beyond_boot(deployed).into_iter().max() {
-        Some(swap) => format!("{what} · swap +{}", words::swap(swap)),
-        None => what,
-    }
-}
-
-/// What each swap took beyond the app's own boot.
-pub(crate) fn beyond_boot(deployed: &Deployed) -> Vec<Duration> {
-    let beyond = |swap: &crate::proto::control::Swap| Duration::from_micros(swap.total_us.saturating_sub(swap.boot_us));
-    deployed.swaps.iter().map(beyond).collect()
-}
-
-/// What a notice of a rollout says on the server's line; `None` for those that say nothing new.
-pub(crate) fn step_words(notice: &Notice) -> Option<String> {
-    Some(match notice {
-        Notice::Step { number, of, step } => {
-            let step = match step {
-                Step::Starting => "starting",
-                Step::Ready => "ready, waiting for its health check",
-                Step::Healthy => "healthy",
-                Step::InBalancing => "serving",
-                Step::Draining => "draining the one before",
-                Step::Stopped => "the one before has stopped",
-            };
-            format!("instance {number}/{of} · {step}")
-        }
-        Notice::Doing { what } => what.clone(),
-        Notice::Live { .. } => "live, draining what was before".into(),
-        Notice::Lines { .. } | Notice::Beat => return None,
-    })
-}
-
-/// All results, or the error to tell.
-fn all<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
-    let mut good = Vec::with_capacity(results.len());
-    let mut bad = Vec::new();
-    for result in results {
-        match result {
-            Ok(t) => good.push(t),
-            Err(e) => bad.push(e),
-        }
-    }
-    if bad.is_empty() { Ok(good) } else { Err(telling(bad.into_iter())) }
-}
-
-/// Of several errors the one that caused the others; where several servers failed by themselves, it lists them.
-fn telling(errors: impl Iterator<Item = Error>) -> Error {
-    let (interrupted, mut causes): (Vec<Error>, Vec<Error>) = errors.partition(|e| e.kind() == Kind::Interrupted);
-    if causes.is_empty() {
-        return interrupted.into_iter().next().unwrap_or_else(|| Error::new(Kind::Bug, "an error got lost"));
-    }
-    let first = causes.remove(0);
-    if causes.is_empty() {
-        return first;
-    }
-    let detail = first.detail().iter().cloned().chain(causes.iter().map(Error::to_string)).collect();
-    first.with_detail(detail)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::control::Swap;
-
-    #[test]
-    fn the_cause_is_told_and_not_those_it_stopped() {
-        let e = |kind, text: &str| Err::<(), _>(Error::new(kind, text));
-        let told = |results| all::<()>(results).unwrap_err();
-        let stopped = || e(Kind::Interrupted, "interrupted");
-        let both = told(vec![stopped(), e(Kind::Busy, "fra1: locked"), Ok(()), e(Kind::Unreachable, "nyc1: gone")]);
-        assert_eq!((both.kind(), both.to_string().as_str()), (Kind::Busy, "fra1: locked"));
-        assert_eq!(both.detail(), ["nyc1: gone"]);
-        assert_eq!(told(vec![stopped(), stopped()]).kind(), Kind::Interrupted);
-        assert_eq!(all(vec![Ok(1), Ok(2)]).unwrap(), [1, 2]);
-    }
 
     #[test]
     fn a_server_that_became_another_machine_is_refused() {
@@ -493,21 +416,5 @@ mod tests {
         let (one, other) = (target("linux-x86_64-glibc"), target("linux-x86_64-musl"));
         assert!(check_target("fra1", Some(one), one).is_ok() && check_target("fra1", None, other).is_ok());
         assert_eq!(check_target("fra1", Some(one), other).unwrap_err().kind(), Kind::Config);
-    }
-
-    #[test]
-    fn a_live_server_tells_its_slowest_swap() {
-        let mut deployed = Deployed {
-            version: Version::parse("v1").unwrap(),
-            previous: None,
-            instances: 2,
-            swaps: vec![Swap { boot_us: 400_000, total_us: 403_000 }, Swap { boot_us: 500_000, total_us: 512_400 }],
-        };
-        assert_eq!(went_live(&deployed), "2/2 instances live · swap +12 ms");
-        // Clocks of two processes may disagree by a little.
-        deployed.swaps = vec![Swap { boot_us: 5, total_us: 3 }];
-        assert_eq!(beyond_boot(&deployed), [Duration::ZERO]);
-        (deployed.instances, deployed.swaps) = (0, Vec::new());
-        assert_eq!(went_live(&deployed), "live on demand");
     }
 }

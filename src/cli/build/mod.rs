@@ -53,8 +53,9 @@ pub(crate) struct Built {
 
 /// What a build says while it works.
 pub(crate) enum Said<'a> {
-    /// A step began.
     Doing(&'a str),
+    /// A command was started.
+    Running(&'a str),
     /// A line of a command's output.
     Output(&'a str),
 }
@@ -81,6 +82,7 @@ pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say
     let dir = project.dir.join(".tako");
     let artifacts = dir.join("artifacts");
     disk::make_dirs(&artifacts, 0o755)?;
+    keep_out_of_git(&dir)?;
     let _lock = lock(&dir)?;
     let key = cache::key(project, order);
     let file = cache::file(&artifacts, order.target, &key);
@@ -90,7 +92,7 @@ pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say
     let tree = tree::make(&dir.join("build"), &order.source, &order.steps)?;
     for step in &order.steps {
         interrupt.check()?;
-        say(Said::Doing(&step.command));
+        say(Said::Running(&step.command));
         stage::run(&tree, &order.source, step, interrupt, &mut |line| say(Said::Output(line)))?;
     }
     let app = tree.join(&order.source.app);
@@ -106,6 +108,15 @@ pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say
         None => format!("{} files", files.len()),
     };
     Ok(Built { file, packed, cached: false, how })
+}
+
+/// Of our own folder only the secrets are meant to be committed. Who wrote a rule of their own keeps it.
+fn keep_out_of_git(dir: &Path) -> Result<()> {
+    let path = dir.join(".gitignore");
+    match path.exists() {
+        true => Ok(()),
+        false => disk::write_atomic(&path, b"*\n!.gitignore\n!secrets\n", 0o644),
+    }
 }
 
 /// `main` is checked before anything is packed, so that a server never sees a release that cannot start.

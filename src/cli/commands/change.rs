@@ -8,7 +8,7 @@ use crate::cli::config::inventory::Server;
 use crate::cli::fanout::{self, CONNECTS};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::remote::{Place, Remote};
-use crate::cli::ship::{beyond_boot, step_words};
+use crate::cli::ship::tell::{beyond_boot, step_words};
 use crate::cli::ui::Ui;
 use crate::error::{Error, Result};
 use crate::proto::control::{Deployed, Reply, Request};
@@ -94,7 +94,7 @@ pub(crate) fn told(server: &str, kept: Option<&Version>, result: &Result<Deploye
 fn shown(deployed: &Deployed) -> String {
     let what = match deployed.instances {
         0 => format!("{} live on demand", deployed.version),
-        n => format!("{} live · {n} instances", deployed.version),
+        n => format!("{} live · {}", deployed.version, words::count(n as usize, "instance")),
     };
     match beyond_boot(deployed).into_iter().max() {
         Some(swap) => format!("{what} · swap +{}", words::swap(swap)),

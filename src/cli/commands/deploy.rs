@@ -37,7 +37,9 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
         order = build::order(&project)?;
     }
     let version = order.source.version.clone();
-    check.done(&format!("{}, {} routes, {} secrets", project.runtime.as_str(), env.routes.len(), secrets.values.len()));
+    let (routes, secret_count) =
+        (words::count(env.routes.len(), "route"), words::count(secrets.values.len(), "secret"));
+    check.done(&format!("config, {routes}, {secret_count}"));
     ui.note(&heading(&project, &env_name, &version, order.source.subject.as_deref()));
     if env_name.is_production() && ui.is_interactive() && !args.flag("yes") {
         let names = servers.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
@@ -66,7 +68,7 @@ pub(crate) fn secrets(project: &Project, env: &EnvName) -> Result<Secrets> {
     let missing = vault.missing(env);
     if let Some((first, _)) = missing.first() {
         let lines = missing.iter().map(|(name, other)| format!("{name} is set in {other}")).collect();
-        return Err(Error::new(Kind::Config, format!("{} secrets are missing in {env}", missing.len()))
+        return Err(Error::new(Kind::Config, format!("{env} lacks {}", words::count(missing.len(), "secret")))
             .with_detail(lines)
             .hint(format!("run `tako secrets set {first} --env {env}`")));
     }
@@ -172,13 +174,17 @@ fn report(version: &Version, ends: Vec<End>) -> Error {
     for (server, previous, error) in &failed {
         lines.push(format!("{}   {server}   {error}", state_of(error)));
         lines.extend(shown(error).iter().map(|line| format!("  │ {line}")));
-        lines.extend(previous.iter().map(|previous| format!("  ↩ {previous}")));
+        lines.extend(previous.iter().map(|previous| format!("  ↩ {previous} served before")));
     }
     // Where the causes differ, what they have in common is that the release did not come up.
     let kind = failed.first().map_or(Kind::Rejected, |(_, _, first)| first.kind());
     let kind = if failed.iter().all(|(_, _, e)| e.kind() == kind) { kind } else { Kind::Rejected };
-    let back = if live.is_empty() { "" } else { "; `tako releases rollback` puts every server back" };
-    Error::new(kind, format!("{version} is live on {} of {count} servers", live.len()))
+    let back = match live.first().and_then(|end| end.previous.as_ref()) {
+        Some(previous) => format!("; `tako releases rollback {previous}` puts every server back"),
+        None => String::new(),
+    };
+    let on = if live.is_empty() { "none".into() } else { live.len().to_string() };
+    Error::new(kind, format!("{version} is live on {on} of {count} servers"))
         .with_detail(lines)
         .hint(format!("`tako deploy` tries again and sends only what is missing{back}"))
 }
@@ -242,10 +248,10 @@ mod tests {
             "live   fra1, sin1   4f2c9ab",
             "kept   nyc1   instance 1 of 2 not ready after 30s",
             "  │ Error: no database",
-            "  ↩ b81e07c",
+            "  ↩ b81e07c served before",
         ];
         assert_eq!(e.detail(), expected);
-        assert!(e.next_step().is_some_and(|hint| hint.contains("rollback")));
+        assert!(e.next_step().is_some_and(|hint| hint.contains("rollback b81e07c")));
     }
 
     #[test]
@@ -256,7 +262,7 @@ mod tests {
         assert!(e.detail().is_empty());
         // Where the causes differ the kind is that of a deploy that failed.
         let e = report(&version("4f2c9ab"), vec![end("nyc1", Err(lost())), end("fra1", Err(rejected()))]);
-        assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Rejected, "4f2c9ab is live on 0 of 2 servers"));
+        assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Rejected, "4f2c9ab is live on none of 2 servers"));
         assert!(e.detail()[0].starts_with("unknown   nyc1"), "{:?}", e.detail());
     }
 }

@@ -20,7 +20,8 @@ use crate::cli::build::{self, Order};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::project::{Env, Project};
 use crate::cli::remote::Place;
-use crate::cli::ship::{Shipment, Shipped, beyond_boot, ship};
+use crate::cli::ship::tell::beyond_boot;
+use crate::cli::ship::{Shipment, Shipped, ship};
 use crate::cli::ui::Ui;
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Deployed, Info, Secrets};
@@ -52,7 +53,13 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
             return Err(e);
         }
     };
-    let info = private.info(&interrupt)?;
+    let info = match private.info(&interrupt) {
+        Ok(info) => info,
+        Err(e) => {
+            task.fail(&e.to_string());
+            return Err(e.with_detail(private.log()));
+        }
+    };
     task.done(&format!("tako-server {} on loopback", info.server));
     let play = Play {
         ui,

@@ -6,11 +6,12 @@ use serde_json::json;
 
 use super::{Exit, aim, change, words};
 use crate::cli::args::Args;
+use crate::cli::config::inventory::Server;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::ui::Ui;
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Release, Reply, Request};
-use crate::proto::name::ServerName;
+use crate::proto::name::{AppId, ServerName};
 use crate::proto::version::Version;
 
 /// A release as all servers together have it.
@@ -26,12 +27,7 @@ pub(crate) fn ls(ui: &Ui, args: &Args) -> Result<Exit> {
     let env_name = aim::env_name(args)?;
     let servers = aim::servers(&env_name, project.env(&env_name)?, &[])?;
     let app = aim::app(&project, &env_name);
-    let found = aim::on_each(&servers, &interrupt, |remote| {
-        match remote.call(Request::Releases { app: app.clone() }, &mut |_| {})? {
-            Reply::Releases(releases) => Ok(releases),
-            other => Err(remote.misunderstood(&other)),
-        }
-    });
+    let found = read(&servers, &app, &interrupt);
     interrupt.check()?;
     let told = |(server, found): &(ServerName, Result<Vec<Release>>)| match found {
         Ok(releases) => json!({ "server": server, "ok": true, "releases": releases }),
@@ -74,11 +70,63 @@ pub(crate) fn rollback(ui: &Ui, args: &Args) -> Result<Exit> {
         }
     }
     let app = aim::app(&project, &env_name);
+    // One server knows by itself which release was the last good one. Several may differ, and must end up alike.
+    let (version, servers) = match servers.len() {
+        1 => (version, servers),
+        _ => {
+            let lists = lists(read(&servers, &app, &interrupt), servers.len())?;
+            let version = match version.or_else(|| last_good(&lists)) {
+                Some(version) => version,
+                None => {
+                    return Err(Error::new(Kind::NotFound, format!("{app} has no earlier release that was good"))
+                        .hint("see `tako releases ls` and name one"));
+                }
+            };
+            let there = |server: &ServerName| {
+                let list = lists.iter().find(|(name, _)| name == server);
+                list.is_some_and(|(_, releases)| releases.iter().any(|r| r.live && r.version == version))
+            };
+            let (done, left): (Vec<Server>, Vec<Server>) = servers.into_iter().partition(|s| there(&s.name));
+            done.iter().for_each(|server| ui.note(&format!("{}: {version} is live already", server.name)));
+            (Some(version), left)
+        }
+    };
     change::on_servers(ui, servers, &interrupt, || Request::Rollback { app: app.clone(), version: version.clone() })
 }
 
+type Lists = Vec<(ServerName, Vec<Release>)>;
+
+fn read(servers: &[Server], app: &AppId, interrupt: &Interrupt) -> Vec<(ServerName, Result<Vec<Release>>)> {
+    aim::on_each(servers, interrupt, |remote| {
+        match remote.call(Request::Releases { app: app.clone() }, &mut |_| {})? {
+            Reply::Releases(releases) => Ok(releases),
+            other => Err(remote.misunderstood(&other)),
+        }
+    })
+}
+
+/// What every server said, or the error of those that did not.
+fn lists(found: Vec<(ServerName, Result<Vec<Release>>)>, count: usize) -> Result<Lists> {
+    let (mut lists, mut failed) = (Vec::new(), Vec::new());
+    for (server, found) in found {
+        match found {
+            Ok(releases) => lists.push((server, releases)),
+            Err(e) => failed.push((server, e)),
+        }
+    }
+    aim::failure(failed, count).map_or(Ok(lists), Err)
+}
+
+/// Of all servers together, the newest good release before the newest that is live anywhere: after a deploy that only
+/// some of them took, that is the one the others still serve.
+fn last_good(lists: &Lists) -> Option<Version> {
+    let mut rows = merge(lists.clone()).into_iter().skip_while(|row| row.live_on.is_empty());
+    rows.next()?;
+    rows.find(|row| !row.release.bad).map(|row| row.release.version)
+}
+
 /// One row per version, newest first; of what servers say differently the newest counts.
-fn merge(lists: Vec<(ServerName, Vec<Release>)>) -> Vec<Row> {
+fn merge(lists: Lists) -> Vec<Row> {
     let mut rows: BTreeMap<Version, Row> = BTreeMap::new();
     for (server, releases) in lists {
         for release in releases {
@@ -152,5 +200,29 @@ mod tests {
             shown,
             ["● 4f2c9ab ana fra1 sin1", "↩ 77d0e1c ana rolled back", "● b81e07c* ana nyc1", " 5c3a9d2 ana –"]
         );
+    }
+
+    #[test]
+    fn a_rollback_of_several_servers_has_one_goal() {
+        let name = |s| ServerName::parse(s).unwrap();
+        let check = |lists: Lists, expected: Option<&str>| {
+            assert_eq!(last_good(&lists).as_ref().map(Version::as_str), expected);
+        };
+        let older = || vec![release("77d0e1c", 3, false, true), release("5c3a9d2", 1, false, false)];
+        // Both live on the new one: back to what was good before, past what was bad.
+        let new = |live| vec![release("4f2c9ab", 9, live, false)];
+        check(
+            vec![(name("fra1"), [new(true), older()].concat()), (name("nyc1"), [new(true), older()].concat())],
+            Some("5c3a9d2"),
+        );
+        // Only one took the new one: the other stays where it is.
+        let old = |live| vec![release("b81e07c", 7, live, false)];
+        let half = vec![
+            (name("fra1"), [new(true), old(false), older()].concat()),
+            (name("nyc1"), [old(true), older()].concat()),
+        ];
+        check(half, Some("b81e07c"));
+        check(vec![(name("fra1"), new(true)), (name("nyc1"), new(true))], None);
+        check(vec![(name("fra1"), Vec::new()), (name("nyc1"), Vec::new())], None);
     }
 }

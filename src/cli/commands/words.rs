@@ -13,6 +13,11 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
+/// `1 route`, `2 routes`.
+pub(crate) fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 /// `0.4s`, `34.2s`, `2m 05s`.
 pub(crate) fn duration(d: Duration) -> String {
     match d.as_secs() {

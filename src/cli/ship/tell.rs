@@ -1,0 +1,110 @@
+//! What is told of a shipment: words for a line of the progress tree, and of several errors the one that matters.
+
+use std::time::Duration;
+
+use crate::cli::commands::words;
+use crate::cli::ui::Task;
+use crate::error::{Error, Kind, Result};
+use crate::proto::control::{Deployed, Notice, Step, Swap};
+
+/// A step that was stopped because of another one has not failed: its line just ends.
+pub(super) fn end_badly(task: Task, e: &Error) {
+    if e.kind() != Kind::Interrupted {
+        task.fail(&e.to_string());
+    }
+}
+
+/// One line for a server that is live.
+pub(super) fn went_live(deployed: &Deployed) -> String {
+    let what = match deployed.instances {
+        0 => "live on demand".to_string(),
+        n => format!("{n}/{n} instances live"),
+    };
+    match beyond_boot(deployed).into_iter().max() {
+        Some(swap) => format!("{what} · swap +{}", words::swap(swap)),
+        None => what,
+    }
+}
+
+/// What each swap took beyond the app's own boot.
+pub(crate) fn beyond_boot(deployed: &Deployed) -> Vec<Duration> {
+    let beyond = |swap: &Swap| Duration::from_micros(swap.total_us.saturating_sub(swap.boot_us));
+    deployed.swaps.iter().map(beyond).collect()
+}
+
+/// What a notice of a rollout says on the server's line; `None` for those that are over in a moment.
+pub(crate) fn step_words(notice: &Notice) -> Option<String> {
+    let (number, of, step) = match notice {
+        Notice::Step { number, of, step } => (number, of, step),
+        Notice::Doing { what } => return Some(what.clone()),
+        Notice::Live { .. } | Notice::Lines { .. } | Notice::Beat => return None,
+    };
+    let step = match step {
+        Step::Starting => "starting",
+        Step::Ready => "waiting for its health check",
+        Step::Draining => "serving, draining the one before",
+        Step::Healthy | Step::InBalancing | Step::Stopped => return None,
+    };
+    Some(format!("instance {number}/{of} · {step}"))
+}
+
+/// All results, or the error to tell.
+pub(super) fn all<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
+    let mut good = Vec::with_capacity(results.len());
+    let mut bad = Vec::new();
+    for result in results {
+        match result {
+            Ok(t) => good.push(t),
+            Err(e) => bad.push(e),
+        }
+    }
+    if bad.is_empty() { Ok(good) } else { Err(telling(bad.into_iter())) }
+}
+
+/// Of several errors the one that caused the others; where several servers failed by themselves, it lists them.
+pub(super) fn telling(errors: impl Iterator<Item = Error>) -> Error {
+    let (interrupted, mut causes): (Vec<Error>, Vec<Error>) = errors.partition(|e| e.kind() == Kind::Interrupted);
+    if causes.is_empty() {
+        return interrupted.into_iter().next().unwrap_or_else(|| Error::new(Kind::Bug, "an error got lost"));
+    }
+    let first = causes.remove(0);
+    if causes.is_empty() {
+        return first;
+    }
+    let detail = first.detail().iter().cloned().chain(causes.iter().map(Error::to_string)).collect();
+    first.with_detail(detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::version::Version;
+
+    #[test]
+    fn the_cause_is_told_and_not_those_it_stopped() {
+        let e = |kind, text: &str| Err::<(), _>(Error::new(kind, text));
+        let told = |results| all::<()>(results).unwrap_err();
+        let stopped = || e(Kind::Interrupted, "interrupted");
+        let both = told(vec![stopped(), e(Kind::Busy, "fra1: locked"), Ok(()), e(Kind::Unreachable, "nyc1: gone")]);
+        assert_eq!((both.kind(), both.to_string().as_str()), (Kind::Busy, "fra1: locked"));
+        assert_eq!(both.detail(), ["nyc1: gone"]);
+        assert_eq!(told(vec![stopped(), stopped()]).kind(), Kind::Interrupted);
+        assert_eq!(all(vec![Ok(1), Ok(2)]).unwrap(), [1, 2]);
+    }
+
+    #[test]
+    fn a_live_server_tells_its_slowest_swap() {
+        let mut deployed = Deployed {
+            version: Version::parse("v1").unwrap(),
+            previous: None,
+            instances: 2,
+            swaps: vec![Swap { boot_us: 400_000, total_us: 403_000 }, Swap { boot_us: 500_000, total_us: 512_400 }],
+        };
+        assert_eq!(went_live(&deployed), "2/2 instances live · swap +12 ms");
+        // Clocks of two processes may disagree by a little.
+        deployed.swaps = vec![Swap { boot_us: 5, total_us: 3 }];
+        assert_eq!(beyond_boot(&deployed), [Duration::ZERO]);
+        (deployed.instances, deployed.swaps) = (0, Vec::new());
+        assert_eq!(went_live(&deployed), "live on demand");
+    }
+}

@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::select;
 
 use super::build::{self, Built, Order, Said};
-use super::commands::words;
 use super::fanout::{self, CALLS, CONNECTS};
 use super::interrupt::Interrupt;
 use super::project::{Env, Project};
 use super::remote::{Place, Remote};
 use super::ui::{Task, Ui};
+use crate::cli::ui::units;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::{AppState, Artifact, Deploy, Deployed, Notice, Preflight, Reply, Request, Secrets};
 use crate::proto::manifest::{Limits, Manifest};
@@ -175,7 +175,7 @@ fn build_step(ui: &Ui, shipment: &Shipment<'_>, task: Task, interrupt: &Interrup
     };
     let built = build::build(shipment.project, shipment.order, interrupt, &say);
     match &built {
-        Ok(built) => task.done(&format!("{} · {}", built.how, words::size(built.packed.bytes))),
+        Ok(built) => task.done(&format!("{} · {}", built.how, units::size(built.packed.bytes))),
         Err(e) => end_badly(task, e),
     }
     built
@@ -241,7 +241,7 @@ fn check_room(bound: &[Bound], built: &Built) -> Result<()> {
     match full {
         None => Ok(()),
         Some(b) => {
-            let (needed, free) = (words::size(needed), words::size(b.preflight.free_bytes));
+            let (needed, free) = (units::size(needed), units::size(b.preflight.free_bytes));
             Err(Error::new(
                 Kind::Refused,
                 format!("{}: {needed} of disk are needed and {free} are free", b.place.name()),
@@ -283,7 +283,7 @@ fn prepare_step(
     match &prepared {
         Ok(sent) => {
             let sent = sent.iter().filter(|sent| **sent).count() as u64 * built.packed.bytes;
-            task.done(&if sent == 0 { "nothing to send".into() } else { format!("{} sent", words::size(sent)) });
+            task.done(&if sent == 0 { "nothing to send".into() } else { format!("{} sent", units::size(sent)) });
         }
         // Why is told once, at the end.
         Err(_) => task.fail("nothing was changed"),
@@ -309,7 +309,7 @@ fn prepare(shipment: &Shipment<'_>, built: &Built, bound: &mut Bound, line: &Tas
         };
         let unpack =
             || Request::Unpack { app: shipment.app(), version: shipment.version.clone(), artifact: artifact.clone() };
-        line.set(&format!("uploading {}", words::size(packed.bytes)));
+        line.set(&format!("uploading {}", units::size(packed.bytes)));
         sent = bound.remote.upload(&built.file, &artifact, false)?;
         match bound.remote.order(unpack(), &mut on) {
             // What lay there had the right size and was something else.

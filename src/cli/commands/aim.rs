@@ -1,6 +1,5 @@
 //! Aim: which project, environment and servers a command is about, from its flags, `tako.toml` and the inventory.
 
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use crate::cli::args::Args;
@@ -15,8 +14,8 @@ use crate::proto::name::{AppId, EnvName, ServerName};
 
 /// The project of this folder, or of `--dir`.
 pub(crate) fn project(ui: &Ui, args: &Args) -> Result<Project> {
-    let dir = std::path::absolute(args.value("dir").map_or_else(PathBuf::new, PathBuf::from).join("."));
-    let dir = dir.and_then(|dir| dir.canonicalize()).context(|| "find the project's folder".into())?;
+    // As git will name it, whatever links lead here.
+    let dir = args.dir()?.canonicalize().context(|| "find the project's folder".into())?;
     Project::load(&dir, &mut |warning| ui.warn(&warning))
 }
 
@@ -78,10 +77,9 @@ pub(crate) fn mapping(
     }
 }
 
-/// `--server NAME`, more of them with commas between.
+/// The names given by `--server`, if any.
 pub(crate) fn wanted(args: &Args) -> Result<Vec<ServerName>> {
-    let names = args.value("server").unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty());
-    names.map(|name| ServerName::parse(name).map_err(|e| e.with_kind(Kind::Usage))).collect()
+    args.values("server").map(|name| ServerName::parse(name).map_err(|e| e.with_kind(Kind::Usage))).collect()
 }
 
 /// The servers of an environment, for commands that change no mapping.

@@ -10,12 +10,11 @@ use crate::cli::interrupt::Interrupt;
 use crate::cli::remote::{Place, Remote};
 use crate::cli::ship::tell::{beyond_boot, step_words};
 use crate::cli::ui::Ui;
+use crate::cli::ui::units;
 use crate::error::{Error, Result};
 use crate::proto::control::{Deployed, Reply, Request};
 use crate::proto::name::ServerName;
 use crate::proto::version::Version;
-
-use super::words;
 
 /// Asks every server, shows a line for each, and tells how it ended.
 pub(crate) fn on_servers(
@@ -94,10 +93,10 @@ pub(crate) fn told(server: &str, kept: Option<&Version>, result: &Result<Deploye
 fn shown(deployed: &Deployed) -> String {
     let what = match deployed.instances {
         0 => format!("{} live on demand", deployed.version),
-        n => format!("{} live · {}", deployed.version, words::count(n as usize, "instance")),
+        n => format!("{} live · {}", deployed.version, units::count(n as usize, "instance")),
     };
     match beyond_boot(deployed).into_iter().max() {
-        Some(swap) => format!("{what} · swap +{}", words::swap(swap)),
+        Some(swap) => format!("{what} · swap +{}", units::swap(swap)),
         None => what,
     }
 }

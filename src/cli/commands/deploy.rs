@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{Exit, aim, change, words};
+use super::{Exit, aim, change};
 use crate::cli::args::Args;
 use crate::cli::build;
 use crate::cli::config::inventory::{Inventory, Server};
@@ -14,6 +14,7 @@ use crate::cli::project::{Env, Project};
 use crate::cli::remote::Place;
 use crate::cli::ship::{End, Shipment, Shipped, ship};
 use crate::cli::ui::Ui;
+use crate::cli::ui::units;
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::Secrets;
 use crate::proto::name::{EnvName, ServerName};
@@ -38,7 +39,7 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     }
     let version = order.source.version.clone();
     let (routes, secret_count) =
-        (words::count(env.routes.len(), "route"), words::count(secrets.values.len(), "secret"));
+        (units::count(env.routes.len(), "route"), units::count(secrets.values.len(), "secret"));
     check.done(&format!("config, {routes}, {secret_count}"));
     ui.note(&heading(&project, &env_name, &version, order.source.subject.as_deref()));
     if env_name.is_production() && ui.is_interactive() && !args.flag("yes") {
@@ -68,7 +69,7 @@ pub(crate) fn secrets(project: &Project, env: &EnvName) -> Result<Secrets> {
     let missing = vault.missing(env);
     if let Some((first, _)) = missing.first() {
         let lines = missing.iter().map(|(name, other)| format!("{name} is set in {other}")).collect();
-        return Err(Error::new(Kind::Config, format!("{env} lacks {}", words::count(missing.len(), "secret")))
+        return Err(Error::new(Kind::Config, format!("{env} lacks {}", units::count(missing.len(), "secret")))
             .with_detail(lines)
             .hint(format!("run `tako secrets set {first} --env {env}`")));
     }
@@ -145,7 +146,7 @@ pub(crate) fn tell_result(ui: &Ui, shipment: &Shipment<'_>, shipped: &Shipped, c
 fn conclude(ui: &Ui, shipment: &Shipment<'_>, shipped: Shipped, total: Duration) -> Result<Exit> {
     let live = shipped.ends.iter().filter(|end| end.result.is_ok()).count();
     if live == shipped.ends.len() {
-        ui.out(&format!("✓ Live in {}   {}", words::duration(total), urls(shipment.env).join("  ")));
+        ui.out(&format!("✓ Live in {}   {}", units::duration(total), urls(shipment.env).join("  ")));
         return Ok(Exit::Done);
     }
     let error = report(&shipment.version, shipped.ends);

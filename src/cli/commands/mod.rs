@@ -7,7 +7,6 @@ pub(crate) mod secrets;
 pub(crate) mod version;
 
 pub(crate) mod aim;
-pub(crate) mod words;
 pub(crate) mod change;
 pub(crate) mod deploy;
 pub(crate) mod rehearse;

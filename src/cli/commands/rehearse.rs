@@ -14,7 +14,7 @@ use crossbeam_channel::select;
 use serde_json::json;
 
 use super::deploy::{secrets, tell_result};
-use super::{Exit, aim, words};
+use super::{Exit, aim};
 use crate::cli::args::Args;
 use crate::cli::build::{self, Order};
 use crate::cli::interrupt::Interrupt;
@@ -23,6 +23,7 @@ use crate::cli::remote::Place;
 use crate::cli::ship::tell::beyond_boot;
 use crate::cli::ship::{Shipment, Shipped, ship};
 use crate::cli::ui::Ui;
+use crate::cli::ui::units;
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Deployed, Info, Secrets};
 use crate::proto::manifest::Limits;
@@ -141,7 +142,7 @@ impl Play<'_> {
         let Shipped { ends, .. } = shipped;
         let end = ends.into_iter().next().ok_or_else(|| Error::new(Kind::Bug, "the deploy had no server"))?;
         let deployed = end.result?;
-        self.ui.note(&format!("✓ Live in {}", words::duration(start.elapsed())));
+        self.ui.note(&format!("✓ Live in {}", units::duration(start.elapsed())));
         Ok(deployed)
     }
 
@@ -162,7 +163,7 @@ impl Play<'_> {
         self.ui.out(&format!("{first} → {second}"));
         self.ui.out(&format!("{} requests sent ({}) · {} failed", count.sent, kinds.join(", "), count.failed));
         if let Some(Spread { min, median, max }) = spread {
-            let [min, median, max] = [min, median, max].map(words::swap);
+            let [min, median, max] = [min, median, max].map(units::swap);
             self.ui.out(&format!("swap beyond the app's own boot: min {min} · median {median} · max {max}"));
         }
         self.ui.event(

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::{Exit, aim, change, words};
+use super::{Exit, aim, change};
 use crate::cli::args::Args;
 use crate::cli::config::inventory::Server;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::ui::Ui;
+use crate::cli::ui::units;
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Release, Reply, Request};
 use crate::proto::name::{AppId, ServerName};
@@ -162,7 +163,7 @@ fn cells(row: &Row) -> Vec<String> {
     vec![
         mark.into(),
         format!("{}{}", release.version, if release.git_dirty { "*" } else { "" }),
-        words::ago(aim::since(release.deployed_ms)),
+        units::ago(aim::since(release.deployed_ms)),
         // The machine's name is for locks and logs.
         release.by.split('@').next().unwrap_or_default().into(),
         release.commit_message.clone().unwrap_or_default().chars().take(40).collect(),

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::{Exit, aim, words};
+use super::{Exit, aim};
 use crate::cli::args::Args;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::ui::Ui;
+use crate::cli::ui::units;
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{AppState, AppStatus, Reply, Request};
 use crate::proto::name::{AppId, EnvName, ServerName};
@@ -110,8 +111,8 @@ fn row(app: &AppId, env: &EnvName, server: &ServerName, found: &Found, differs: 
                 state(status.state).to_string(),
                 status.version.as_ref().map_or_else(dash, |v| format!("{v}{mark}")),
                 format!("{healthy}/{wanted}"),
-                if memory == 0 { dash() } else { words::size(memory) },
-                if status.since_ms == 0 { dash() } else { words::age(aim::since(status.since_ms)) },
+                if memory == 0 { dash() } else { units::size(memory) },
+                if status.since_ms == 0 { dash() } else { units::age(aim::since(status.since_ms)) },
             ]
         }
         Ok(None) => ["○ not deployed".into(), dash(), dash(), dash(), dash()],

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::cli::commands::words;
 use crate::cli::ui::Task;
+use crate::cli::ui::units;
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Deployed, Notice, Step, Swap};
 
@@ -21,7 +21,7 @@ pub(super) fn went_live(deployed: &Deployed) -> String {
         n => format!("{n}/{n} instances live"),
     };
     match beyond_boot(deployed).into_iter().max() {
-        Some(swap) => format!("{what} · swap +{}", words::swap(swap)),
+        Some(swap) => format!("{what} · swap +{}", units::swap(swap)),
         None => what,
     }
 }

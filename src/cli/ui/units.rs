@@ -30,6 +30,20 @@ pub(crate) fn duration(d: Duration) -> String {
     }
 }
 
+/// `0.4 ms`, `12 ms`, `1.2s`: what a swap took.
+pub(crate) fn swap(d: Duration) -> String {
+    match d.as_micros() {
+        us @ 0..10_000 => format!("{}.{} ms", us / 1000, us % 1000 / 100),
+        us @ 10_000..1_000_000 => format!("{} ms", us / 1000),
+        _ => duration(d),
+    }
+}
+
+/// `1 route`, `2 routes`.
+pub(crate) fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 /// How long something has been so, for a table: `4s`, `12m`, `2h`, `6d`.
 pub(crate) fn age(d: Duration) -> String {
     let (n, unit) = largest(d);
@@ -91,5 +105,7 @@ mod tests {
         check(86_400_000, "24h 00m", "1d", "yesterday");
         check(6 * 86_400_000, "144h 00m", "6d", "6 days ago");
         assert_eq!(since(10, 5), Duration::ZERO);
+        let ms = Duration::from_millis;
+        assert_eq!([0, 3, 12, 1200].map(ms).map(swap), ["0.0 ms", "3.0 ms", "12 ms", "1.2s"]);
     }
 }

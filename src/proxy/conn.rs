@@ -403,7 +403,7 @@ impl Conn {
     fn end_exchange(&mut self, outcome: Outcome, tools: &mut Tools) {
         let Phase::Exchange(mut exchange) = std::mem::replace(&mut self.phase, Phase::Gone) else { return };
         match outcome {
-            Outcome::Tunnel => match exchange.into_tunnel() {
+            Outcome::Tunnel => match exchange.take_for_tunnel() {
                 Some((link, held)) => {
                     let tunnel = Tunnel::new(link, held, &self.socket, tools.now);
                     self.enter(Phase::Tunnel(Box::new(tunnel)), tools);

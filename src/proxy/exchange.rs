@@ -186,7 +186,7 @@ impl Exchange {
     }
 
     /// For the tunnel; the endpoint stays held, by the tunnel now.
-    pub fn into_tunnel(&mut self) -> Option<(Link, EndpointId)> {
+    pub fn take_for_tunnel(&mut self) -> Option<(Link, EndpointId)> {
         self.link.take().zip(self.held.take())
     }
 

@@ -26,6 +26,9 @@ pub(super) struct Shared {
     /// Connections of all workers.
     pub conns: AtomicUsize,
     pub max_conns: usize,
+    /// How often a loop went round: a test can see that a worker with nothing to do sleeps.
+    #[cfg(test)]
+    pub rounds: AtomicU64,
     generation: AtomicU64,
     stop: Mutex<Option<Instant>>,
     desk: Mutex<Desk>,
@@ -55,6 +58,8 @@ impl Shared {
             settings,
             conns: AtomicUsize::new(0),
             max_conns,
+            #[cfg(test)]
+            rounds: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             stop: Mutex::new(None),
             desk: Mutex::new(Desk { ledger, newest: None, certs: None, configs, numbers: HashMap::new() }),

@@ -1,10 +1,18 @@
 //! The data plane over real sockets: loopback, port 0, threads as endpoints and clients.
 
+mod relaying;
+mod failing;
+mod swapping;
+mod refusing;
+mod tunnelling;
+mod securing;
+mod stopping;
+
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -12,7 +20,7 @@ use crossbeam_channel::Receiver;
 use super::certs::Certs;
 use super::limits::Limits;
 use super::table::{Endpoint, EndpointId, Table, Upstream};
-use super::{Notice, Proxy, Settings, certs, start, tls};
+use super::{Notice, Proxy, Settings, certs, start};
 use crate::proto::route::Route;
 
 /// Long enough for a busy machine, short enough to fail.
@@ -310,77 +318,4 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 /// Limits short enough to be met in a test.
 fn short() -> Limits {
     Limits { head: Duration::from_millis(200), linger: Duration::from_millis(300), ..Limits::DEFAULT }
-}
-
-mod relaying {
-    use super::*;
-
-    #[test]
-    fn relays_requests_over_kept_connections() {
-        let origin = Origin::new(|seen| ok(seen.head.as_bytes()));
-        let world = World::serving(Limits::DEFAULT, &[origin.endpoint]);
-        let mut client = world.client();
-        for i in 0..20 {
-            let answer = client.get(&format!("/a/{i}?q"));
-            assert_eq!(answer.status, 200);
-            assert!(
-                answer.text().starts_with(&format!("GET /a/{i}?q HTTP/1.1\r\nHost: app.test\r\n")),
-                "{}",
-                answer.text()
-            );
-            assert!(answer.text().contains("X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: https\r\n"));
-            assert!(answer.field("date").is_some());
-        }
-        assert_eq!(origin.conns(), 1, "one link is enough for one client");
-    }
-
-    #[test]
-    fn relays_bodies_of_any_size_both_ways() {
-        let origin = Origin::new(|seen| ok(&seen.body));
-        let world = World::serving(Limits::DEFAULT, &[origin.endpoint]);
-        let mut client = world.client();
-        for size in [0, 1, 1000, 16 << 10, 100_000, 8 << 20] {
-            let body: Vec<u8> = (0..size).map(|i| (i * 7 % 251) as u8).collect();
-            let mut request =
-                format!("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: {size}\r\n\r\n").into_bytes();
-            request.extend_from_slice(&body);
-            let mut stream = client.stream.try_clone().unwrap();
-            let writer = std::thread::spawn(move || stream.write_all(&request).unwrap());
-            let answer = client.read();
-            writer.join().unwrap();
-            assert!(answer.status == 200 && answer.body == body, "{size}");
-        }
-    }
-
-    #[test]
-    fn relays_chunked_bodies_both_ways() {
-        let origin = Origin::new(|seen| {
-            assert_eq!(seen.field("transfer-encoding"), Some("chunked"));
-            let mut out = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: T\r\n\r\n".to_vec();
-            for part in seen.body.chunks(1000) {
-                out.extend(format!("{:X};ext=1\r\n", part.len()).as_bytes());
-                out.extend_from_slice(part);
-                out.extend_from_slice(b"\r\n");
-            }
-            out.extend_from_slice(b"0\r\nT: x\r\nContent-Length: 3\r\n\r\n");
-            out
-        });
-        let world = World::serving(Limits::DEFAULT, &[origin.endpoint]);
-        let mut client = world.client();
-        for te in ["", "TE: trailers\r\nConnection: TE\r\n"] {
-            let mut request =
-                format!("PUT / HTTP/1.1\r\nHost: app.test\r\n{te}Transfer-Encoding: chunked\r\n\r\n").into_bytes();
-            let body = vec![b'x'; 50_000];
-            for part in body.chunks(777) {
-                request.extend(format!("{:x}\r\n", part.len()).as_bytes());
-                request.extend_from_slice(part);
-                request.extend_from_slice(b"\r\n");
-            }
-            request.extend_from_slice(b"0\r\nA: dropped\r\n\r\n");
-            client.send(request);
-            let answer = client.read();
-            assert_eq!(answer.body, body);
-            assert_eq!(answer.field("trailer").is_some(), !te.is_empty());
-        }
-    }
 }

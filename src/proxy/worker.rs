@@ -28,7 +28,7 @@ use crate::sys;
 const ACCEPTS: usize = 4;
 /// Events of one poll.
 const EVENTS: usize = 256;
-/// Idle conns closed at once to make room: looking for the oldest costs a walk over all.
+/// Idle conns closed at once to make room, at most: looking for the oldest costs a walk over all.
 const EVICTED: usize = 32;
 
 pub(super) fn run(id: usize, poll: Poll, registry: Registry, shared: Arc<Shared>) {
@@ -89,6 +89,8 @@ impl Worker {
                 _ => {}
             }
             self.tools.look_at_the_clock();
+            #[cfg(test)]
+            self.tools.shared.rounds.fetch_add(1, Ordering::Relaxed);
             // News first: what the table or a stop changes holds for the events of this round already.
             self.hear();
             for event in &events {
@@ -199,7 +201,8 @@ impl Worker {
         }
         let mut idle: Vec<_> = self.conns.iter_mut().filter_map(|c| c.idle_since().map(|s| (s, c.key()))).collect();
         idle.sort_unstable_by_key(|(since, _)| *since);
-        for (_, key) in idle.into_iter().take(EVICTED) {
+        let some = (idle.len() / 8).clamp(1, EVICTED);
+        for (_, key) in idle.into_iter().take(some) {
             self.drop_conn(key);
         }
         let full = self.tools.shared.conns.load(Ordering::Relaxed) >= max;

@@ -105,7 +105,7 @@ pub(super) const CLASS: [u8; 256] = {
         let value = c == b'\t' || (c >= 0x20 && c != 0x7f);
         // What real clients send; RFC 3986 is narrower, but the app shall decide (no SP, CTL, `#`, or above ASCII).
         let target = c > 0x20 && c < 0x7f && c != b'#';
-        table[b] = (is_tchar(c) as u8) * TCHAR | (value as u8) * VALUE | (target as u8) * TARGET;
+        table[b] = ((is_tchar(c) as u8) * TCHAR) | ((value as u8) * VALUE) | ((target as u8) * TARGET);
         b += 1;
     }
     table

@@ -1,0 +1,68 @@
+//! What a deploy costs, over a real `sshd` on loopback: wall time with nothing changed and with one line changed, and
+//! per instance what the swap takes beyond the app's own boot. Prints min, median and max; judges nothing.
+#![allow(clippy::unwrap_used, clippy::print_stdout, dead_code)]
+
+#[path = "../it/sandbox.rs"]
+mod sandbox;
+
+use std::time::{Duration, Instant};
+
+use sandbox::{Server, Sshd, User};
+
+const RUNS: usize = 15;
+const INSTANCES: &str = "2";
+
+fn main() {
+    let server = Server::start();
+    let sshd = Sshd::start(&server);
+    let user = User::new(&sshd);
+    user.use_app("mixed", false);
+    user.must(&["servers", "add", "127.0.0.1", "--name", "box", "--port", &sshd.port.to_string()]);
+    user.must(&["deploy", "--yes"]);
+    user.must(&["scale", INSTANCES]);
+    let config =
+        user.read("tako.toml").replace("[envs.production]", &format!("[envs.production]\ninstances = {INSTANCES}"));
+    user.write("tako.toml", &config);
+    user.must(&["deploy", "--yes"]);
+
+    let (mut boots, mut swaps) = (Vec::new(), Vec::new());
+    let mut deploy = || {
+        let started = Instant::now();
+        let result = user.result(&["deploy", "--yes", "--json"]);
+        let wall = started.elapsed();
+        for swap in result["servers"][0]["swaps"].as_array().into_iter().flatten() {
+            let us = |name: &str| {
+                Duration::from_micros(swap[name].as_u64().unwrap_or_else(|| panic!("no {name} in {result}")))
+            };
+            boots.push(us("boot_us"));
+            swaps.push(us("total_us") - us("boot_us"));
+        }
+        wall
+    };
+    let unchanged: Vec<Duration> = (0..RUNS).map(|_| deploy()).collect();
+    let one_line: Vec<Duration> = (0..RUNS)
+        .map(|n| {
+            user.write("change.txt", &format!("line {n}"));
+            deploy()
+        })
+        .collect();
+
+    println!("{RUNS} deploys each, {INSTANCES} instances of tests/data/apps/mixed, loopback SSH; milliseconds");
+    println!("{:<44} {:>8} {:>8} {:>8}", "", "min", "median", "max");
+    row("tako deploy, nothing changed", unchanged);
+    row("tako deploy, one line changed", one_line);
+    row("the app's own boot, per instance", boots);
+    row("swap beyond that boot, per instance", swaps);
+}
+
+fn row(what: &str, mut times: Vec<Duration>) {
+    assert!(!times.is_empty(), "{what}: nothing was measured");
+    times.sort();
+    let ms = |d: Duration| d.as_secs_f64() * 1000.0;
+    println!(
+        "{what:<44} {:>8.1} {:>8.1} {:>8.1}",
+        ms(times[0]),
+        ms(times[times.len() / 2]),
+        ms(times[times.len() - 1])
+    );
+}

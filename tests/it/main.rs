@@ -1,0 +1,17 @@
+//! The one integration binary: black box, over the real programs.
+//!
+//! `sandbox` is a private world (data, socket, home, server, sshd) that ends with its value; `http` and `ws` are
+//! clients that count every byte against us; `traffic` is steady load that forgives nothing. The other modules are the
+//! tests, by what a user does. `tidy` holds the rules of the house.
+#![allow(clippy::unwrap_used)]
+
+mod sandbox;
+mod http;
+mod traffic;
+
+mod tidy;
+mod control;
+mod deploy;
+mod failures;
+mod recovery;
+mod bad_input;

@@ -1,0 +1,414 @@
+//! A private world: folders, a `tako-server` on loopback ports of its own, a real `sshd` in front of it, and the
+//! user's home. Everything ends when the value is dropped.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+pub const TAKO: &str = env!("CARGO_BIN_EXE_tako");
+pub const TAKO_SERVER: &str = env!("CARGO_BIN_EXE_tako-server");
+pub const HOST: &str = "shop.localhost";
+
+/// How long anything may take that is not measured.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `met` says something; the whole point of it is not to sleep blindly.
+pub fn wait_for<T>(what: &str, mut met: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = met() {
+            return value;
+        }
+        assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A child that is killed and reaped with its value.
+pub struct Running(pub Child);
+
+impl Running {
+    pub fn kill(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // TERM first: a server that is killed leaves its apps behind.
+        if self.0.try_wait().is_ok_and(|s| s.is_none()) {
+            let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+            let started = Instant::now();
+            while self.0.try_wait().is_ok_and(|s| s.is_none()) && started.elapsed() < Duration::from_secs(15) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        self.kill();
+    }
+}
+
+/// A `tako-server` with its data.
+pub struct Server {
+    pub dir: TempDir,
+    process: Option<Running>,
+    pub http: SocketAddr,
+    pub https: SocketAddr,
+}
+
+impl Server {
+    pub fn start() -> Server {
+        let unset = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut server = Server { dir: short_tempdir(), process: None, http: unset, https: unset };
+        server.boot();
+        server
+    }
+
+    /// Starts the program on the data that is there.
+    pub fn boot(&mut self) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("server.log")).unwrap();
+        let child = Command::new(TAKO_SERVER)
+            .arg("--data-dir")
+            .arg(self.data())
+            .arg("--socket")
+            .arg(self.socket())
+            .args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--workers", "2"])
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.process = Some(Running(child));
+        let info = wait_for("tako-server to answer", || {
+            Control::open(self)?.call(json!("info")).ok().map(|reply| reply["info"].clone())
+        });
+        self.http = info["http"][0].as_str().unwrap().parse().unwrap();
+        self.https = info["https"][0].as_str().unwrap().parse().unwrap();
+    }
+
+    /// As a crash would: SIGKILL, no goodbye.
+    pub fn crash(&mut self) {
+        self.process.take().expect("it runs").kill();
+    }
+
+    /// As an orderly stop would; says whether it ended with 0.
+    pub fn shut_down(&mut self) -> bool {
+        let mut process = self.process.take().expect("it runs");
+        let _ = Command::new("kill").arg(process.0.id().to_string()).status();
+        wait_for("tako-server to stop", || process.0.try_wait().unwrap()).success()
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("s")
+    }
+
+    pub fn app(&self, id: &str) -> PathBuf {
+        self.data().join("apps").join(id)
+    }
+
+    /// The version that `current` points at.
+    pub fn current(&self, id: &str) -> Option<String> {
+        let target = fs::read_link(self.app(id).join("current")).ok()?;
+        Some(target.file_name()?.to_str()?.to_string())
+    }
+
+    /// Names of the releases that are laid out.
+    pub fn releases(&self, id: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.app(id).join("releases")).into_iter().flatten().flatten();
+        let mut names: Vec<String> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    pub fn status(&self, id: &str) -> Option<Value> {
+        let reply = Control::open(self)?.call(json!({"status": {"app": null}})).ok()?;
+        reply["status"].as_array()?.iter().find(|a| a["app"] == id).cloned()
+    }
+
+    /// The server's own log, for a failing test to show.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("server.log")).unwrap_or_default()
+    }
+}
+
+/// The control protocol as `ssh` would carry it: `tako-server ctl`, spoken to by hand.
+pub struct Control {
+    child: Running,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+    pub hello: Value,
+    next: u64,
+}
+
+impl Control {
+    /// `None` while nobody answers.
+    pub fn open(server: &Server) -> Option<Control> {
+        let mut control = Control::connect(server)?;
+        control.send(&json!({"protocol": 1, "client": "test", "who": "test@here"}).to_string());
+        Some(control)
+    }
+
+    /// As [`Control::open`], without the greeting.
+    pub fn connect(server: &Server) -> Option<Control> {
+        let mut child = Command::new(TAKO_SERVER)
+            .args(["ctl", "--socket"])
+            .arg(server.socket())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let stdin = child.stdin.take();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut control = Control { child: Running(child), stdin, stdout, hello: Value::Null, next: 1 };
+        control.hello = control.read()?;
+        Some(control)
+    }
+
+    pub fn send(&mut self, line: &str) {
+        // The far side may have hung up already; the next read tells.
+        let _ = writeln!(self.stdin.as_mut().expect("open"), "{line}");
+    }
+
+    /// The next line; `None` at the end.
+    pub fn read(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        match self.stdout.read_line(&mut line) {
+            Ok(0) | Err(_) => None,
+            Ok(_) => Some(serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"))),
+        }
+    }
+
+    /// The reply, or the fault.
+    pub fn call(&mut self, request: Value) -> Result<Value, Value> {
+        let id = self.begin(request);
+        loop {
+            let answer = self.read().ok_or_else(|| json!({"message": "the connection ended"}))?;
+            assert_eq!(answer["id"], id);
+            let body = &answer["body"];
+            if !body["fault"].is_null() {
+                return Err(body["fault"].clone());
+            }
+            if !body["reply"].is_null() {
+                return Ok(body["reply"].clone());
+            }
+        }
+    }
+
+    /// Sends a request and does not wait.
+    pub fn begin(&mut self, request: Value) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.send(&json!({"id": id, "request": request}).to_string());
+        id
+    }
+
+    /// As a client that is killed.
+    pub fn vanish(mut self) {
+        self.stdin.take();
+        self.child.kill();
+    }
+}
+
+/// A real `sshd` on a loopback port, with keys of its own, whose users find our `tako-server`.
+pub struct Sshd {
+    dir: TempDir,
+    pub port: u16,
+    process: Running,
+}
+
+impl Sshd {
+    pub fn start(server: &Server) -> Sshd {
+        let dir = short_tempdir();
+        let at = |name: &str| dir.path().join(name);
+        for key in ["host", "user"] {
+            let made =
+                Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(at(key)).status().unwrap();
+            assert!(made.success());
+        }
+        fs::copy(at("user.pub"), at("authorized_keys")).unwrap();
+        let bins = Path::new(TAKO_SERVER).parent().unwrap();
+        let path = std::env::var("PATH").unwrap();
+        let port = free_port();
+        let config = format!(
+            "ListenAddress 127.0.0.1:{port}\nHostKey {host}\nAuthorizedKeysFile {keys}\nPidFile none\nUsePAM no\n\
+             StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
+             Subsystem sftp internal-sftp\nLogLevel VERBOSE\nSetEnv TAKO_SOCKET={socket} \"PATH={bins}:{path}\"\n",
+            host = at("host").display(),
+            keys = at("authorized_keys").display(),
+            socket = server.socket().display(),
+            bins = bins.display(),
+        );
+        fs::write(at("sshd_config"), config).unwrap();
+        // Where privilege separation is on (root), sshd insists on this folder.
+        let _ = fs::create_dir_all("/run/sshd");
+        let log = fs::File::create(at("sshd.log")).unwrap();
+        let child = Command::new("/usr/sbin/sshd")
+            .args(["-D", "-e", "-f"])
+            .arg(at("sshd_config"))
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("sshd is installed (make test installs it)");
+        let process = Running(child);
+        wait_for("sshd to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
+        let sshd = Sshd { dir, port, process };
+        sshd.know(&fs::read_to_string(sshd.dir.path().join("host.pub")).unwrap());
+        fs::write(
+            sshd.dir.path().join("ssh_config"),
+            format!(
+                "Host *\n  IdentityFile {}\n  IdentitiesOnly yes\n  UserKnownHostsFile {}\n  GlobalKnownHostsFile /dev/null\n  StrictHostKeyChecking yes\n",
+                sshd.dir.path().join("user").display(),
+                sshd.dir.path().join("known_hosts").display(),
+            ),
+        )
+        .unwrap();
+        sshd
+    }
+
+    /// Makes the user's known_hosts hold this key for the server, and nothing else.
+    pub fn know(&self, public_key: &str) {
+        fs::write(self.dir.path().join("known_hosts"), format!("[127.0.0.1]:{} {public_key}", self.port)).unwrap();
+    }
+
+    pub fn options(&self) -> String {
+        format!("-F {}", self.dir.path().join("ssh_config").display())
+    }
+
+    pub fn stop(&mut self) {
+        self.process.kill();
+    }
+
+    /// How many connections were accepted so far.
+    pub fn connections(&self) -> usize {
+        let log = fs::read_to_string(self.dir.path().join("sshd.log")).unwrap_or_default();
+        log.lines().filter(|l| l.contains("Accepted publickey")).count()
+    }
+}
+
+/// A user with a home, a project and servers to deploy to.
+pub struct User {
+    pub dir: TempDir,
+    ssh_options: String,
+}
+
+impl User {
+    pub fn new(sshd: &Sshd) -> User {
+        let user = User { dir: TempDir::new().unwrap(), ssh_options: sshd.options() };
+        fs::create_dir(user.project()).unwrap();
+        user
+    }
+
+    pub fn project(&self) -> PathBuf {
+        self.dir.path().join("shop")
+    }
+
+    pub fn home(&self) -> PathBuf {
+        self.dir.path().join("home")
+    }
+
+    /// Replaces the project by the app `name` of `tests/data/apps`; `.tako` and `tako.toml` stay when `keep_config`.
+    pub fn use_app(&self, name: &str, keep_config: bool) {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/apps").join(name);
+        for entry in fs::read_dir(self.project()).unwrap().flatten() {
+            if entry.file_type().unwrap().is_file() && !(keep_config && entry.file_name() == "tako.toml") {
+                fs::remove_file(entry.path()).unwrap();
+            }
+        }
+        for entry in fs::read_dir(&from).unwrap_or_else(|e| panic!("{}: {e}", from.display())).flatten() {
+            if !(keep_config && entry.file_name() == "tako.toml") {
+                fs::copy(entry.path(), self.project().join(entry.file_name())).unwrap();
+            }
+        }
+    }
+
+    pub fn write(&self, name: &str, content: &str) {
+        fs::write(self.project().join(name), content).unwrap();
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.project().join(name)).unwrap()
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(TAKO);
+        command.args(args).current_dir(self.project()).stdin(Stdio::null());
+        command.env("TAKO_HOME", self.home()).env("TAKO_SSH_OPTIONS", &self.ssh_options);
+        command.env("HOME", self.dir.path()).env_remove("CI").env_remove("SSH_AUTH_SOCK");
+        command.env("XDG_RUNTIME_DIR", self.dir.path());
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Ran {
+        Ran::from(args, self.command(args).output().unwrap())
+    }
+
+    /// Runs a command that must succeed.
+    pub fn must(&self, args: &[&str]) -> Ran {
+        let ran = self.run(args);
+        assert_eq!(ran.code, 0, "{ran}");
+        ran
+    }
+
+    /// The last event of a `--json` run.
+    pub fn result(&self, args: &[&str]) -> Value {
+        let ran = self.must(args);
+        let last = ran.out.lines().last().unwrap_or_else(|| panic!("no output: {ran}"));
+        serde_json::from_str(last).unwrap_or_else(|e| panic!("{e}: {ran}"))
+    }
+}
+
+/// What a command said and how it ended.
+pub struct Ran {
+    args: String,
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    fn from(args: &[&str], output: Output) -> Ran {
+        Ran {
+            args: args.join(" "),
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// It failed with this code, and its errors say all of `words`.
+    pub fn assert_failed(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, code, "{self}");
+        for word in words {
+            assert!(self.err.contains(word), "no {word:?} in: {self}");
+        }
+    }
+}
+
+impl std::fmt::Display for Ran {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "tako {} → {}\n--- out\n{}--- err\n{}", self.args, self.code, self.out, self.err)
+    }
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Unix sockets and control paths have short limits, so these folders lie right below the temp folder.
+fn short_tempdir() -> TempDir {
+    let dir = tempfile::Builder::new().prefix("tk").tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}

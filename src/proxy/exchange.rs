@@ -104,12 +104,12 @@ pub(super) enum Outcome {
 }
 
 impl Exchange {
-    /// `upstream` is its number and the most bytes a body may have.
-    pub fn new(conn: Key, facts: Facts, upstream: (u32, u64), framing: Framing, now: u64) -> Self {
+    /// `upstream` is its lasting number.
+    pub fn new(conn: Key, facts: Facts, upstream: u32, framing: Framing, now: u64) -> Self {
         Exchange {
             facts,
             conn,
-            upstream: upstream.0,
+            upstream,
             held: None,
             link: None,
             tried: Vec::new(),
@@ -119,7 +119,7 @@ impl Exchange {
                 decoder: Decoder::new(framing),
                 chunked: framing == Framing::Chunked,
                 seen: 0,
-                limit: upstream.1,
+                limit: u64::MAX,
             },
             mute: false,
             scanner: Scanner::default(),
@@ -133,6 +133,7 @@ impl Exchange {
 
     /// Sends the head, which is in the outbox, together with what has come of the body.
     pub fn begin(&mut self, client: &mut Socket, tools: &mut Tools) -> Result<(), Outcome> {
+        self.intake.limit = tools.body_limit(self.upstream);
         if let Decoder::Length(length) = self.intake.decoder
             && length > self.intake.limit
         {

@@ -29,6 +29,9 @@ pub(super) struct Shared {
     /// How often a loop went round: a test can see that a worker with nothing to do sleeps.
     #[cfg(test)]
     pub rounds: AtomicU64,
+    /// Makes the next turn panic.
+    #[cfg(test)]
+    pub panic_once: std::sync::atomic::AtomicBool,
     generation: AtomicU64,
     stop: Mutex<Option<Instant>>,
     desk: Mutex<Desk>,
@@ -60,6 +63,8 @@ impl Shared {
             max_conns,
             #[cfg(test)]
             rounds: AtomicU64::new(0),
+            #[cfg(test)]
+            panic_once: std::sync::atomic::AtomicBool::new(false),
             generation: AtomicU64::new(0),
             stop: Mutex::new(None),
             desk: Mutex::new(Desk { ledger, newest: None, certs: None, configs, numbers: HashMap::new() }),

@@ -418,6 +418,14 @@ mod tests {
 
     proptest::proptest! {
         #[test]
+        fn responses_never_panic(head in "HTTP/1\\.[01] [0-9]{0,4} ?[ -~]{0,8}\r\n([A-Za-z:, ]{0,12}\r?\n){0,4}\r\n") {
+            let mut scanner = Scanner::default();
+            if let Ok(Some(range)) = scanner.response(head.as_bytes()) {
+                let _ = Response::parse(&head.as_bytes()[range], &mut Vec::new());
+            }
+        }
+
+        #[test]
         fn never_panics_and_never_depends_on_the_cut(bytes in "[A-Z /:a-z0-9.\r\n\t]{0,80}", cut in 0usize..80) {
             let bytes = bytes.as_bytes();
             let whole = Scanner::default().request(bytes);

@@ -300,8 +300,8 @@ impl Conn {
         tools.adopt();
         let mut room = std::mem::take(&mut tools.host);
         let host = request.host_name(&mut room);
-        let Some(index) = tools.index().cloned() else { return self.refuse(NO_TABLE, tools) };
-        let decision = decide(request, host, self.asker, &index);
+        let Some(index) = tools.index() else { return self.refuse(NO_TABLE, tools) };
+        let decision = decide(request, host, self.asker, index);
         let https = host.is_some_and(|host| decide::is_https(request, host, self.asker));
         tools.host = room;
 
@@ -311,7 +311,7 @@ impl Conn {
         };
         let close = !stays || tools.stopping.is_some() || self.served + 1 >= tools.limits.requests_per_conn;
         let answer = match decision {
-            Ok(Decision::Forward(place)) => {
+            Ok(Decision::Forward(upstream)) => {
                 let facts = Facts {
                     version: request.version,
                     to_head: request.method == Method::Head,
@@ -321,7 +321,6 @@ impl Conn {
                     html: answer::prefers_html(request),
                     close,
                 };
-                let upstream = (index.numbers[place], index.upstreams[place].body_limit);
                 return self.forward(request, framing, https, facts, upstream, tools);
             }
             Ok(Decision::Redirect) => Answer::redirect(request, tools.shared.settings.https_port),
@@ -346,7 +345,7 @@ impl Conn {
         framing: Framing,
         https: bool,
         facts: Facts,
-        upstream: (u32, u64),
+        upstream: u32,
         tools: &mut Tools,
     ) {
         let request_id = tools.request_id();

@@ -27,8 +27,8 @@ pub(super) struct Asker {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// To this upstream of the table.
-    Forward(usize),
+    /// To the upstream with this lasting number.
+    Forward(u32),
     /// To HTTPS, everything else the same.
     Redirect,
     NotFound,
@@ -63,7 +63,7 @@ pub(super) fn decide(request: &Request<'_>, host: Option<&str>, asker: Asker, in
     {
         return bad(400, "the path means another route once decoded");
     }
-    Ok(found.map_or(Decision::NotFound, Decision::Forward))
+    Ok(found.map_or(Decision::NotFound, |place| Decision::Forward(index.numbers[place])))
 }
 
 /// Whether the client's own connection is encrypted, as far as those we trust say.

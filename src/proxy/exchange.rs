@@ -12,9 +12,9 @@
 use std::io;
 
 use super::answer::Answer;
+use super::bodies::{Body, Intake};
 use super::forward::{self, Shape};
 use super::http::buf::{Buf, CHUNK};
-use super::http::chunked::write_chunk;
 use super::http::framing::{self, Decoder, Framing};
 use super::http::head::{Response, Scanner};
 use super::http::headers::{Name, starts_with_ignore_case};
@@ -68,29 +68,12 @@ pub(super) struct Exchange {
     progress: u64,
 }
 
-/// The request's body on its way.
-struct Intake {
-    decoder: Decoder,
-    chunked: bool,
-    seen: u64,
-    limit: u64,
-}
-
 enum Reply {
     Head,
     Body(Body),
     /// After a 101.
     Switched,
     Done,
-}
-
-struct Body {
-    decoder: Decoder,
-    shape: Shape,
-    /// The link can carry another exchange, as far as head and framing say.
-    reusable: bool,
-    /// An event stream may be silent for as long as it likes.
-    silent: bool,
 }
 
 /// How an exchange ends other than by its response.
@@ -104,23 +87,18 @@ pub(super) enum Outcome {
 }
 
 impl Exchange {
-    /// `upstream` is its number and the most bytes a body may have.
-    pub fn new(conn: Key, facts: Facts, upstream: (u32, u64), framing: Framing, now: u64) -> Self {
+    /// `upstream` is its lasting number.
+    pub fn new(conn: Key, facts: Facts, upstream: u32, framing: Framing, now: u64) -> Self {
         Exchange {
             facts,
             conn,
-            upstream: upstream.0,
+            upstream,
             held: None,
             link: None,
             tried: Vec::new(),
             connect_timeouts: 0,
             kept: Buf::new(),
-            intake: Intake {
-                decoder: Decoder::new(framing),
-                chunked: framing == Framing::Chunked,
-                seen: 0,
-                limit: upstream.1,
-            },
+            intake: Intake::new(framing),
             mute: false,
             scanner: Scanner::default(),
             hungry: false,
@@ -133,15 +111,14 @@ impl Exchange {
 
     /// Sends the head, which is in the outbox, together with what has come of the body.
     pub fn begin(&mut self, client: &mut Socket, tools: &mut Tools) -> Result<(), Outcome> {
-        if let Decoder::Length(length) = self.intake.decoder
-            && length > self.intake.limit
-        {
+        self.intake.limit = tools.body_limit(self.upstream);
+        if self.intake.is_too_long() {
             return Err(Outcome::Own(Answer::too_large()));
         }
         let mut request = std::mem::take(&mut tools.outbox);
         let result = match self.take_stash(client, tools, &mut request) {
             Ok(_) => {
-                let whole = self.intake.decoder.is_done() && request.len() <= CHUNK;
+                let whole = self.intake.is_done() && request.len() <= CHUNK;
                 // What cannot be sent twice, by its nature or for want of its bytes, is not sent on a doubtful link.
                 let reuse = if whole && self.facts.idempotent { Reuse::Any } else { Reuse::Fresh };
                 self.dispatch(&request, reuse, tools)
@@ -174,7 +151,7 @@ impl Exchange {
 
     /// All of the request has come, so the next one begins where this one ended.
     pub fn has_whole_request(&self) -> bool {
-        self.intake.decoder.is_done()
+        self.intake.is_done()
     }
 
     pub fn is_event_stream(&self) -> bool {
@@ -213,7 +190,7 @@ impl Exchange {
             (Some(link), _) if link.socket.is_connecting() => limits.connect,
             _ if !client.is_clear() => limits.write,
             (Some(link), _) if !link.socket.is_clear() => limits.write,
-            _ if !self.intake.decoder.is_done() && !self.mute => limits.body,
+            _ if !self.intake.is_done() && !self.mute => limits.body,
             (_, Reply::Body(Body { silent: true, .. })) => return None,
             (_, Reply::Body(_)) => limits.between_bytes,
             _ => limits.response_head,
@@ -233,9 +210,7 @@ impl Exchange {
         let stuck = self.link.as_ref().is_some_and(|l| !l.socket.is_clear());
         Err(match self.reply {
             Reply::Head if !client.is_clear() => Outcome::Abort,
-            Reply::Head if !stuck && !self.intake.decoder.is_done() && !self.mute => {
-                Outcome::Own(Answer::request_timeout())
-            }
+            Reply::Head if !stuck && !self.intake.is_done() && !self.mute => Outcome::Own(Answer::request_timeout()),
             Reply::Head => Outcome::Own(Answer::gateway_timeout()),
             _ => Outcome::Abort,
         })
@@ -325,7 +300,7 @@ impl Exchange {
                 link.socket.look_again();
             }
         }
-        if self.mute || self.intake.decoder.is_done() {
+        if self.mute || self.intake.is_done() {
             return Ok(waiting);
         }
         let mut body = std::mem::take(&mut tools.outbox);
@@ -344,10 +319,10 @@ impl Exchange {
 
     /// Appends to `out` what has come of the body already, framed anew. True when something had.
     fn take_stash(&mut self, client: &mut Socket, tools: &mut Tools, out: &mut Vec<u8>) -> Result<bool, Outcome> {
-        if self.intake.decoder.is_done() || !client.has_stash() {
+        if self.intake.is_done() || !client.has_stash() {
             return Ok(false);
         }
-        let used = self.intake.decode(client.stash(), out).map_err(|bad| self.bad_request(bad))?;
+        let used = self.intake.take(client.stash(), out).map_err(|bad| self.bad_request(bad))?;
         client.consume_stash(used, &mut tools.io);
         Ok(used > 0)
     }
@@ -360,13 +335,13 @@ impl Exchange {
         let mut inbox = std::mem::take(&mut tools.inbox);
         let got = client.gather(&mut inbox, &mut tools.io, BODY_READ, true);
         tools.moved += got.fresh;
-        let used = self.intake.decode(&inbox[..got.len], out);
+        let used = self.intake.take(&inbox[..got.len], out);
         if let Ok(used) = used {
             client.put_back(&inbox[used..got.len], &mut tools.io);
         }
         tools.inbox = inbox;
         used.map_err(|bad| self.bad_request(bad))?;
-        if got.end != End::NotYet && !self.intake.decoder.is_done() {
+        if got.end != End::NotYet && !self.intake.is_done() {
             return Err(Outcome::Abort); // the client left in the middle of its request
         }
         Ok(got.fresh > 0)
@@ -437,28 +412,12 @@ impl Exchange {
             result.map_err(|bad| self.bad_response(bad, tools))?;
         }
         let Reply::Body(body) = &mut self.reply else { return Ok(used) };
-        loop {
-            let piece = match body.decoder.next(&input[used..]) {
-                Ok(piece) => piece,
-                Err(_) => return Err(Outcome::Abort),
-            };
-            let data = &input[used..][piece.data.clone()];
-            used += piece.used;
-            match body.shape.framing {
-                Framing::Chunked => write_chunk(out, data),
-                _ if out.is_empty() => client.send(data, &mut tools.io).map_err(|_| Outcome::Abort)?,
-                _ => out.extend_from_slice(data),
-            }
-            if body.decoder.is_done() {
-                body.write_end(out, tools);
-                let surplus = used < input.len();
-                self.retire(surplus, tools);
-                return Ok(used);
-            }
-            if piece.used == 0 {
-                return Ok(used);
-            }
+        let (taken, done) = body.relay(&input[used..], out, client, tools).map_err(|_| Outcome::Abort)?;
+        used += taken;
+        if done {
+            self.retire(used < input.len(), tools);
         }
+        Ok(used)
     }
 
     fn take_head(&mut self, response: &Response<'_>, out: &mut Vec<u8>, tools: &mut Tools) -> Result<(), Bad> {
@@ -490,8 +449,7 @@ impl Exchange {
         };
         // An answer before the end of the request: what follows could be the rest of the body or the next request, and
         // only the client knows which (RFC 9112 §9.3, §9.6).
-        self.facts.close |=
-            tools.stopping.is_some() || !self.intake.decoder.is_done() || to_client == Framing::UntilClose;
+        self.facts.close |= tools.stopping.is_some() || !self.intake.is_done() || to_client == Framing::UntilClose;
         let shape = Shape {
             framing: to_client,
             close: self.facts.close,
@@ -523,7 +481,7 @@ impl Exchange {
         self.reply = Reply::Done;
         let Some(link) = self.link.take() else { return };
         // Bytes nobody asked for would be read as the next answer; an unsent rest of a request as the next request.
-        let clean = !surplus && !self.mute && self.intake.decoder.is_done() && link.socket.is_clear();
+        let clean = !surplus && !self.mute && self.intake.is_done() && link.socket.is_clear();
         if reusable && clean { tools.park(link) } else { tools.discard(link) }
     }
 
@@ -561,48 +519,6 @@ impl Exchange {
                 Err(Outcome::Own(Answer::bad_gateway()))
             }
             _ => Err(Outcome::Abort),
-        }
-    }
-}
-
-impl Intake {
-    /// Appends what `input` holds of the body; returns how much of it is used up.
-    fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Bad> {
-        let mut used = 0;
-        loop {
-            let piece = self.decoder.next(&input[used..])?;
-            let data = &input[used..][piece.data.clone()];
-            used += piece.used;
-            self.seen += data.len() as u64;
-            if self.seen > self.limit {
-                return bad(413, "body too large");
-            }
-            if self.chunked {
-                write_chunk(out, data);
-            } else {
-                out.extend_from_slice(data);
-            }
-            if self.decoder.is_done() {
-                if self.chunked {
-                    out.extend_from_slice(b"0\r\n\r\n"); // request trailers are not passed on
-                }
-                return Ok(used);
-            }
-            if piece.used == 0 {
-                return Ok(used);
-            }
-        }
-    }
-}
-
-impl Body {
-    fn write_end(&self, out: &mut Vec<u8>, tools: &mut Tools) {
-        match (self.shape.framing, &self.decoder) {
-            (Framing::Chunked, Decoder::Chunked(chunks)) if self.shape.trailers => {
-                forward::trailers(out, chunks.trailers(&mut tools.fields));
-            }
-            (Framing::Chunked, _) => out.extend_from_slice(b"0\r\n\r\n"),
-            _ => {}
         }
     }
 }

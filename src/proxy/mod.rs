@@ -32,6 +32,7 @@ mod publish;
 mod transport;
 mod tools;
 mod exchange;
+mod bodies;
 mod tunnel;
 mod conn;
 mod worker;

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
@@ -29,8 +29,11 @@ pub(super) struct Shared {
     /// How often a loop went round: a test can see that a worker with nothing to do sleeps.
     #[cfg(test)]
     pub rounds: AtomicU64,
+    /// Makes the next turn panic.
+    #[cfg(test)]
+    pub panic_once: std::sync::atomic::AtomicBool,
     generation: AtomicU64,
-    stop: Mutex<Option<Instant>>,
+    stop: OnceLock<Instant>,
     desk: Mutex<Desk>,
     bells: Vec<Waker>,
     notices: Sender<Notice>,
@@ -60,8 +63,10 @@ impl Shared {
             max_conns,
             #[cfg(test)]
             rounds: AtomicU64::new(0),
+            #[cfg(test)]
+            panic_once: std::sync::atomic::AtomicBool::new(false),
             generation: AtomicU64::new(0),
-            stop: Mutex::new(None),
+            stop: OnceLock::new(),
             desk: Mutex::new(Desk { ledger, newest: None, certs: None, configs, numbers: HashMap::new() }),
             bells,
             notices,
@@ -117,12 +122,12 @@ impl Shared {
     }
 
     pub fn stop(&self, deadline: Instant) {
-        *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = Some(deadline);
+        let _ = self.stop.set(deadline); // the first wish counts
         self.ring();
     }
 
     pub fn stopping(&self) -> Option<Instant> {
-        *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stop.get().copied()
     }
 
     fn tell(&self, notice: Notice) {

@@ -153,6 +153,12 @@ impl Tools {
         self.shared.adopted(self.worker, generation, holding);
     }
 
+    /// The most bytes that a body for the upstream with this number may have.
+    pub fn body_limit(&self, number: u32) -> u64 {
+        let upstream = self.index.as_ref().and_then(|index| Some(&index.upstreams[index.place_of(number)?]));
+        upstream.map_or(u64::MAX, |u| u.body_limit) // without an upstream there is nowhere to send it anyway
+    }
+
     /// The next endpoint of the upstream with this number, held from now on.
     pub fn choose(&mut self, number: u32, tried: &[EndpointId]) -> Option<Endpoint> {
         let index = self.index.as_ref()?;

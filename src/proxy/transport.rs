@@ -183,6 +183,7 @@ impl Socket {
     /// Queues `bytes` and writes what the peer takes.
     pub fn send(&mut self, bytes: &[u8], io: &mut Io) -> io::Result<()> {
         match &mut self.tls {
+            _ if bytes.is_empty() => Ok(()),
             None => self.send_wire(bytes, &mut io.spare),
             Some(tls) => {
                 io.wire_out.clear();

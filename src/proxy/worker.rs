@@ -264,7 +264,12 @@ impl Worker {
     fn with_conn(&mut self, key: Key, act: impl FnOnce(&mut Conn, &mut Tools) -> Turn) {
         let Some(conn) = self.conns.get_mut(key) else { return };
         let tools = &mut self.tools;
-        match catch_unwind(AssertUnwindSafe(|| act(conn, tools))) {
+        let turn = || {
+            #[cfg(test)]
+            assert!(!tools.shared.panic_once.swap(false, Ordering::SeqCst), "wished for by a test");
+            act(conn, tools)
+        };
+        match catch_unwind(AssertUnwindSafe(turn)) {
             Ok(Turn::Wait) => {}
             Ok(Turn::Again) => self.enqueue(key),
             Ok(Turn::Gone) => self.drop_conn(key),

@@ -29,15 +29,7 @@ impl Scanner {
     /// Looks at what is new in `bytes`, which is the head so far from its first byte, and returns where the head lies
     /// once it is whole.
     pub fn request(&mut self, bytes: &[u8]) -> Result<Option<std::ops::Range<usize>>, Bad> {
-        // A TLS hello or binary noise on the plain port is answered now, not when the timer ends.
-        let fresh = self.at as usize;
-        if self.lines == 0 {
-            let line_end = memchr::memchr(b'\n', &bytes[fresh..]).map_or(bytes.len(), |i| fresh + i);
-            if bytes[fresh..line_end].iter().any(|b| (*b < 0x20 && *b != b'\r') || *b >= 0x7f) {
-                return bad(400, "bad character in the request line");
-            }
-        }
-        let found = self.scan(bytes, &super::REQUEST, MAX_EMPTY_LINES)?;
+        let found = self.scan(bytes, &super::REQUEST, MAX_EMPTY_LINES, is_noise)?;
         if self.lines == 0 && bytes.len() - self.line as usize > MAX_REQUEST_LINE {
             return bad(414, "request line too long");
         }
@@ -45,11 +37,24 @@ impl Scanner {
     }
 
     pub fn response(&mut self, bytes: &[u8]) -> Result<Option<std::ops::Range<usize>>, Bad> {
-        self.scan(bytes, &super::RESPONSE, 0)
+        self.scan(bytes, &super::RESPONSE, 0, |_| false)
     }
 
-    fn scan(&mut self, bytes: &[u8], caps: &Caps, max_empty: u8) -> Result<Option<std::ops::Range<usize>>, Bad> {
-        while let Some(lf) = memchr::memchr(b'\n', &bytes[self.at as usize..]).map(|i| self.at as usize + i) {
+    /// `is_noise` judges what comes before the end of the first line.
+    fn scan(
+        &mut self,
+        bytes: &[u8],
+        caps: &Caps,
+        max_empty: u8,
+        is_noise: fn(&[u8]) -> bool,
+    ) -> Result<Option<std::ops::Range<usize>>, Bad> {
+        loop {
+            let from = self.at as usize;
+            let lf = memchr::memchr(b'\n', &bytes[from..]).map(|i| from + i);
+            if self.lines == 0 && is_noise(&bytes[from..lf.unwrap_or(bytes.len())]) {
+                return bad(400, "bad character in the request line");
+            }
+            let Some(lf) = lf else { break };
             let line = self.line as usize;
             if lf == line || bytes[lf - 1] != b'\r' {
                 return bad(400, "bare LF");
@@ -82,6 +87,11 @@ impl Scanner {
         }
         Ok(())
     }
+}
+
+/// A TLS hello or binary noise on the plain port is answered at once, not when the timer ends.
+fn is_noise(bytes: &[u8]) -> bool {
+    bytes.iter().any(|b| (*b < 0x20 && *b != b'\r') || *b >= 0x7f)
 }
 
 /// A request whose syntax is sound.
@@ -407,6 +417,14 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn responses_never_panic(head in "HTTP/1\\.[01] [0-9]{0,4} ?[ -~]{0,8}\r\n([A-Za-z:, ]{0,12}\r?\n){0,4}\r\n") {
+            let mut scanner = Scanner::default();
+            if let Ok(Some(range)) = scanner.response(head.as_bytes()) {
+                let _ = Response::parse(&head.as_bytes()[range], &mut Vec::new());
+            }
+        }
+
         #[test]
         fn never_panics_and_never_depends_on_the_cut(bytes in "[A-Z /:a-z0-9.\r\n\t]{0,80}", cut in 0usize..80) {
             let bytes = bytes.as_bytes();

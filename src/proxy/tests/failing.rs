@@ -253,3 +253,30 @@ fn an_endpoint_whose_queue_is_full_is_passed_over() {
     world.hear(&Notice::Failed(hanging.id));
     drop(filling);
 }
+
+#[test]
+fn a_panic_in_a_turn_costs_one_connection_and_leaves_nothing_held() {
+    let (tell, arrived) = crossbeam_channel::bounded(2);
+    let (open, opened) = crossbeam_channel::bounded::<()>(2);
+    let origin = Origin::new(move |_| {
+        tell.send(()).unwrap();
+        opened.recv_timeout(PATIENCE).unwrap();
+        ok(b"fine")
+    });
+    let world = World::with(Limits::DEFAULT, 1);
+    world.publish(&[origin.endpoint]);
+    let (mut first, mut other) = (world.client(), world.client());
+    for client in [&mut first, &mut other] {
+        client.send(get("/"));
+        arrived.recv_timeout(PATIENCE).unwrap();
+    }
+    // The next turn is that of the conn whose peer goes on sending.
+    world.proxy.as_ref().unwrap().shared.panic_once.store(true, Ordering::SeqCst);
+    first.send("GET");
+    assert!(first.try_read(false).is_none());
+    open.send(()).unwrap();
+    open.send(()).unwrap();
+    assert_eq!(other.read().text(), "fine");
+    world.publish(&[]);
+    world.hear(&Notice::Drained(origin.endpoint.id));
+}

@@ -27,8 +27,10 @@ lint:
 bench: setup
 	PATH="$(TOOLS):$$PATH" $(CARGO) bench --locked --bench deploy
 
-demo: build
-	@sh examples/demo.sh target/release/tako
+# The same build as the tests use: a fresh machine compiles once for both.
+demo:
+	$(CARGO) build --locked
+	@sh examples/demo.sh target/debug/tako
 
 install: build
 	install -d "$(DESTDIR)$(PREFIX)/bin"

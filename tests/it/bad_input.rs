@@ -1,6 +1,8 @@
 //! What a user may get wrong: a clear error, the right exit code, nothing changed.
 
-use crate::sandbox::{Server, Sshd, User};
+use serde_json::json;
+
+use crate::sandbox::{Control, Server, Sshd, User};
 
 #[test]
 fn an_unknown_environment_is_named_with_those_there_are() {
@@ -66,4 +68,55 @@ fn production_is_not_deployed_unasked_without_a_terminal_to_ask_on() {
     // Off-terminal the confirmation is not needed; deleting always is.
     user.must(&["deploy"]);
     user.run(&["delete"]).assert_failed(10, &["--confirm"]);
+}
+
+/// A `tar.zst` with one entry, its name and link written as they are; returned with what its sender would announce.
+fn archive(kind: tar::EntryType, name: &str, link: &str, mode: u32) -> (Vec<u8>, serde_json::Value) {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(0);
+    header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.as_gnu_mut().unwrap().linkname[..link.len()].copy_from_slice(link.as_bytes());
+    header.set_cksum();
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.append(&header, std::io::empty()).unwrap();
+    let tar = builder.into_inner().unwrap();
+    let digest = ring::digest::digest(&ring::digest::SHA256, &tar);
+    let sha256: String = digest.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    let zstd = zstd::encode_all(&tar[..], 3).unwrap();
+    let announced =
+        json!({"file": format!("{sha256}.tar.zst"), "sha256": sha256, "bytes": zstd.len(), "unpacked": tar.len()});
+    (zstd, announced)
+}
+
+#[test]
+fn a_hostile_archive_is_refused_and_nothing_of_it_stays() {
+    use tar::EntryType as T;
+    let server = Server::start();
+    let mut control = Control::open(&server).unwrap();
+    control.call(json!({"lock": {"app": "shop", "version": "v1"}})).unwrap();
+    let mut unpack = |(zstd, announced): (Vec<u8>, serde_json::Value)| {
+        let file = server.data().join("incoming").join(announced["file"].as_str().unwrap());
+        std::fs::write(file, zstd).unwrap();
+        control.call(json!({"unpack": {"app": "shop", "version": "v1", "artifact": announced}}))
+    };
+    for (what, kind, name, link, mode) in [
+        ("climbs out", T::Regular, "../../../../escaped", "", 0o644),
+        ("absolute", T::Regular, "/tmp/tako-escaped", "", 0o644),
+        ("a link out", T::Symlink, "leak", "/etc/passwd", 0o777),
+        ("a link up", T::Symlink, "leak", "../../../host.key", 0o777),
+        ("a hard link", T::Link, "leak", "/etc/passwd", 0o644),
+        ("a device", T::Char, "null", "", 0o644),
+        ("a pipe", T::Fifo, "pipe", "", 0o644),
+        ("setuid", T::Regular, "root", "", 0o4755),
+    ] {
+        let fault = unpack(archive(kind, name, link, mode)).expect_err(what);
+        assert_eq!(fault["kind"], "refused", "{what}: {fault}");
+        assert!(server.releases("shop").is_empty(), "{what}: {:?}", server.releases("shop"));
+        assert!(!server.dir.path().join("escaped").exists() && !std::path::Path::new("/tmp/tako-escaped").exists());
+    }
+    // The same way, with nothing hostile in it, is taken: so it was the entries that were refused.
+    unpack(archive(T::Regular, "index.mjs", "", 0o644)).unwrap();
+    assert_eq!(server.releases("shop"), ["v1"]);
 }

@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use super::child::{Owned, Tail};
 use super::config::inventory::Server;
 use super::interrupt::{Interrupt, interrupted};
-use super::ssh::Session;
+use super::ssh::{Session, Upload};
 use super::ui::Ui;
 use crate::crypto;
 use crate::disk;
@@ -36,6 +36,8 @@ const MAX_NOISE: usize = 64 << 10;
 const MAX_HELLO: usize = 8 << 10;
 /// Answers read ahead of us; then the reader waits, and the server behind it.
 const MAX_AHEAD: usize = 64;
+/// How often we ask how much of an upload has arrived.
+const LOOK: Duration = Duration::from_millis(300);
 /// Connection attempts where another one may help.
 const ATTEMPTS: u32 = 3;
 
@@ -118,10 +120,6 @@ impl Remote {
         Ok(Remote { name, hello, noise, next_id: 1, calls, answers, heard, link, interrupt })
     }
 
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     pub fn hello(&self) -> &Hello {
         &self.hello
     }
@@ -169,6 +167,7 @@ impl Remote {
             Reply::Done => "done",
             Reply::Info(_) => "info",
             Reply::Preflight(_) => "preflight",
+            Reply::Incoming { .. } => "incoming",
             Reply::Deployed(_) => "deployed",
             Reply::Status(_) => "status",
             Reply::Releases(_) => "releases",
@@ -176,12 +175,31 @@ impl Remote {
         Error::new(Kind::Refused, format!("{}: the server answered something else (`{kind}`)", self.name))
     }
 
-    /// Brings `file` into the server's incoming folder as `artifact.file`; see [`Session::upload`].
-    pub fn upload(&self, file: &Path, artifact: &Artifact, again: bool) -> Result<bool> {
-        match &self.link {
-            Link::Ssh(session) => session.upload(file, &self.hello.incoming, artifact, again, &self.interrupt),
-            Link::Here(_) => copy_in(file, Path::new(&self.hello.incoming), artifact, again),
+    /// Brings `file` into the server's incoming folder as `artifact.file`, in full or not at all. Without `again`, one
+    /// that lies there with the right size is left alone; the result tells whether bytes were sent. `on` hears how many
+    /// have arrived.
+    pub fn upload(&mut self, file: &Path, artifact: &Artifact, again: bool, on: &dyn Fn(u64)) -> Result<bool> {
+        let incoming = &self.hello.incoming;
+        let mut upload = match &self.link {
+            Link::Ssh(session) => session.start_upload(file, incoming, artifact, again)?,
+            Link::Here(_) => return copy_in(file, Path::new(incoming), artifact, again),
+        };
+        let mut watched = true;
+        loop {
+            if let Some(ended) = upload.wait(LOOK, &self.interrupt)? {
+                return ended;
+            }
+            // The bar is a comfort: where it cannot be had, the upload goes on without.
+            watched = watched && self.tell_progress(&upload, on).is_ok();
         }
+    }
+
+    fn tell_progress(&mut self, upload: &Upload, on: &dyn Fn(u64)) -> Result<()> {
+        match self.call(Request::Incoming { file: upload.part().into() }, &mut |_| {})? {
+            Reply::Incoming { bytes } => on(bytes),
+            other => return Err(self.misunderstood(&other)),
+        }
+        Ok(())
     }
 }
 

@@ -283,7 +283,11 @@ fn prepare_step(
     match &prepared {
         Ok(sent) => {
             let sent = sent.iter().filter(|sent| **sent).count() as u64 * built.packed.bytes;
-            task.done(&if sent == 0 { "nothing to send".into() } else { format!("{} sent", units::size(sent)) });
+            task.done(&if sent == 0 {
+                "nothing to send, it is there already".into()
+            } else {
+                format!("{} sent", units::size(sent))
+            });
         }
         // Why is told once, at the end.
         Err(_) => task.fail("nothing was changed"),
@@ -309,12 +313,13 @@ fn prepare(shipment: &Shipment<'_>, built: &Built, bound: &mut Bound, line: &Tas
         };
         let unpack =
             || Request::Unpack { app: shipment.app(), version: shipment.version.clone(), artifact: artifact.clone() };
-        line.set(&format!("uploading {}", units::size(packed.bytes)));
-        sent = bound.remote.upload(&built.file, &artifact, false)?;
+        line.set("uploading");
+        let arrived = |bytes| line.progress(bytes, packed.bytes);
+        sent = bound.remote.upload(&built.file, &artifact, false, &arrived)?;
         match bound.remote.order(unpack(), &mut on) {
             // What lay there had the right size and was something else.
             Err(e) if !sent && matches!(e.kind(), Kind::Refused | Kind::NotFound) => {
-                sent = bound.remote.upload(&built.file, &artifact, true)?;
+                sent = bound.remote.upload(&built.file, &artifact, true, &arrived)?;
                 bound.remote.order(unpack(), &mut on)?;
             }
             other => other?,

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Exit, aim, change};
 use crate::cli::args::Args;
-use crate::cli::build;
+use crate::cli::build::{self, Order};
 use crate::cli::config::inventory::{Inventory, Server};
 use crate::cli::config::vault::Vault;
 use crate::cli::interrupt::Interrupt;
@@ -23,25 +23,33 @@ use crate::proto::version::Version;
 /// Lines of an instance's last output in the report.
 const SHOWN: usize = 20;
 
+/// What the checks found.
+struct Checked {
+    project: Project,
+    env_name: EnvName,
+    order: Order,
+    secrets: Secrets,
+    servers: Vec<Server>,
+}
+
 pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let start = Instant::now();
     let interrupt = Interrupt::of_process()?;
-    let check = ui.task("Check");
-    let project = aim::project(ui, args)?;
-    let env_name = aim::env_name(args)?;
+    let task = ui.task("Check");
+    let Checked { project, env_name, order, secrets, servers } = match check(ui, args) {
+        Ok(checked) => checked,
+        Err(e) => {
+            // Why is told once, at the end.
+            task.fail("nothing was changed");
+            return Err(e);
+        }
+    };
     let env = project.env(&env_name)?;
-    let mut order = build::order(&project)?;
-    let secrets = secrets(&project, &env_name)?;
-    let (servers, written) = servers(ui, args, &project, &env_name, env)?;
-    if written {
-        // `tako.toml` is a source like any other: the same tree must have the same version the next time.
-        order = build::order(&project)?;
-    }
     let version = order.source.version.clone();
+    ui.heading(&heading(&project, &env_name, &version, order.source.subject.as_deref()));
     let (routes, secret_count) =
         (units::count(env.routes.len(), "route"), units::count(secrets.values.len(), "secret"));
-    check.done(&format!("config, {routes}, {secret_count}"));
-    ui.note(&heading(&project, &env_name, &version, order.source.subject.as_deref()));
+    task.done(&format!("config, {routes}, {secret_count}"));
     if env_name.is_production() && ui.is_interactive() && !args.flag("yes") {
         let names = servers.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
         if !ui.confirm(&format!("deploy to production on {names}?"), "--yes")? {
@@ -61,6 +69,21 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
             .hint("they finish or go back by themselves; `tako status` shows how it ended"));
     }
     conclude(ui, &shipment, shipped, start.elapsed())
+}
+
+/// All that can be found out without a server. Only the choice of servers asks, and writes, something.
+fn check(ui: &Ui, args: &Args) -> Result<Checked> {
+    let project = aim::project(ui, args)?;
+    let env_name = aim::env_name(args)?;
+    let env = project.env(&env_name)?;
+    let mut order = build::order(&project)?;
+    let secrets = secrets(&project, &env_name)?;
+    let (servers, written) = servers(ui, args, &project, &env_name, env)?;
+    if written {
+        // `tako.toml` is a source like any other: the same tree must have the same version the next time.
+        order = build::order(&project)?;
+    }
+    Ok(Checked { project, env_name, order, secrets, servers })
 }
 
 /// All secrets of the environment, if none is missing that another one has.
@@ -146,6 +169,7 @@ pub(crate) fn tell_result(ui: &Ui, shipment: &Shipment<'_>, shipped: &Shipped, c
 fn conclude(ui: &Ui, shipment: &Shipment<'_>, shipped: Shipped, total: Duration) -> Result<Exit> {
     let live = shipped.ends.iter().filter(|end| end.result.is_ok()).count();
     if live == shipped.ends.len() {
+        ui.gap();
         ui.out(&format!("✓ Live in {}   {}", units::duration(total), urls(shipment.env).join("  ")));
         return Ok(Exit::Done);
     }

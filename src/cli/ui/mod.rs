@@ -117,6 +117,22 @@ impl Ui {
         }
     }
 
+    /// What a command is about, with room around it on a terminal.
+    pub fn heading(&self, line: &str) {
+        if !self.inner.settings.quiet {
+            self.screen().err_line(&paint(self.inner.look.color_err, Paint::Bold, &clean(line, false)));
+            self.gap();
+        }
+    }
+
+    /// Room between parts, where a person looks at a terminal.
+    pub fn gap(&self) {
+        let mut screen = self.screen();
+        if screen.tasks == Tasks::Drawn {
+            screen.err_line("");
+        }
+    }
+
     /// The same, only with `--verbose`.
     pub fn detail(&self, line: &str) {
         if self.inner.settings.verbose {
@@ -169,7 +185,7 @@ impl Ui {
 
     /// Whether nobody reads standard output any more; a command that follows something ends then.
     pub fn is_closed(&self) -> bool {
-        self.screen().is_out_closed()
+        self.screen().is_out_closed() || look::nobody_reads(&io::stdout())
     }
 
     /// A yes/no question, default no.

@@ -376,7 +376,7 @@ fn incompatible(name: &str, hello: &Hello) -> Error {
         hello.server, hello.protocol.min, hello.protocol.max, PROTOCOL.min, PROTOCOL.max
     );
     let hint = match hello.protocol.max < PROTOCOL.min {
-        true => format!("run `tako servers upgrade {name}`"),
+        true => format!("install this tako's version of tako-server on {name}, and restart it there"),
         false => "upgrade tako on this machine".into(),
     };
     Error::new(Kind::Incompatible, message).hint(hint)

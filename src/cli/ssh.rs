@@ -76,6 +76,7 @@ pub(crate) struct Session {
 /// A running `sftp`, ended on drop.
 pub(crate) struct Upload {
     server: String,
+    login: String,
     part: String,
     sftp: Owned,
     stderr: Tail,
@@ -87,6 +88,8 @@ pub(crate) struct Upload {
 struct Destination {
     host: String,
     options: Vec<String>,
+    /// The same for a person to type.
+    login: String,
 }
 
 /// The control socket and the log of one session, removed on drop.
@@ -127,7 +130,7 @@ impl Session {
         let exit = self.ssh.wait_for(ENDING).and_then(|status| status.code());
         let mut log = self.files.read_log();
         log.extend(self.stderr.lines());
-        let ending = Ending { exit, log: &log, greeted };
+        let ending = Ending { exit, log: &log, greeted, login: &self.destination.login };
         let class = Class::of(&ending);
         (class.error(&self.server, &ending), class.is_retryable())
     }
@@ -164,7 +167,8 @@ impl Session {
             // Nobody listens any more after an interrupt.
             let _ = told.send(batch.run(stdin, stdout));
         });
-        Ok(Upload { server: self.server.clone(), part, sftp, stderr, tell })
+        let (server, login) = (self.server.clone(), self.destination.login.clone());
+        Ok(Upload { server, login, part, sftp, stderr, tell })
     }
 }
 
@@ -194,7 +198,7 @@ impl Upload {
     }
 
     fn failed(&self, exit: Option<i32>, log: &[String]) -> Error {
-        let ending = Ending { exit, log, greeted: false };
+        let ending = Ending { exit, log, greeted: false, login: &self.login };
         match Class::of(&ending) {
             Class::Other | Class::Program | Class::NotInstalled => {
                 let why = log.last().map_or("sftp ended without a word", String::as_str);
@@ -261,7 +265,7 @@ impl Destination {
         if let Some(port) = server.port {
             options.push(format!("Port={port}"));
         }
-        Ok(Destination { host: server.host.clone(), options })
+        Ok(Destination { host: server.host.clone(), options, login: login(server) })
     }
 
     /// `sftp` takes what follows a colon for a path.
@@ -345,6 +349,18 @@ fn cannot_start(program: &str, variable: &str, e: std::io::Error) -> Error {
 /// In an option's value `ssh` expands `%`, which our paths have only if the user's runtime folder has.
 fn control_option(path: &Path) -> String {
     format!("ControlPath={}", path.display().to_string().replace('%', "%%"))
+}
+
+/// All that was set by flags and variables; the rest is in ssh_config for both.
+fn login(server: &Server) -> String {
+    let mut words = vec!["ssh".to_string()];
+    words.extend(env::var("TAKO_SSH_OPTIONS").unwrap_or_default().split_whitespace().map(Into::into));
+    words.extend(server.port.map(|port| format!("-p {port}")));
+    words.push(match &server.user {
+        Some(user) => format!("{user}@{}", server.host),
+        None => server.host.clone(),
+    });
+    words.join(" ")
 }
 
 /// Letters, digits and `also`, not starting like an option.

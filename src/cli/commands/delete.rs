@@ -51,8 +51,8 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let mut failed = Vec::new();
     for (server, deleted) in results {
         match deleted {
-            Ok(true) => ui.out(&format!("✓ {app} is gone from {server}")),
-            Ok(false) => ui.out(&format!("✓ {app} was not on {server}")),
+            Ok(true) => ui.success(&format!("{app} is gone from {server}")),
+            Ok(false) => ui.success(&format!("{app} was not on {server}")),
             Err(e) => failed.push((server, e)),
         }
     }

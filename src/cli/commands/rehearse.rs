@@ -142,7 +142,7 @@ impl Play<'_> {
         let Shipped { ends, .. } = shipped;
         let end = ends.into_iter().next().ok_or_else(|| Error::new(Kind::Bug, "the deploy had no server"))?;
         let deployed = end.result?;
-        self.ui.note(&format!("✓ Live in {}", units::duration(start.elapsed())));
+        self.ui.success(&format!("Live in {}", units::duration(start.elapsed())));
         Ok(deployed)
     }
 

@@ -18,7 +18,7 @@ pub(super) fn end_badly(task: Task, e: &Error) {
 pub(super) fn went_live(deployed: &Deployed) -> String {
     let what = match deployed.instances {
         0 => "live on demand".to_string(),
-        n => format!("{n}/{n} instances live"),
+        n => format!("{n}/{n} live"),
     };
     match beyond_boot(deployed).into_iter().max() {
         Some(swap) => format!("{what} · serving {} after ready", units::swap(swap)),
@@ -100,7 +100,7 @@ mod tests {
             instances: 2,
             swaps: vec![Swap { boot_us: 400_000, total_us: 403_000 }, Swap { boot_us: 500_000, total_us: 512_400 }],
         };
-        assert_eq!(went_live(&deployed), "2/2 instances live · serving 12 ms after ready");
+        assert_eq!(went_live(&deployed), "2/2 live · serving 12 ms after ready");
         // Clocks of two processes may disagree by a little.
         deployed.swaps = vec![Swap { boot_us: 5, total_us: 3 }];
         assert_eq!(beyond_boot(&deployed), [Duration::ZERO]);

@@ -22,7 +22,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::error::{Context, Error, Kind, Result};
-use look::{Look, Paint, clean, paint};
+use look::{Glyph, Look, Paint, clean, paint};
 use screen::{Screen, Tasks};
 use tree::{End, Id};
 
@@ -103,6 +103,14 @@ impl Ui {
         }
     }
 
+    /// What went well, as a line of the result.
+    pub fn success(&self, line: &str) {
+        let look = &self.inner.look;
+        let mark = paint(look.color_out, Paint::Green, look.glyph(Glyph::Done, 0));
+        self.gap();
+        self.out(&format!("{mark} {line}"));
+    }
+
     /// One NDJSON event on standard output, with `event` and `v` added; silent without `--json`.
     pub fn event(&self, name: &str, fields: serde_json::Value) {
         if self.is_json() {
@@ -119,18 +127,15 @@ impl Ui {
 
     /// What a command is about, with room around it on a terminal.
     pub fn heading(&self, line: &str) {
-        if !self.inner.settings.quiet {
+        if !self.inner.settings.quiet && !self.is_json() {
             self.screen().err_line(&paint(self.inner.look.color_err, Paint::Bold, &clean(line, false)));
             self.gap();
         }
     }
 
     /// Room between parts, where a person looks at a terminal.
-    pub fn gap(&self) {
-        let mut screen = self.screen();
-        if screen.tasks == Tasks::Drawn {
-            screen.err_line("");
-        }
+    fn gap(&self) {
+        self.screen().gap();
     }
 
     /// The same, only with `--verbose`.
@@ -160,6 +165,7 @@ impl Ui {
         );
         let on = self.inner.look.color_err;
         let mut screen = self.screen();
+        screen.part_from_tasks();
         let mut lines = error_lines(error).into_iter();
         if let Some(first) = lines.next() {
             screen.err_line(&format!("{} {}", paint(on, Paint::Red, "error:"), clean(&first, false)));

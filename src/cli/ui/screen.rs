@@ -90,6 +90,20 @@ impl Screen {
         self.last_line = Instant::now();
     }
 
+    /// Room between parts, where somebody looks at a terminal.
+    pub fn gap(&mut self) {
+        if self.tasks == Tasks::Drawn {
+            self.err_line("");
+        }
+    }
+
+    /// The same, if there were tasks.
+    pub fn part_from_tasks(&mut self) {
+        if self.tree.was_used() {
+            self.gap();
+        }
+    }
+
     /// One NDJSON event: `v` and `event` first, then the fields of the object `fields`.
     pub fn event(&mut self, name: &str, fields: &serde_json::Value) {
         let fields = fields.to_string();

@@ -84,7 +84,9 @@ impl Tree {
         let Some(task) = self.task_mut(id) else { return Duration::ZERO };
         let took = now.saturating_duration_since(task.started);
         if !text.is_empty() {
-            task.text = text.into();
+            // An error names its server, and so does the line.
+            let rest = text.strip_prefix(task.label.as_str()).and_then(|rest| rest.strip_prefix(": "));
+            task.text = rest.unwrap_or(text).into();
         }
         task.bar = None;
         task.ended = Some((end, took));
@@ -113,6 +115,11 @@ impl Tree {
         }
         names.reverse();
         names.join(" ")
+    }
+
+    /// Whether there ever was a task.
+    pub fn was_used(&self) -> bool {
+        self.next > 0
     }
 
     pub fn is_empty(&self) -> bool {

@@ -25,7 +25,7 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
                 "this stops {} in {env_name} on {names} and removes its releases, logs and data",
                 project.name
             ));
-            ui.ask("type the app's name to delete it:", None, &flag)?
+            ui.ask("type the app's name to delete it", None, &flag)?
         }
     };
     if typed != project.name.as_str() {

@@ -4,13 +4,21 @@ use std::time::Duration;
 
 use crate::cli::ui::Task;
 use crate::cli::ui::units;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::{Deployed, Notice, Step, Swap};
 
 /// A step that was stopped because of another one has not failed: its line just ends.
 pub(super) fn end_badly(task: Task, e: &Error) {
     if e.kind() != Kind::Interrupted {
         task.fail(&e.to_string());
+    }
+}
+
+/// The error with its server's name in front, which those of the connection have already.
+pub(super) fn at<T>(server: &str, result: Result<T>) -> Result<T> {
+    match result {
+        Err(e) if e.to_string().starts_with(&format!("{server}: ")) => Err(e),
+        other => other.context(|| server.to_string()),
     }
 }
 
@@ -90,6 +98,12 @@ mod tests {
         assert_eq!(both.detail(), ["nyc1: gone"]);
         assert_eq!(told(vec![stopped(), stopped()]).kind(), Kind::Interrupted);
         assert_eq!(all(vec![Ok(1), Ok(2)]).unwrap(), [1, 2]);
+    }
+
+    #[test]
+    fn a_server_is_named_once() {
+        let told = |text: &str| at::<()>("fra1", Err(Error::new(Kind::Busy, text))).unwrap_err().to_string();
+        assert_eq!((told("locked").as_str(), told("fra1: lost").as_str()), ("fra1: locked", "fra1: lost"));
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Ui {
     pub fn success(&self, line: &str) {
         let look = &self.inner.look;
         let mark = paint(look.color_out, Paint::Green, look.glyph(Glyph::Done, 0));
-        self.gap();
+        self.screen().part_from_tasks();
         self.out(&format!("{mark} {line}"));
     }
 

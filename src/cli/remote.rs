@@ -5,6 +5,8 @@
 //!
 //! **Invariant**: a silent server is an error after [`SILENCE`], whatever it was asked.
 
+mod hello;
+
 use std::fs;
 use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
@@ -25,15 +27,12 @@ use crate::crypto;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::PROTOCOL;
-use crate::proto::control::{Answer, Artifact, Body, Call, Greeting, Hello, MAGIC, Notice, Reply, Request};
+use crate::proto::control::{Answer, Artifact, Body, Call, Greeting, Hello, Notice, Reply, Request};
 use crate::proto::wire;
+use hello::{Greeted, find_hello, incompatible};
 
 /// A live server says something at least every few seconds; ssh itself gives up on a dead network after 15.
 const SILENCE: Duration = Duration::from_secs(30);
-/// What a login shell may print before our program starts; beyond this nobody will find the hello.
-const MAX_NOISE: usize = 64 << 10;
-/// A hello is a few hundred bytes.
-const MAX_HELLO: usize = 8 << 10;
 /// Answers read ahead of us; then the reader waits, and the server behind it.
 const MAX_AHEAD: usize = 64;
 /// How often we ask how much of an upload has arrived.
@@ -305,8 +304,6 @@ fn wait<T>(channel: &Receiver<T>, heard: &LastHeard, interrupt: &Interrupt, name
     }
 }
 
-type Greeted = (Hello, usize);
-
 /// Reads the hello and then answers, each into its channel. The thread ends with the stream, or when nobody listens.
 fn start_reader(stdout: ChildStdout, heard: Arc<LastHeard>) -> (Receiver<Greeted>, Receiver<Result<Answer>>) {
     let (hello, hellos) = bounded(1);
@@ -344,42 +341,6 @@ fn start_writer(mut stdin: ChildStdin, greeting: Greeting) -> Sender<Call> {
         let _ = stdin.flush();
     });
     call
-}
-
-/// Looks for the hello behind whatever a login shell printed; with it come the count of bytes before it and the bytes
-/// after it. `None` when the stream ends or goes on for too long without one.
-fn find_hello(stream: &mut impl Read) -> Option<(Greeted, Vec<u8>)> {
-    let start = format!("{{\"tako\":\"{MAGIC}\"").into_bytes();
-    let mut seen = Vec::new();
-    let mut chunk = [0; 4 << 10];
-    while seen.len() < MAX_NOISE + MAX_HELLO {
-        // A noise without a line feed at its end has the hello on its last line.
-        if let Some(at) = memchr::memmem::find(&seen, &start)
-            && let Some(end) = memchr::memchr(b'\n', &seen[at..]).map(|n| at + n)
-        {
-            let hello = serde_json::from_slice(&seen[at..end]).ok()?;
-            return Some(((hello, at), seen.split_off(end + 1)));
-        }
-        match stream.read(&mut chunk) {
-            Ok(0) => return None,
-            Ok(n) => seen.extend_from_slice(&chunk[..n]),
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return None,
-        }
-    }
-    None
-}
-
-fn incompatible(name: &str, hello: &Hello) -> Error {
-    let message = format!(
-        "{name}: tako-server {} speaks protocol {}–{}, this tako speaks {}–{}",
-        hello.server, hello.protocol.min, hello.protocol.max, PROTOCOL.min, PROTOCOL.max
-    );
-    let hint = match hello.protocol.max < PROTOCOL.min {
-        true => format!("install this tako's version of tako-server on {name}, and restart it there"),
-        false => "upgrade tako on this machine".into(),
-    };
-    Error::new(Kind::Incompatible, message).hint(hint)
 }
 
 /// A rehearsal's upload: the same two steps, a temporary name and a rename.

@@ -2,7 +2,7 @@
 //! not there, and says by its exit code what happened. And what a first app of each runtime looks like.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -204,8 +204,7 @@ fn a_fetch_handler_answers_on_deno() {
 
 fn answers_from_a_fetch_handler(runtime: &str) {
     if !is_there(runtime) {
-        println!("skipped: there is no {runtime} on this machine");
-        return;
+        return skipped(runtime);
     }
     let (server, _sshd, user) = super::deploy::world();
     user.use_app(&format!("{runtime}-fetch"), false);
@@ -219,8 +218,7 @@ fn answers_from_a_fetch_handler(runtime: &str) {
 #[test]
 fn a_binary_is_built_here_and_answers_there() {
     if !is_there("rustc") {
-        println!("skipped: there is no rustc on this machine");
-        return;
+        return skipped("rustc");
     }
     let (server, _sshd, user) = super::deploy::world();
     let example: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/hello-binary");
@@ -245,4 +243,9 @@ fn a_binary_is_built_here_and_answers_there() {
 fn is_there(program: &str) -> bool {
     let ran = Command::new(program).arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).status();
     ran.is_ok_and(|status| status.success())
+}
+
+/// Past the capture of the test's output, so that it is seen.
+fn skipped(program: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: there is no {program} on this machine");
 }

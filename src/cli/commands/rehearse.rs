@@ -127,7 +127,7 @@ impl Play<'_> {
     /// The same steps as a real deploy, to the one private server.
     fn deploy(&self, place: &Place, version: &Version) -> Result<Deployed> {
         let start = Instant::now();
-        self.ui.note(&format!("{} → rehearsal   {version}", self.project.name));
+        self.ui.heading(&format!("{} → rehearsal   {version}", self.project.name));
         let shipment = Shipment {
             project: self.project,
             env_name: self.env_name,

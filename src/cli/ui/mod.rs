@@ -21,6 +21,7 @@ use std::time::Instant;
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use crate::cli::interrupt::Interrupt;
 use crate::error::{Context, Error, Kind, Result};
 use look::{Glyph, Look, Paint, clean, paint};
 use screen::{Screen, Tasks};
@@ -128,6 +129,7 @@ impl Ui {
     /// What a command is about, with room around it on a terminal.
     pub fn heading(&self, line: &str) {
         if !self.inner.settings.quiet && !self.is_json() {
+            self.screen().part_from_tasks();
             self.screen().err_line(&paint(self.inner.look.color_err, Paint::Bold, &clean(line, false)));
             self.gap();
         }
@@ -251,7 +253,9 @@ impl Ui {
     fn question(&self, question: &str) -> Result<String> {
         let _one = self.inner.asking.lock().unwrap_or_else(PoisonError::into_inner);
         self.screen().ask(question);
-        let answer = ask::line(&mut stdin().lock());
+        let answer = Interrupt::of_process()
+            .and_then(|interrupt| ask::wait(&interrupt))
+            .and_then(|()| ask::line(&mut stdin().lock()));
         self.screen().answered(!matches!(answer, Ok(Some(_))));
         answer?.ok_or_else(|| Error::new(Kind::Interrupted, "the input ended before the answer"))
     }

@@ -97,9 +97,9 @@ impl Screen {
         }
     }
 
-    /// The same, if there were tasks.
+    /// The same, if there are tasks above.
     pub fn part_from_tasks(&mut self) {
-        if self.tree.was_used() {
+        if self.tree.has_ended() {
             self.gap();
         }
     }
@@ -140,13 +140,14 @@ impl Screen {
 
     pub fn end(&mut self, id: Id, end: End, text: &str, now: Instant) {
         let text = one_line(text);
-        let took = self.tree.end(id, end, &text, now);
+        let text = self.tree.without_label(id, &text);
+        let took = self.tree.end(id, end, text, now);
         let state = match end {
             End::Done => "ok",
             End::Failed => "failed",
             End::Stopped => "stopped",
         };
-        self.report(id, state, &text, Some(took), now);
+        self.report(id, state, text, Some(took), now);
         if self.tasks != Tasks::Drawn {
             self.tree.take_ended(now, 0, &self.look);
         }

@@ -34,6 +34,7 @@ pub(super) enum End {
 pub(super) struct Tree {
     tasks: Vec<Task>,
     next: u64,
+    ended: bool,
 }
 
 struct Task {
@@ -81,12 +82,11 @@ impl Tree {
 
     /// How long it took.
     pub fn end(&mut self, id: Id, end: End, text: &str, now: Instant) -> Duration {
+        self.ended = true;
         let Some(task) = self.task_mut(id) else { return Duration::ZERO };
         let took = now.saturating_duration_since(task.started);
         if !text.is_empty() {
-            // An error names its server, and so does the line.
-            let rest = text.strip_prefix(task.label.as_str()).and_then(|rest| rest.strip_prefix(": "));
-            task.text = rest.unwrap_or(text).into();
+            task.text = text.into();
         }
         task.bar = None;
         task.ended = Some((end, took));
@@ -117,9 +117,17 @@ impl Tree {
         names.join(" ")
     }
 
-    /// Whether there ever was a task.
-    pub fn was_used(&self) -> bool {
-        self.next > 0
+    /// An error names its server or its step, and so does its line: once is enough.
+    pub fn without_label<'t>(&self, id: Id, text: &'t str) -> &'t str {
+        let split = text
+            .split_once(": ")
+            .filter(|(first, _)| self.task(id).is_some_and(|task| task.label.to_lowercase() == first.to_lowercase()));
+        split.map_or(text, |(_, rest)| rest)
+    }
+
+    /// Whether a task ever ended.
+    pub fn has_ended(&self) -> bool {
+        self.ended
     }
 
     pub fn is_empty(&self) -> bool {

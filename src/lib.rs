@@ -36,7 +36,6 @@
 //! **Confined**: whatever an archive says, nothing is written outside the release. Kept by `archive`.
 //! **Bounded**: every queue, buffer, count and wait has a limit, a `const` beside its reason.
 //! **Silent**: no secret is in a file in clear, an argument, an environment that another user reads, a log or an error.
-#![allow(dead_code)] // TEMPORARY while the rooms are being filled; goes with the first end-to-end run.
 
 pub(crate) mod error;
 pub(crate) mod logger;

@@ -147,6 +147,7 @@ impl Args {
     }
 
     /// The last word of the command: `deploy`, or `rollback` of `releases rollback`.
+    #[cfg(test)]
     pub fn verb(&self) -> &'static str {
         self.path.last().map_or("", |c| c.name)
     }

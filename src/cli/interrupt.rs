@@ -43,6 +43,7 @@ impl Interrupt {
     }
 
     /// One that never comes.
+    #[cfg(test)]
     pub fn never() -> Interrupt {
         Interrupt { signal: never(), sibling: never() }
     }

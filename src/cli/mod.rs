@@ -77,7 +77,6 @@ fn settings(args: &Args) -> Settings {
 fn code(ended: Result<Exit>) -> u8 {
     let kind = match ended {
         Ok(Exit::Done) => return 0,
-        Ok(Exit::NothingChanged) => return 4,
         Ok(Exit::Partly) => return 5,
         Err(e) => e.kind(),
     };
@@ -113,6 +112,6 @@ mod tests {
         check(Kind::NeedsInput, 10);
         check(Kind::Interrupted, 130);
         check(Kind::Io, 1);
-        assert_eq!([Exit::Done, Exit::NothingChanged, Exit::Partly].map(|e| code(Ok(e))), [0, 4, 5]);
+        assert_eq!([Exit::Done, Exit::Partly].map(|e| code(Ok(e))), [0, 5]);
     }
 }

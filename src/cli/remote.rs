@@ -5,6 +5,8 @@
 //!
 //! **Invariant**: a silent server is an error after [`SILENCE`], whatever it was asked.
 
+mod hello;
+
 use std::fs;
 use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
@@ -19,23 +21,22 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use super::child::{Owned, Tail};
 use super::config::inventory::Server;
 use super::interrupt::{Interrupt, interrupted};
-use super::ssh::Session;
+use super::ssh::{Session, Upload};
 use super::ui::Ui;
 use crate::crypto;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::PROTOCOL;
-use crate::proto::control::{Answer, Artifact, Body, Call, Greeting, Hello, MAGIC, Notice, Reply, Request};
+use crate::proto::control::{Answer, Artifact, Body, Call, Greeting, Hello, Notice, Reply, Request};
 use crate::proto::wire;
+use hello::{Greeted, find_hello, incompatible};
 
 /// A live server says something at least every few seconds; ssh itself gives up on a dead network after 15.
 const SILENCE: Duration = Duration::from_secs(30);
-/// What a login shell may print before our program starts; beyond this nobody will find the hello.
-const MAX_NOISE: usize = 64 << 10;
-/// A hello is a few hundred bytes.
-const MAX_HELLO: usize = 8 << 10;
 /// Answers read ahead of us; then the reader waits, and the server behind it.
 const MAX_AHEAD: usize = 64;
+/// How often we ask how much of an upload has arrived.
+const LOOK: Duration = Duration::from_millis(300);
 /// Connection attempts where another one may help.
 const ATTEMPTS: u32 = 3;
 
@@ -118,10 +119,6 @@ impl Remote {
         Ok(Remote { name, hello, noise, next_id: 1, calls, answers, heard, link, interrupt })
     }
 
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     pub fn hello(&self) -> &Hello {
         &self.hello
     }
@@ -169,6 +166,7 @@ impl Remote {
             Reply::Done => "done",
             Reply::Info(_) => "info",
             Reply::Preflight(_) => "preflight",
+            Reply::Incoming { .. } => "incoming",
             Reply::Deployed(_) => "deployed",
             Reply::Status(_) => "status",
             Reply::Releases(_) => "releases",
@@ -176,12 +174,31 @@ impl Remote {
         Error::new(Kind::Refused, format!("{}: the server answered something else (`{kind}`)", self.name))
     }
 
-    /// Brings `file` into the server's incoming folder as `artifact.file`; see [`Session::upload`].
-    pub fn upload(&self, file: &Path, artifact: &Artifact, again: bool) -> Result<bool> {
-        match &self.link {
-            Link::Ssh(session) => session.upload(file, &self.hello.incoming, artifact, again, &self.interrupt),
-            Link::Here(_) => copy_in(file, Path::new(&self.hello.incoming), artifact, again),
+    /// Brings `file` into the server's incoming folder as `artifact.file`, in full or not at all. Without `again`, one
+    /// that lies there with the right size is left alone; the result tells whether bytes were sent. `on` hears how many
+    /// have arrived.
+    pub fn upload(&mut self, file: &Path, artifact: &Artifact, again: bool, on: &dyn Fn(u64)) -> Result<bool> {
+        let incoming = &self.hello.incoming;
+        let mut upload = match &self.link {
+            Link::Ssh(session) => session.start_upload(file, incoming, artifact, again)?,
+            Link::Here(_) => return copy_in(file, Path::new(incoming), artifact, again),
+        };
+        let mut watched = true;
+        loop {
+            if let Some(ended) = upload.wait(LOOK, &self.interrupt)? {
+                return ended;
+            }
+            // The bar is a comfort: where it cannot be had, the upload goes on without.
+            watched = watched && self.tell_progress(&upload, on).is_ok();
         }
+    }
+
+    fn tell_progress(&mut self, upload: &Upload, on: &dyn Fn(u64)) -> Result<()> {
+        match self.call(Request::Incoming { file: upload.part().into() }, &mut |_| {})? {
+            Reply::Incoming { bytes } => on(bytes),
+            other => return Err(self.misunderstood(&other)),
+        }
+        Ok(())
     }
 }
 
@@ -287,8 +304,6 @@ fn wait<T>(channel: &Receiver<T>, heard: &LastHeard, interrupt: &Interrupt, name
     }
 }
 
-type Greeted = (Hello, usize);
-
 /// Reads the hello and then answers, each into its channel. The thread ends with the stream, or when nobody listens.
 fn start_reader(stdout: ChildStdout, heard: Arc<LastHeard>) -> (Receiver<Greeted>, Receiver<Result<Answer>>) {
     let (hello, hellos) = bounded(1);
@@ -326,42 +341,6 @@ fn start_writer(mut stdin: ChildStdin, greeting: Greeting) -> Sender<Call> {
         let _ = stdin.flush();
     });
     call
-}
-
-/// Looks for the hello behind whatever a login shell printed; with it come the count of bytes before it and the bytes
-/// after it. `None` when the stream ends or goes on for too long without one.
-fn find_hello(stream: &mut impl Read) -> Option<(Greeted, Vec<u8>)> {
-    let start = format!("{{\"tako\":\"{MAGIC}\"").into_bytes();
-    let mut seen = Vec::new();
-    let mut chunk = [0; 4 << 10];
-    while seen.len() < MAX_NOISE + MAX_HELLO {
-        // A noise without a line feed at its end has the hello on its last line.
-        if let Some(at) = memchr::memmem::find(&seen, &start)
-            && let Some(end) = memchr::memchr(b'\n', &seen[at..]).map(|n| at + n)
-        {
-            let hello = serde_json::from_slice(&seen[at..end]).ok()?;
-            return Some(((hello, at), seen.split_off(end + 1)));
-        }
-        match stream.read(&mut chunk) {
-            Ok(0) => return None,
-            Ok(n) => seen.extend_from_slice(&chunk[..n]),
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return None,
-        }
-    }
-    None
-}
-
-fn incompatible(name: &str, hello: &Hello) -> Error {
-    let message = format!(
-        "{name}: tako-server {} speaks protocol {}–{}, this tako speaks {}–{}",
-        hello.server, hello.protocol.min, hello.protocol.max, PROTOCOL.min, PROTOCOL.max
-    );
-    let hint = match hello.protocol.max < PROTOCOL.min {
-        true => format!("run `tako servers upgrade {name}`"),
-        false => "upgrade tako on this machine".into(),
-    };
-    Error::new(Kind::Incompatible, message).hint(hint)
 }
 
 /// A rehearsal's upload: the same two steps, a temporary name and a rename.

@@ -24,13 +24,13 @@ use super::project::{Env, Project};
 use super::remote::{Place, Remote};
 use super::ui::{Task, Ui};
 use crate::cli::ui::units;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::proto::control::{AppState, Artifact, Deploy, Deployed, Notice, Preflight, Reply, Request, Secrets};
 use crate::proto::manifest::{Limits, Manifest};
 use crate::proto::name::{AppId, EnvName, ServerName};
 use crate::proto::target::Target;
 use crate::proto::version::Version;
-use tell::{all, end_badly, step_words, telling, went_live};
+use tell::{all, at, end_badly, step_words, telling, went_live};
 
 /// Left free beside what a release needs, for logs and the apps' own data.
 const SPARE: u64 = 64 << 20;
@@ -202,6 +202,11 @@ fn connect_step(
     };
     task.done(&bound.iter().map(|b| b.place.name()).collect::<Vec<_>>().join(", "));
     for bound in &bound {
+        let (hello, preflight) = (bound.remote.hello(), &bound.preflight);
+        let live = preflight.live.as_ref().map_or("nothing", Version::as_str);
+        let free = units::size(preflight.free_bytes);
+        let name = bound.place.name();
+        ui.detail(&format!("{name}: tako-server {} on {}, {live} live, {free} free", hello.server, hello.target));
         for overlap in &bound.preflight.overlaps {
             ui.note(&format!("{}: {overlap} is more specific and keeps its requests", bound.place.name()));
         }
@@ -219,7 +224,7 @@ fn connect(shipment: &Shipment<'_>, place: &Place, interrupt: &Interrupt) -> Res
         version: shipment.version.clone(),
         routes: shipment.env.routes.clone(),
     };
-    match remote.call(request, &mut |_| {}).context(|| place.name().to_string())? {
+    match at(place.name(), remote.call(request, &mut |_| {}))? {
         Reply::Preflight(preflight) => Ok(Bound { place: place.clone(), remote, preflight }),
         other => Err(remote.misunderstood(&other)),
     }
@@ -265,13 +270,14 @@ fn prepare_step(
     // All locks before the first byte: a deploy of somebody else ends this one early.
     let locked = fanout::each(children, CALLS, |(bound, line)| {
         let request = Request::Lock { app: shipment.app(), version: Some(shipment.version.clone()) };
-        let locked = bound.remote.order(request, &mut |_| {}).context(|| bound.place.name().to_string());
+        let locked = at(bound.place.name(), bound.remote.order(request, &mut |_| {}));
         or_give_up(locked.is_err());
         locked.map(|()| (bound, line))
     });
     let prepared = all(locked).and_then(|children| {
         all(fanout::each(children, CALLS, |(bound, line)| {
-            let prepared = prepare(shipment, built, bound, &line).context(|| bound.place.name().to_string());
+            let prepared = prepare(shipment, built, bound, &line);
+            let prepared = at(bound.place.name(), prepared);
             or_give_up(prepared.is_err());
             match &prepared {
                 Ok(sent) => line.done(if *sent { "sent and prepared" } else { "already there" }),
@@ -283,7 +289,11 @@ fn prepare_step(
     match &prepared {
         Ok(sent) => {
             let sent = sent.iter().filter(|sent| **sent).count() as u64 * built.packed.bytes;
-            task.done(&if sent == 0 { "nothing to send".into() } else { format!("{} sent", units::size(sent)) });
+            task.done(&if sent == 0 {
+                "nothing to send, it is there already".into()
+            } else {
+                format!("{} sent", units::size(sent))
+            });
         }
         // Why is told once, at the end.
         Err(_) => task.fail("nothing was changed"),
@@ -309,12 +319,13 @@ fn prepare(shipment: &Shipment<'_>, built: &Built, bound: &mut Bound, line: &Tas
         };
         let unpack =
             || Request::Unpack { app: shipment.app(), version: shipment.version.clone(), artifact: artifact.clone() };
-        line.set(&format!("uploading {}", units::size(packed.bytes)));
-        sent = bound.remote.upload(&built.file, &artifact, false)?;
+        line.set("uploading");
+        let arrived = |bytes| line.progress(bytes, packed.bytes);
+        sent = bound.remote.upload(&built.file, &artifact, false, &arrived)?;
         match bound.remote.order(unpack(), &mut on) {
             // What lay there had the right size and was something else.
             Err(e) if !sent && matches!(e.kind(), Kind::Refused | Kind::NotFound) => {
-                sent = bound.remote.upload(&built.file, &artifact, true)?;
+                sent = bound.remote.upload(&built.file, &artifact, true, &arrived)?;
                 bound.remote.order(unpack(), &mut on)?;
             }
             other => other?,

@@ -18,7 +18,7 @@ use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{bounded, select};
+use crossbeam_channel::{Receiver, bounded, select};
 
 use super::child::{Owned, Tail, plain};
 use super::config::inventory::Server;
@@ -73,10 +73,23 @@ pub(crate) struct Session {
     destination: Destination,
 }
 
+/// A running `sftp`, ended on drop.
+pub(crate) struct Upload {
+    server: String,
+    login: String,
+    part: String,
+    sftp: Owned,
+    stderr: Tail,
+    /// Whether bytes were sent; `None` when sftp ended early.
+    tell: Receiver<Option<bool>>,
+}
+
 /// What goes to `ssh` and `sftp` alike to reach one server.
 struct Destination {
     host: String,
     options: Vec<String>,
+    /// The same for a person to type.
+    login: String,
 }
 
 /// The control socket and the log of one session, removed on drop.
@@ -117,23 +130,16 @@ impl Session {
         let exit = self.ssh.wait_for(ENDING).and_then(|status| status.code());
         let mut log = self.files.read_log();
         log.extend(self.stderr.lines());
-        let ending = Ending { exit, log: &log, greeted };
+        let ending = Ending { exit, log: &log, greeted, login: &self.destination.login };
         let class = Class::of(&ending);
         (class.error(&self.server, &ending), class.is_retryable())
     }
 
-    /// Puts `file` into the server's `incoming` folder as `artifact.file`, in full or not at all. Without `again`, one
-    /// that lies there with the right size is left alone; the result tells whether bytes were sent.
-    pub fn upload(
-        &self,
-        file: &Path,
-        incoming: &str,
-        artifact: &Artifact,
-        again: bool,
-        interrupt: &Interrupt,
-    ) -> Result<bool> {
+    /// Begins to put `file` into the server's `incoming` folder as `artifact.file`: under a name of its own first, then
+    /// by a rename. Without `again`, one that lies there with the right size is left alone.
+    pub fn start_upload(&self, file: &Path, incoming: &str, artifact: &Artifact, again: bool) -> Result<Upload> {
         let remote = remote_path(incoming, &artifact.file)?;
-        let part = format!("{remote}.{}.part", hex8()?);
+        let part = format!("{}.{}.part", artifact.file, hex8()?);
         let (folder, name) = file
             .parent()
             .zip(file.file_name().and_then(|n| n.to_str()))
@@ -154,27 +160,45 @@ impl Session {
         let stderr = Tail::of(sftp.child.stderr.take().expect("stderr was asked to be a pipe"), KEPT_LINES);
 
         // The talk with sftp blocks, so it has a thread; dropping `sftp` ends both.
-        let batch = Batch { remote, part, name: name.into(), bytes: artifact.bytes, again };
+        let part_path = remote_path(incoming, &part)?;
+        let batch = Batch { remote, part: part_path, name: name.into(), bytes: artifact.bytes, again };
         let (told, tell) = bounded(1);
         thread::spawn(move || {
             // Nobody listens any more after an interrupt.
             let _ = told.send(batch.run(stdin, stdout));
         });
-        let [signal, sibling] = interrupt.bells();
-        let sent = select! {
-            recv(tell) -> sent => sent.unwrap_or(None),
-            recv(signal) -> _ => return Err(interrupted()),
-            recv(sibling) -> _ => return Err(interrupted()),
-        };
-        let exit = sftp.wait_for(ENDING).and_then(|status| status.code());
-        match (sent, exit) {
-            (Some(sent), Some(0)) => Ok(sent),
-            _ => Err(self.upload_failed(exit, &stderr.lines())),
-        }
+        let (server, login) = (self.server.clone(), self.destination.login.clone());
+        Ok(Upload { server, login, part, sftp, stderr, tell })
+    }
+}
+
+impl Upload {
+    /// The name in the incoming folder under which the bytes arrive.
+    pub fn part(&self) -> &str {
+        &self.part
     }
 
-    fn upload_failed(&self, exit: Option<i32>, log: &[String]) -> Error {
-        let ending = Ending { exit, log, greeted: false };
+    /// How it ended, if it does within `limit`: whether bytes were sent.
+    ///
+    /// # Errors
+    /// Interrupted; then it is stopped.
+    pub fn wait(&mut self, limit: Duration, interrupt: &Interrupt) -> Result<Option<Result<bool>>> {
+        let [signal, sibling] = interrupt.bells();
+        let sent = select! {
+            recv(self.tell) -> sent => sent.unwrap_or(None),
+            recv(signal) -> _ => return Err(interrupted()),
+            recv(sibling) -> _ => return Err(interrupted()),
+            default(limit) => return Ok(None),
+        };
+        let exit = self.sftp.wait_for(ENDING).and_then(|status| status.code());
+        Ok(Some(match (sent, exit) {
+            (Some(sent), Some(0)) => Ok(sent),
+            _ => Err(self.failed(exit, &self.stderr.lines())),
+        }))
+    }
+
+    fn failed(&self, exit: Option<i32>, log: &[String]) -> Error {
+        let ending = Ending { exit, log, greeted: false, login: &self.login };
         match Class::of(&ending) {
             Class::Other | Class::Program | Class::NotInstalled => {
                 let why = log.last().map_or("sftp ended without a word", String::as_str);
@@ -241,7 +265,7 @@ impl Destination {
         if let Some(port) = server.port {
             options.push(format!("Port={port}"));
         }
-        Ok(Destination { host: server.host.clone(), options })
+        Ok(Destination { host: server.host.clone(), options, login: login(server) })
     }
 
     /// `sftp` takes what follows a colon for a path.
@@ -325,6 +349,18 @@ fn cannot_start(program: &str, variable: &str, e: std::io::Error) -> Error {
 /// In an option's value `ssh` expands `%`, which our paths have only if the user's runtime folder has.
 fn control_option(path: &Path) -> String {
     format!("ControlPath={}", path.display().to_string().replace('%', "%%"))
+}
+
+/// All that was set by flags and variables; the rest is in ssh_config for both.
+fn login(server: &Server) -> String {
+    let mut words = vec!["ssh".to_string()];
+    words.extend(env::var("TAKO_SSH_OPTIONS").unwrap_or_default().split_whitespace().map(Into::into));
+    words.extend(server.port.map(|port| format!("-p {port}")));
+    words.push(match &server.user {
+        Some(user) => format!("{user}@{}", server.host),
+        None => server.host.clone(),
+    });
+    words.join(" ")
 }
 
 /// Letters, digits and `also`, not starting like an option.

@@ -81,6 +81,9 @@ pub(crate) enum Request {
     Lock { app: AppId, version: Option<Version> },
     /// → `Reply::Done`.
     Unlock { app: AppId },
+    /// How much of an upload has arrived, for a progress bar. `file` is a name in the incoming folder, no path.
+    /// → `Reply::Incoming`, of 0 bytes while it is not there.
+    Incoming { file: String },
     /// Checks an uploaded artifact and lays it out as a release; needs the lock. → `Reply::Done`.
     Unpack { app: AppId, version: Version, artifact: Artifact },
     /// Makes the release able to start: runtime there, dependencies installed; needs the lock. → `Reply::Done`.
@@ -145,6 +148,7 @@ pub(crate) enum Reply {
     Done,
     Info(Info),
     Preflight(Preflight),
+    Incoming { bytes: u64 },
     Deployed(Deployed),
     Status(Vec<AppStatus>),
     Releases(Vec<Release>),

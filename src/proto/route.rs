@@ -75,11 +75,13 @@ impl Route {
         Ok(Route { host, path })
     }
 
-    /// `host` must be lower-case, without port and trailing dot; `path` starts with `/` and has no query.
+    /// The whole rule on one request: what the tests hold the proxy's table, which looks up in two steps, against.
+    #[cfg(test)]
     pub fn matches(&self, host: &str, path: &str) -> bool {
         self.matches_host(host) && self.matches_path(path)
     }
 
+    /// `host` must be lower-case, without port and trailing dot.
     pub fn matches_host(&self, host: &str) -> bool {
         match &self.host {
             Host::Exact(name) => host == name,
@@ -89,6 +91,7 @@ impl Route {
         }
     }
 
+    /// `path` starts with `/` and has no query.
     pub fn matches_path(&self, path: &str) -> bool {
         match &self.path {
             Path::Exact(literal) => path.strip_suffix('/').unwrap_or(path) == literal,
@@ -128,11 +131,6 @@ impl Route {
     /// The scheme and host under which a person can open it, if it names one host.
     pub fn url(&self) -> Option<String> {
         (!self.is_wildcard()).then(|| format!("https://{}{}", self.host(), self.path_prefix()))
-    }
-
-    /// Names that no public authority certifies: `localhost`, single labels and the reserved suffixes.
-    pub fn is_private(&self) -> bool {
-        is_private_host(self.host())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Verbs: one short function per Request. They check that the caller may, call the one who does it, and decide nothing.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -58,6 +59,7 @@ pub(crate) fn serve(daemon: &Arc<Daemon>, session: &mut Session, request: Reques
         Request::Preflight { app, version, routes } => preflight(daemon, &app, &version, &routes),
         Request::Lock { app, version } => lock(daemon, session, app, version.as_ref()),
         Request::Unlock { app } => unlock(session, &app),
+        Request::Incoming { file } => incoming(daemon, &file),
         Request::Unpack { app, version, artifact } => unpack(daemon, session, app, version, artifact),
         Request::Prepare { manifest } => prepare(daemon, session, manifest),
         Request::Deploy(order) => deploy(daemon, session, order),
@@ -110,6 +112,12 @@ fn lock(daemon: &Daemon, session: &mut Session, app: AppId, version: Option<&Ver
 fn unlock(session: &mut Session, app: &AppId) -> Result<Outcome> {
     session.locks.remove(app);
     Ok(Outcome::Reply(Reply::Done))
+}
+
+fn incoming(daemon: &Daemon, file: &str) -> Result<Outcome> {
+    vet::upload_name(file)?;
+    let found = fs::symlink_metadata(daemon.layout.incoming().join(file)).ok().filter(fs::Metadata::is_file);
+    Ok(Outcome::Reply(Reply::Incoming { bytes: found.map_or(0, |f| f.len()) }))
 }
 
 fn unpack(

@@ -68,9 +68,12 @@ pub(crate) fn instances(count: u32) -> Result<()> {
     }
 }
 
-/// The artifact's name must be that of a file in the incoming folder and of nothing else.
 pub(crate) fn artifact(artifact: &Artifact) -> Result<()> {
-    let name = &artifact.file;
+    upload_name(&artifact.file)
+}
+
+/// It must be that of a file in the incoming folder and of nothing else.
+pub(crate) fn upload_name(name: &str) -> Result<()> {
     let plain = (1..=MAX_NAME).contains(&name.len())
         && !name.starts_with('.')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+".contains(&b));

@@ -377,7 +377,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn from(args: &[&str], output: Output) -> Ran {
+    pub fn from(args: &[&str], output: Output) -> Ran {
         Ran {
             args: args.join(" "),
             code: output.status.code().unwrap_or(-1),

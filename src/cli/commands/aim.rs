@@ -112,14 +112,17 @@ pub(crate) fn on_each<R: Send>(
     servers.iter().map(|s| s.name.clone()).zip(results).collect()
 }
 
-/// What is told when some servers failed: one error in full, several in short.
+/// What is told when some servers failed: one error in full, several different ones in short.
 pub(crate) fn failure(failed: Vec<(ServerName, Error)>, of: usize) -> Option<Error> {
     let count = failed.len();
+    let names = failed.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
     let mut failed = failed.into_iter();
     let (name, first) = failed.next()?;
-    if count == 1 {
+    // Where the same happened everywhere it is one error.
+    let same = |(_, e): &(ServerName, Error)| e.kind() == first.kind() && e.to_string() == first.to_string();
+    if failed.as_slice().iter().all(same) {
         let hint = first.next_step().map(str::to_string);
-        let whole = Error::new(first.kind(), named(name.as_str(), &first)).with_detail(first.detail().to_vec());
+        let whole = Error::new(first.kind(), named(&names, &first)).with_detail(first.detail().to_vec());
         return Some(match hint {
             Some(hint) => whole.hint(hint),
             None => whole,
@@ -208,6 +211,8 @@ mod tests {
         assert!(failure(Vec::new(), 2).is_none());
         let one = failure(vec![(name("a"), e("boom"))], 2).unwrap();
         assert_eq!((one.to_string().as_str(), one.next_step()), ("a: boom", Some("do this")));
+        let alike = failure(vec![(name("a"), e("boom")), (name("b"), e("boom"))], 2).unwrap();
+        assert_eq!(alike.to_string(), "a, b: boom");
         let two = failure(vec![(name("a"), e("a: boom")), (name("b"), e("bang"))], 3).unwrap();
         assert_eq!(two.to_string(), "2 of 3 servers have a problem");
         assert_eq!(two.detail(), ["a: boom", "b: bang"]);

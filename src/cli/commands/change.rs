@@ -96,7 +96,7 @@ fn shown(deployed: &Deployed) -> String {
         n => format!("{} live · {}", deployed.version, units::count(n as usize, "instance")),
     };
     match beyond_boot(deployed).into_iter().max() {
-        Some(swap) => format!("{what} · swap +{}", units::swap(swap)),
+        Some(swap) => format!("{what} · serving {} after ready", units::swap(swap)),
         None => what,
     }
 }

@@ -25,7 +25,7 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
                 "this stops {} in {env_name} on {names} and removes its releases, logs and data",
                 project.name
             ));
-            ui.ask("type the app's name to delete it:", None, &flag)?
+            ui.ask("type the app's name to delete it", None, &flag)?
         }
     };
     if typed != project.name.as_str() {
@@ -51,8 +51,8 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let mut failed = Vec::new();
     for (server, deleted) in results {
         match deleted {
-            Ok(true) => ui.out(&format!("✓ {app} is gone from {server}")),
-            Ok(false) => ui.out(&format!("✓ {app} was not on {server}")),
+            Ok(true) => ui.success(&format!("{app} is gone from {server}")),
+            Ok(false) => ui.success(&format!("{app} was not on {server}")),
             Err(e) => failed.push((server, e)),
         }
     }

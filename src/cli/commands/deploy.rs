@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Exit, aim, change};
 use crate::cli::args::Args;
-use crate::cli::build;
+use crate::cli::build::{self, Order};
 use crate::cli::config::inventory::{Inventory, Server};
 use crate::cli::config::vault::Vault;
 use crate::cli::interrupt::Interrupt;
@@ -23,25 +23,33 @@ use crate::proto::version::Version;
 /// Lines of an instance's last output in the report.
 const SHOWN: usize = 20;
 
+/// What the checks found.
+struct Checked {
+    project: Project,
+    env_name: EnvName,
+    order: Order,
+    secrets: Secrets,
+    servers: Vec<Server>,
+}
+
 pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let start = Instant::now();
     let interrupt = Interrupt::of_process()?;
-    let check = ui.task("Check");
-    let project = aim::project(ui, args)?;
-    let env_name = aim::env_name(args)?;
+    let task = ui.task("Check");
+    let Checked { project, env_name, order, secrets, servers } = match check(ui, args) {
+        Ok(checked) => checked,
+        Err(e) => {
+            // Why is told once, at the end.
+            task.fail("nothing was changed");
+            return Err(e);
+        }
+    };
     let env = project.env(&env_name)?;
-    let mut order = build::order(&project)?;
-    let secrets = secrets(&project, &env_name)?;
-    let (servers, written) = servers(ui, args, &project, &env_name, env)?;
-    if written {
-        // `tako.toml` is a source like any other: the same tree must have the same version the next time.
-        order = build::order(&project)?;
-    }
     let version = order.source.version.clone();
+    ui.heading(&heading(&project, &env_name, &version, order.source.subject.as_deref()));
     let (routes, secret_count) =
         (units::count(env.routes.len(), "route"), units::count(secrets.values.len(), "secret"));
-    check.done(&format!("config, {routes}, {secret_count}"));
-    ui.note(&heading(&project, &env_name, &version, order.source.subject.as_deref()));
+    task.done(&format!("config, {routes}, {secret_count}"));
     if env_name.is_production() && ui.is_interactive() && !args.flag("yes") {
         let names = servers.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
         if !ui.confirm(&format!("deploy to production on {names}?"), "--yes")? {
@@ -54,13 +62,31 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let places: Vec<Place> = servers.into_iter().map(Place::Ssh).collect();
     let shipment =
         Shipment { project: &project, env_name: &env_name, env, order: &order, version, secrets, places: &places };
-    let shipped = ship(ui, &shipment, &interrupt)?;
+    let shipped = ship(ui, &shipment, &interrupt).map_err(|e| match e.kind() {
+        Kind::Interrupted => Error::new(Kind::Interrupted, "interrupted; every server is as it was"),
+        _ => e,
+    })?;
     tell_result(ui, &shipment, &shipped, checked, start.elapsed());
     if interrupt.is_heard() && shipped.ends.iter().any(|end| end.result.is_err()) {
         return Err(Error::new(Kind::Interrupted, "interrupted while the servers were deploying")
             .hint("they finish or go back by themselves; `tako status` shows how it ended"));
     }
     conclude(ui, &shipment, shipped, start.elapsed())
+}
+
+/// All that can be found out without a server. Only the choice of servers asks, and writes, something.
+fn check(ui: &Ui, args: &Args) -> Result<Checked> {
+    let project = aim::project(ui, args)?;
+    let env_name = aim::env_name(args)?;
+    let env = project.env(&env_name)?;
+    let mut order = build::order(&project)?;
+    let secrets = secrets(&project, &env_name)?;
+    let (servers, written) = servers(ui, args, &project, &env_name, env)?;
+    if written {
+        // `tako.toml` is a source like any other: the same tree must have the same version the next time.
+        order = build::order(&project)?;
+    }
+    Ok(Checked { project, env_name, order, secrets, servers })
 }
 
 /// All secrets of the environment, if none is missing that another one has.
@@ -146,7 +172,7 @@ pub(crate) fn tell_result(ui: &Ui, shipment: &Shipment<'_>, shipped: &Shipped, c
 fn conclude(ui: &Ui, shipment: &Shipment<'_>, shipped: Shipped, total: Duration) -> Result<Exit> {
     let live = shipped.ends.iter().filter(|end| end.result.is_ok()).count();
     if live == shipped.ends.len() {
-        ui.out(&format!("✓ Live in {}   {}", units::duration(total), urls(shipment.env).join("  ")));
+        ui.success(&format!("Live in {}   {}", units::duration(total), urls(shipment.env).join("  ")));
         return Ok(Exit::Done);
     }
     let error = report(&shipment.version, shipped.ends);
@@ -157,11 +183,14 @@ fn conclude(ui: &Ui, shipment: &Shipment<'_>, shipped: Shipped, total: Duration)
     Ok(Exit::Partly)
 }
 
+/// A server, what served there before, and why it does not serve the new one.
+type Failed = (String, Option<Version>, Error);
+
 /// One error for all that failed: what runs where, the last output, and what to do. It is never called when all is well.
 fn report(version: &Version, ends: Vec<End>) -> Error {
     let count = ends.len();
     let (live, failed): (Vec<End>, Vec<End>) = ends.into_iter().partition(|end| end.result.is_ok());
-    let mut failed: Vec<(String, Option<Version>, Error)> =
+    let mut failed: Vec<Failed> =
         failed.into_iter().filter_map(|end| Some((end.server, end.previous, end.result.err()?))).collect();
     if let (true, [_]) = (live.is_empty(), failed.as_slice()) {
         let (server, previous, error) = failed.remove(0);
@@ -172,10 +201,22 @@ fn report(version: &Version, ends: Vec<End>) -> Error {
         let names: Vec<&str> = live.iter().map(|end| end.server.as_str()).collect();
         lines.push(format!("live   {}   {version}", names.join(", ")));
     }
-    for (server, previous, error) in &failed {
-        lines.push(format!("{}   {server}   {error}", state_of(error)));
+    // Servers on which the same happened are told together.
+    let same = |a: &Failed, b: &Failed| (&a.1, a.2.to_string(), a.2.detail()) == (&b.1, b.2.to_string(), b.2.detail());
+    for group in failed.chunk_by(same) {
+        let (_, previous, error) = &group[0];
+        let servers: Vec<&str> = group.iter().map(|(server, ..)| server.as_str()).collect();
+        lines.push(format!("{}   {}   {error}", state_of(error), servers.join(", ")));
         lines.extend(shown(error).iter().map(|line| format!("  │ {line}")));
-        lines.extend(previous.iter().map(|previous| format!("  ↩ {previous} served before")));
+        lines.extend(previous.iter().map(|previous| {
+            format!(
+                "  ↩ {previous} {}",
+                match state_of(error) {
+                    "kept" => "keeps serving",
+                    _ => "served before",
+                }
+            )
+        }));
     }
     // Where the causes differ, what they have in common is that the release did not come up.
     let kind = failed.first().map_or(Kind::Rejected, |(_, _, first)| first.kind());
@@ -185,9 +226,13 @@ fn report(version: &Version, ends: Vec<End>) -> Error {
         None => String::new(),
     };
     let on = if live.is_empty() { "none".into() } else { live.len().to_string() };
+    let next = match kind {
+        Kind::Rejected => "find out why, then `tako deploy` again",
+        _ => "`tako deploy` tries again and sends only what is missing",
+    };
     Error::new(kind, format!("{version} is live on {on} of {count} servers"))
         .with_detail(lines)
-        .hint(format!("`tako deploy` tries again and sends only what is missing{back}"))
+        .hint(format!("{next}{back}"))
 }
 
 /// The only server there is: its own error is the whole story.
@@ -195,7 +240,7 @@ fn alone(server: &str, previous: Option<&Version>, error: Error) -> Error {
     let mut lines = shown(&error).to_vec();
     lines.extend(previous.filter(|_| state_of(&error) == "kept").map(|p| format!("↩ kept {p} serving")));
     let text = aim::named(server, &error);
-    let hint = error.next_step().unwrap_or("`tako logs` shows what it printed").to_string();
+    let hint = error.next_step().unwrap_or("find out why, then `tako deploy` again").to_string();
     Error::new(error.kind(), text).with_detail(lines).hint(hint)
 }
 
@@ -249,7 +294,7 @@ mod tests {
             "live   fra1, sin1   4f2c9ab",
             "kept   nyc1   instance 1 of 2 not ready after 30s",
             "  │ Error: no database",
-            "  ↩ b81e07c served before",
+            "  ↩ b81e07c keeps serving",
         ];
         assert_eq!(e.detail(), expected);
         assert!(e.next_step().is_some_and(|hint| hint.contains("rollback b81e07c")));

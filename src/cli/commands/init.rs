@@ -62,7 +62,8 @@ fn ask(ui: &Ui, args: &Args, dir: &Path) -> Result<Start> {
     let found_name = dir.file_name().and_then(|n| AppName::from_dir(&n.to_string_lossy()));
     let name = match (args.value("name"), found_name) {
         (Some(name), _) => AppName::parse(name).map_err(usage)?,
-        (None, Some(found)) if !ui.is_interactive() => found,
+        // Who says the route or `--yes` wants no more questions than needed.
+        (None, Some(found)) if !ui.is_interactive() || args.flag("yes") || args.value("route").is_some() => found,
         (None, found) => {
             let found = found.as_ref().map(AppName::as_str);
             AppName::parse(&ui.ask("Name of the app", found, "`--name NAME`")?).map_err(usage)?

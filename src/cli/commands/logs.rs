@@ -1,23 +1,30 @@
 //! `tako logs`: what the app printed, of all its servers as one stream.
 
+use std::convert::Infallible;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use serde_json::json;
 
 use super::{Exit, aim};
 use crate::cli::args::Args;
 use crate::cli::child::plain;
 use crate::cli::fanout;
-use crate::cli::interrupt::Interrupt;
+use crate::cli::interrupt::{Interrupt, Trigger};
 use crate::cli::remote::{Place, Remote};
 use crate::cli::ui::Ui;
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{LogLine, Notice, Request, Stream};
 use crate::proto::name::ServerName;
 
+/// How soon we notice that nobody reads any more.
+const LOOK: Duration = Duration::from_millis(200);
 /// Without `--lines`.
 const LINES: u32 = 100;
 
 pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
-    let interrupt = Interrupt::of_process()?;
+    let (trigger, interrupt) = Interrupt::of_process()?.or_trigger();
     let project = aim::project(ui, args)?;
     let env_name = aim::env_name(args)?;
     let servers = aim::servers(&env_name, project.env(&env_name)?, &aim::wanted(args)?)?;
@@ -27,20 +34,26 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let several = servers.len() > 1;
     // Without `--tail` the lines of all servers are put in order of time; with it they come as they come.
     let count = servers.len();
-    let results = fanout::each(servers, if follow { count } else { fanout::CONNECTS }, |server| {
-        let mut kept = Vec::new();
-        let mut on = |notice| {
-            if let Notice::Lines { lines } = notice {
-                match follow {
-                    true => lines.iter().for_each(|line| tell(ui, several.then_some(&server.name), line)),
-                    false => kept.extend(lines),
+    let read = || {
+        fanout::each(servers, if follow { count } else { fanout::CONNECTS }, |server| {
+            let mut kept = Vec::new();
+            let mut on = |notice| {
+                if let Notice::Lines { lines } = notice {
+                    match follow {
+                        true => lines.iter().for_each(|line| tell(ui, several.then_some(&server.name), line)),
+                        false => kept.extend(lines),
+                    }
                 }
-            }
-        };
-        let read = Remote::connect(&Place::Ssh(server.clone()), &interrupt)
-            .and_then(|mut remote| remote.order(Request::Logs { app: app.clone(), follow, lines }, &mut on));
-        (server.name, kept, read)
-    });
+            };
+            let read = Remote::connect(&Place::Ssh(server.clone()), &interrupt)
+                .and_then(|mut remote| remote.order(Request::Logs { app: app.clone(), follow, lines }, &mut on));
+            (server.name, kept, read)
+        })
+    };
+    let results = match follow {
+        true => until_closed(ui, trigger, read),
+        false => read(),
+    };
     let mut all: Vec<(ServerName, LogLine)> = Vec::new();
     let mut failed: Vec<(ServerName, Error)> = Vec::new();
     for (server, lines, read) in results {
@@ -58,6 +71,20 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
         Some(e) => Err(e),
         None => Ok(Exit::Done),
     }
+}
+
+/// Follows until nobody reads any more, as after `| head`: a quiet app would never let us notice by a failed write.
+fn until_closed<T>(ui: &Ui, trigger: Trigger, read: impl FnOnce() -> T) -> T {
+    let (over, ended) = bounded::<Infallible>(0);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let _trigger = trigger;
+            while !ui.is_closed() && ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {}
+        });
+        let read = read();
+        drop(over);
+        read
+    })
 }
 
 fn tell(ui: &Ui, server: Option<&ServerName>, line: &LogLine) {
@@ -79,7 +106,7 @@ fn tell(ui: &Ui, server: Option<&ServerName>, line: &LogLine) {
     ui.out(&shown(server, line));
 }
 
-/// `12:03:07.250 [fra1] 1 GET /`; standard error is marked, because colour alone must not tell.
+/// `12:03:07.250 [fra1] #1 GET /`; standard error is marked, because colour alone must not tell.
 fn shown(server: Option<&ServerName>, line: &LogLine) -> String {
     let at = i64::try_from(line.at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     let at = at
@@ -89,7 +116,7 @@ fn shown(server: Option<&ServerName>, line: &LogLine) -> String {
         Stream::Out => "",
         Stream::Err => "! ",
     };
-    format!("{at}{server}{} {mark}{}", line.instance, plain(line.text.as_bytes()))
+    format!("{at}{server}#{} {mark}{}", line.instance, plain(line.text.as_bytes()))
 }
 
 #[cfg(test)]
@@ -106,9 +133,9 @@ mod tests {
             text: "\x1b[31mGET\x1b[0m /\x07".into(),
         };
         let after_time = |text: String| text.split_once(' ').unwrap().1.to_string();
-        assert_eq!(after_time(shown(None, &line)), "2 GET /");
+        assert_eq!(after_time(shown(None, &line)), "#2 GET /");
         line.stream = Stream::Err;
         let server = ServerName::parse("fra1").unwrap();
-        assert_eq!(after_time(shown(Some(&server), &line)), "[fra1] 2 ! GET /");
+        assert_eq!(after_time(shown(Some(&server), &line)), "[fra1] #2 ! GET /");
     }
 }

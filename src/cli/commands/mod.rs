@@ -20,8 +20,6 @@ pub(crate) mod delete;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     Done,
-    /// 4: the deploy failed and every server still serves what it did.
-    NothingChanged,
     /// 5: servers differ now.
     Partly,
 }

@@ -127,7 +127,7 @@ impl Play<'_> {
     /// The same steps as a real deploy, to the one private server.
     fn deploy(&self, place: &Place, version: &Version) -> Result<Deployed> {
         let start = Instant::now();
-        self.ui.note(&format!("{} → rehearsal   {version}", self.project.name));
+        self.ui.heading(&format!("{} → rehearsal   {version}", self.project.name));
         let shipment = Shipment {
             project: self.project,
             env_name: self.env_name,
@@ -142,7 +142,7 @@ impl Play<'_> {
         let Shipped { ends, .. } = shipped;
         let end = ends.into_iter().next().ok_or_else(|| Error::new(Kind::Bug, "the deploy had no server"))?;
         let deployed = end.result?;
-        self.ui.note(&format!("✓ Live in {}", units::duration(start.elapsed())));
+        self.ui.success(&format!("Live in {}", units::duration(start.elapsed())));
         Ok(deployed)
     }
 

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::proto::Range;
+use crate::proto::control::MAGIC;
 use crate::proto::target::Target;
 
 /// Hands out one byte at a time: every split point at once.

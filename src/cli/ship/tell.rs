@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::cli::ui::Task;
 use crate::cli::ui::units;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::{Deployed, Notice, Step, Swap};
 
 /// A step that was stopped because of another one has not failed: its line just ends.
@@ -14,14 +14,22 @@ pub(super) fn end_badly(task: Task, e: &Error) {
     }
 }
 
+/// The error with its server's name in front, which those of the connection have already.
+pub(super) fn at<T>(server: &str, result: Result<T>) -> Result<T> {
+    match result {
+        Err(e) if e.to_string().starts_with(&format!("{server}: ")) => Err(e),
+        other => other.context(|| server.to_string()),
+    }
+}
+
 /// One line for a server that is live.
 pub(super) fn went_live(deployed: &Deployed) -> String {
     let what = match deployed.instances {
         0 => "live on demand".to_string(),
-        n => format!("{n}/{n} instances live"),
+        n => format!("{n}/{n} live"),
     };
     match beyond_boot(deployed).into_iter().max() {
-        Some(swap) => format!("{what} · swap +{}", units::swap(swap)),
+        Some(swap) => format!("{what} · serving {} after ready", units::swap(swap)),
         None => what,
     }
 }
@@ -93,6 +101,12 @@ mod tests {
     }
 
     #[test]
+    fn a_server_is_named_once() {
+        let told = |text: &str| at::<()>("fra1", Err(Error::new(Kind::Busy, text))).unwrap_err().to_string();
+        assert_eq!((told("locked").as_str(), told("fra1: lost").as_str()), ("fra1: locked", "fra1: lost"));
+    }
+
+    #[test]
     fn a_live_server_tells_its_slowest_swap() {
         let mut deployed = Deployed {
             version: Version::parse("v1").unwrap(),
@@ -100,7 +114,7 @@ mod tests {
             instances: 2,
             swaps: vec![Swap { boot_us: 400_000, total_us: 403_000 }, Swap { boot_us: 500_000, total_us: 512_400 }],
         };
-        assert_eq!(went_live(&deployed), "2/2 instances live · swap +12 ms");
+        assert_eq!(went_live(&deployed), "2/2 live · serving 12 ms after ready");
         // Clocks of two processes may disagree by a little.
         deployed.swaps = vec![Swap { boot_us: 5, total_us: 3 }];
         assert_eq!(beyond_boot(&deployed), [Duration::ZERO]);

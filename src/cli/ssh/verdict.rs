@@ -5,6 +5,8 @@
 
 use crate::error::{Error, Kind};
 
+/// How `tako-server` starts its last words.
+const PROGRAM: &str = "tako-server: ";
 /// Lines of the log that are shown as proof.
 const PROOF: usize = 6;
 
@@ -36,6 +38,17 @@ pub(crate) struct Ending<'a> {
     pub log: &'a [String],
     /// The server's hello was seen.
     pub greeted: bool,
+    /// What a person would type to log in there.
+    pub login: &'a str,
+}
+
+impl<'a> Ending<'a> {
+    /// The last words of our own program there, and the next step that it names.
+    fn said(&self) -> Option<(&'a str, Option<&'a str>)> {
+        let at = self.log.iter().rposition(|line| line.starts_with(PROGRAM))?;
+        let next = self.log[at..].iter().find_map(|line| line.trim_start().strip_prefix("hint: "));
+        Some((&self.log[at][PROGRAM.len()..], next))
+    }
 }
 
 impl Class {
@@ -60,7 +73,13 @@ impl Class {
 
     /// The failure in words, with what to do about it.
     pub fn error(self, server: &str, ending: &Ending<'_>) -> Error {
-        let (why, hint) = self.words(server);
+        let (why, hint) = self.words(ending.login);
+        if self == Class::Program
+            && let Some((said, next)) = ending.said()
+        {
+            let error = Error::new(Kind::Unreachable, format!("{server}: {why}: {said}"));
+            return error.hint(next.map_or(hint, Into::into));
+        }
         let why = match (self, ending.log.last()) {
             (Class::Other | Class::Program, Some(last)) => format!("{why}: {last}"),
             _ => why.to_string(),
@@ -69,48 +88,60 @@ impl Class {
         Error::new(Kind::Unreachable, format!("{server}: {why}")).with_detail(proof.to_vec()).hint(hint)
     }
 
-    fn words(self, server: &str) -> (&'static str, String) {
+    fn words(self, login: &str) -> (&'static str, String) {
         match self {
             Class::Dns => {
-                ("the host name cannot be resolved", format!("check the host with `tako servers ls`, and the network ({server})"))
+                ("the host name cannot be resolved", "check the host with `tako servers ls`, and the network".into())
             }
-            Class::Refused => {
-                ("the connection was refused", "is sshd running there, and is the port right?".into())
-            }
-            Class::Timeout => {
-                ("no answer in time", "is a firewall or VPN in between? try again, or look with `tako servers check`".into())
-            }
+            Class::Refused => ("the connection was refused", "is sshd running there, and is the port right?".into()),
+            Class::Timeout => (
+                "no answer in time",
+                "is a firewall or VPN in between? try again, or look with `tako servers check`".into(),
+            ),
             Class::Dropped => (
                 "the far side dropped the connection before the login",
                 "too many connections at once, a ban after failed logins, or not an SSH port".into(),
             ),
             Class::HostKeyNew => (
                 "its host key is not known here",
-                format!("compare the fingerprint with your provider's: log in once with `ssh`, then try `tako servers check {server}`"),
+                format!(
+                    "run `{login}`, compare the fingerprint that it shows with the server's own, answer yes; then try again"
+                ),
             ),
             Class::HostKeyChanged => (
                 "its host key has changed",
-                "find out why before anything else; if the server was reinstalled, remove its old key with `ssh-keygen -R`".into(),
+                format!(
+                    "find out why before anything else; if the server was reinstalled, `{login}` tells how to remove its old key"
+                ),
             ),
             Class::KeyPermissions => {
                 ("ssh does not use a key that others can read", "run `chmod 600` on the key file".into())
             }
             Class::Auth => (
                 "it does not let us in",
-                "is the right key on the server? a key with a passphrase needs an agent: see `ssh-add -l`".into(),
+                format!(
+                    "does `{login}` work without a question? a key with a passphrase needs an agent: see `ssh-add -l`"
+                ),
             ),
             Class::Jump => ("the jump host ended the connection", "check the jump host of your ssh_config".into()),
-            Class::NoSftp => (
-                "its sshd offers no sftp",
-                "add `Subsystem sftp internal-sftp` to the server's sshd_config".into(),
+            Class::NoSftp => {
+                ("its sshd offers no sftp", "add `Subsystem sftp internal-sftp` to the server's sshd_config".into())
+            }
+            Class::NotInstalled => (
+                "tako-server is not installed there",
+                format!("put the one file tako-server where `{login} tako-server --version` finds it, and start it"),
             ),
-            Class::NotInstalled => ("tako-server is not installed there", format!("run `tako servers install {server}`")),
-            Class::Program => ("tako-server does not answer there", format!("run `tako servers check {server}`")),
+            Class::Program => (
+                "tako-server does not answer there",
+                format!(
+                    "is it running, and may the SSH user reach its socket? `{login} tako-server ctl` shows what it says"
+                ),
+            ),
             Class::Lost => (
                 "the connection was lost",
                 "what the server had begun it finishes by itself; `tako status` shows how it ended".into(),
             ),
-            Class::Other => ("the connection failed", format!("run `tako servers check {server}`")),
+            Class::Other => ("the connection failed", format!("does `{login}` work?")),
         }
     }
 }
@@ -148,7 +179,7 @@ mod tests {
 
     fn class(exit: i32, log: &str, greeted: bool) -> Class {
         let log: Vec<String> = log.lines().map(Into::into).collect();
-        Class::of(&Ending { exit: Some(exit), log: &log, greeted })
+        Class::of(&Ending { exit: Some(exit), log: &log, greeted, login: "ssh fra1" })
     }
 
     #[test]
@@ -199,6 +230,18 @@ mod tests {
     }
 
     #[test]
+    fn the_last_words_of_our_own_program_are_told_once() {
+        let log: Vec<String> =
+            ["Authenticated to fra1", "tako-server: connect to /s: no such file", "  hint: start it"]
+                .map(Into::into)
+                .into();
+        let ending = Ending { exit: Some(1), log: &log, greeted: false, login: "ssh fra1" };
+        let e = Class::Program.error("fra1", &ending);
+        assert_eq!(e.to_string(), "fra1: tako-server does not answer there: connect to /s: no such file");
+        assert_eq!((e.next_step(), e.detail().len()), (Some("start it"), 0));
+    }
+
+    #[test]
     fn after_the_hello_every_end_is_a_lost_connection() {
         assert_eq!(class(255, "Timeout, server fra1 not responding.", true), Class::Lost);
         assert_eq!(class(0, "", true), Class::Lost);
@@ -215,10 +258,10 @@ mod tests {
     #[test]
     fn the_error_names_the_server_shows_proof_and_a_next_step() {
         let log: Vec<String> = (0..20).map(|n| format!("line {n}")).collect();
-        let ending = Ending { exit: Some(255), log: &log, greeted: false };
+        let ending = Ending { exit: Some(255), log: &log, greeted: false, login: "ssh -p 2222 fra1" };
         let e = Class::Other.error("fra1", &ending);
         assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Unreachable, "fra1: the connection failed: line 19"));
         assert_eq!(e.detail(), &log[14..]);
-        assert_eq!(e.next_step(), Some("run `tako servers check fra1`"));
+        assert_eq!(e.next_step(), Some("does `ssh -p 2222 fra1` work?"));
     }
 }

@@ -2,13 +2,35 @@
 
 use std::io::{BufRead, Read, stdin};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
+use crate::cli::interrupt::Interrupt;
 use crate::error::{Context, Error, Kind, Result};
 
 /// Longest answer, in bytes: that of the longest secret.
 const LONGEST: usize = 64 << 10;
+
+/// How soon Ctrl-C is heard at a question.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// Waits until a line was typed. A signal does not end a read for good once somebody listens for signals, so it is
+/// listened for here too.
+///
+/// # Errors
+/// Interrupted.
+pub(super) fn wait(interrupt: &Interrupt) -> Result<()> {
+    loop {
+        interrupt.check()?;
+        // The terminal hands out whole lines, so nothing is left in our buffer from the one before.
+        match poll(&mut [PollFd::new(&stdin(), PollFlags::IN)], Some(&LOOK)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(e) => return Err(e).context(|| "wait for the answer".into()),
+        }
+    }
+}
 
 /// One line, without its end and the blanks around it; `None` when the input ended.
 pub(super) fn line(input: &mut impl BufRead) -> Result<Option<String>> {

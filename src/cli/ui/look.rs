@@ -4,6 +4,9 @@
 
 use std::env;
 use std::io::{IsTerminal, stderr, stdin, stdout};
+use std::os::fd::AsFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Color, Settings};
 
@@ -84,6 +87,13 @@ impl Look {
             false => text.chars().map(|c| ascii(c).map_or_else(|| c.to_string(), Into::into)).collect(),
         }
     }
+}
+
+/// Whether the far end of a pipe is closed: it is told without writing to it.
+pub(super) fn nobody_reads(stream: &impl AsFd) -> bool {
+    let mut asked = [PollFd::new(stream, PollFlags::empty())];
+    let at_once = Timespec::default();
+    poll(&mut asked, Some(&at_once)).is_ok() && asked[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,6 +262,14 @@ mod tests {
         check(Color::Auto, false, &[("CLICOLOR_FORCE", "0")], false);
         check(Color::Always, false, &[("NO_COLOR", "1")], true);
         check(Color::Never, true, &[("FORCE_COLOR", "1")], false);
+    }
+
+    #[test]
+    fn a_pipe_without_a_reader_is_seen_without_a_write() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        assert!(!nobody_reads(&writer));
+        drop(reader);
+        assert!(nobody_reads(&writer));
     }
 
     #[test]

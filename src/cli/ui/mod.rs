@@ -21,8 +21,9 @@ use std::time::Instant;
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use crate::cli::interrupt::Interrupt;
 use crate::error::{Context, Error, Kind, Result};
-use look::{Look, Paint, clean, paint};
+use look::{Glyph, Look, Paint, clean, paint};
 use screen::{Screen, Tasks};
 use tree::{End, Id};
 
@@ -103,6 +104,14 @@ impl Ui {
         }
     }
 
+    /// What went well, as a line of the result.
+    pub fn success(&self, line: &str) {
+        let look = &self.inner.look;
+        let mark = paint(look.color_out, Paint::Green, look.glyph(Glyph::Done, 0));
+        self.screen().part_from_tasks();
+        self.out(&format!("{mark} {line}"));
+    }
+
     /// One NDJSON event on standard output, with `event` and `v` added; silent without `--json`.
     pub fn event(&self, name: &str, fields: serde_json::Value) {
         if self.is_json() {
@@ -115,6 +124,20 @@ impl Ui {
         if !self.inner.settings.quiet {
             self.screen().err_line(&clean(line, false));
         }
+    }
+
+    /// What a command is about, with room around it on a terminal.
+    pub fn heading(&self, line: &str) {
+        if !self.inner.settings.quiet && !self.is_json() {
+            self.screen().part_from_tasks();
+            self.screen().err_line(&paint(self.inner.look.color_err, Paint::Bold, &clean(line, false)));
+            self.gap();
+        }
+    }
+
+    /// Room between parts, where a person looks at a terminal.
+    fn gap(&self) {
+        self.screen().gap();
     }
 
     /// The same, only with `--verbose`.
@@ -144,6 +167,7 @@ impl Ui {
         );
         let on = self.inner.look.color_err;
         let mut screen = self.screen();
+        screen.part_from_tasks();
         let mut lines = error_lines(error).into_iter();
         if let Some(first) = lines.next() {
             screen.err_line(&format!("{} {}", paint(on, Paint::Red, "error:"), clean(&first, false)));
@@ -169,7 +193,7 @@ impl Ui {
 
     /// Whether nobody reads standard output any more; a command that follows something ends then.
     pub fn is_closed(&self) -> bool {
-        self.screen().is_out_closed()
+        self.screen().is_out_closed() || look::nobody_reads(&io::stdout())
     }
 
     /// A yes/no question, default no.
@@ -229,7 +253,9 @@ impl Ui {
     fn question(&self, question: &str) -> Result<String> {
         let _one = self.inner.asking.lock().unwrap_or_else(PoisonError::into_inner);
         self.screen().ask(question);
-        let answer = ask::line(&mut stdin().lock());
+        let answer = Interrupt::of_process()
+            .and_then(|interrupt| ask::wait(&interrupt))
+            .and_then(|()| ask::line(&mut stdin().lock()));
         self.screen().answered(!matches!(answer, Ok(Some(_))));
         answer?.ok_or_else(|| Error::new(Kind::Interrupted, "the input ended before the answer"))
     }

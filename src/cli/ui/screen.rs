@@ -90,6 +90,20 @@ impl Screen {
         self.last_line = Instant::now();
     }
 
+    /// Room between parts, where somebody looks at a terminal.
+    pub fn gap(&mut self) {
+        if self.tasks == Tasks::Drawn {
+            self.err_line("");
+        }
+    }
+
+    /// The same, if there are tasks above.
+    pub fn part_from_tasks(&mut self) {
+        if self.tree.has_ended() {
+            self.gap();
+        }
+    }
+
     /// One NDJSON event: `v` and `event` first, then the fields of the object `fields`.
     pub fn event(&mut self, name: &str, fields: &serde_json::Value) {
         let fields = fields.to_string();
@@ -126,13 +140,14 @@ impl Screen {
 
     pub fn end(&mut self, id: Id, end: End, text: &str, now: Instant) {
         let text = one_line(text);
-        let took = self.tree.end(id, end, &text, now);
+        let text = self.tree.without_label(id, &text);
+        let took = self.tree.end(id, end, text, now);
         let state = match end {
             End::Done => "ok",
             End::Failed => "failed",
             End::Stopped => "stopped",
         };
-        self.report(id, state, &text, Some(took), now);
+        self.report(id, state, text, Some(took), now);
         if self.tasks != Tasks::Drawn {
             self.tree.take_ended(now, 0, &self.look);
         }

@@ -65,7 +65,7 @@ fn off_a_terminal_there_is_one_plain_line_per_change_of_state() {
     let server = ui.task("fra1");
     let upload = server.child("upload");
     upload.done("19 kB");
-    server.fail("instance 1 of 2 not ready\nafter 30s");
+    server.fail("fra1: instance 1 of 2 not ready\nafter 30s");
     drop(ui.task("nyc1"));
     ui.note("a note");
     ui.detail("not without --verbose");

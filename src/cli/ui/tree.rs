@@ -34,6 +34,7 @@ pub(super) enum End {
 pub(super) struct Tree {
     tasks: Vec<Task>,
     next: u64,
+    ended: bool,
 }
 
 struct Task {
@@ -81,6 +82,7 @@ impl Tree {
 
     /// How long it took.
     pub fn end(&mut self, id: Id, end: End, text: &str, now: Instant) -> Duration {
+        self.ended = true;
         let Some(task) = self.task_mut(id) else { return Duration::ZERO };
         let took = now.saturating_duration_since(task.started);
         if !text.is_empty() {
@@ -88,7 +90,19 @@ impl Tree {
         }
         task.bar = None;
         task.ended = Some((end, took));
+        if end == End::Done {
+            self.fold(id);
+        }
         took
+    }
+
+    /// What is below a task that went well is of no interest any more, as far as it went well itself.
+    fn fold(&mut self, id: Id) {
+        let family = self.family(id);
+        let well = |t: &Task| matches!(t.ended, Some((End::Done, _)));
+        if family.iter().all(|id| self.task(*id).is_some_and(well)) {
+            self.tasks.retain(|t| t.id == id || !family.contains(&t.id));
+        }
     }
 
     /// The task's name for a line of its own: that of its parents and its own, `fra1 upload`.
@@ -101,6 +115,19 @@ impl Tree {
         }
         names.reverse();
         names.join(" ")
+    }
+
+    /// An error names its server or its step, and so does its line: once is enough.
+    pub fn without_label<'t>(&self, id: Id, text: &'t str) -> &'t str {
+        let split = text
+            .split_once(": ")
+            .filter(|(first, _)| self.task(id).is_some_and(|task| task.label.to_lowercase() == first.to_lowercase()));
+        split.map_or(text, |(_, rest)| rest)
+    }
+
+    /// Whether a task ever ended.
+    pub fn has_ended(&self) -> bool {
+        self.ended
     }
 
     pub fn is_empty(&self) -> bool {
@@ -287,6 +314,25 @@ mod tests {
         assert_eq!(tree.take_ended(start, 80, &LOOK).len(), 0);
         assert_eq!(tree.lines(start, 80, &LOOK).len(), 4);
         assert_eq!(tree.running(), ["Deploy sin1"]);
+    }
+
+    #[test]
+    fn a_task_that_went_well_says_it_in_one_line() {
+        let start = Instant::now();
+        let mut tree = Tree::default();
+        let upload = tree.add(None, "Upload", start);
+        let one = tree.add(Some(upload), "fra1", start);
+        let two = tree.add(Some(upload), "nyc1", start);
+        tree.end(one, End::Done, "sent", start);
+        tree.end(two, End::Done, "sent", start);
+        assert_eq!(tree.lines(start, 80, &LOOK).len(), 3);
+        tree.end(upload, End::Done, "2.4 MB sent", start);
+        assert_eq!(tree.lines(start, 80, &LOOK).len(), 1);
+        let mixed = tree.add(None, "Upload", start);
+        let child = tree.add(Some(mixed), "fra1", start);
+        tree.end(child, End::Failed, "no", start);
+        tree.end(mixed, End::Done, "", start);
+        assert_eq!(tree.lines(start, 80, &LOOK).len(), 3);
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Private {
     }
 
     pub fn place(&self) -> Place {
-        Place::Here { name: "rehearsal".into(), program: self.program.clone(), socket: self.folder.socket() }
+        Place::Here { name: "here".into(), program: self.program.clone(), socket: self.folder.socket() }
     }
 
     pub fn info(&self, interrupt: &Interrupt) -> Result<Info> {

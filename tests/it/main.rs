@@ -15,3 +15,4 @@ mod deploy;
 mod failures;
 mod recovery;
 mod bad_input;
+mod server;

@@ -4,8 +4,12 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+use rustix::net::{getsockname, sockopt};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 /// No environment that we gave to a program is larger.
 const MAX_ENVIRONMENT: u64 = 4 << 20;
@@ -41,21 +45,41 @@ pub(crate) fn was_given(pid: u32, name: &str, value: &Path) -> bool {
 
 /// Whether the group of `leader` is among those who listen on `port`; `None` when nobody does, or it cannot be told.
 pub(crate) fn listens(leader: u32, port: u16) -> Option<bool> {
-    let mut sockets = Vec::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        if let Ok(file) = File::open(table) {
-            sockets.extend(listeners(BufReader::new(file), port));
-        }
+    // Nearly always it is the leader itself; the kernel's tables take milliseconds to read, and a swap waits for this.
+    if has_listener(leader, port) {
+        return Some(true);
     }
-    if sockets.is_empty() {
-        return None;
-    }
-    // Nearly always it is the leader itself, and then the other processes of the machine are not looked at.
+    let sockets = sockets_of_table(port)?;
     if holds(leader, &sockets)? {
         return Some(true);
     }
     let mut others = members(leader).into_iter().filter(|pid| *pid != leader);
     others.try_fold(false, |found, pid| Some(found || holds(pid, &sockets)?))
+}
+
+/// Looks at the process's own sockets; false also where the kernel does not let us.
+fn has_listener(pid: u32, port: u16) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).into_iter().flatten().flatten();
+    descriptors.filter(is_socket).filter_map(|entry| entry.file_name().to_str()?.parse().ok()).any(|number| {
+        let socket = pidfd_getfd(&process, number, PidfdGetfdFlags::empty());
+        socket.is_ok_and(|socket| {
+            let address = getsockname(&socket).ok().and_then(|any| SocketAddr::try_from(any).ok());
+            address.is_some_and(|a| a.port() == port) && sockopt::socket_acceptconn(&socket).unwrap_or(false)
+        })
+    })
+}
+
+fn is_socket(entry: &fs::DirEntry) -> bool {
+    fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str().as_bytes().starts_with(b"socket:"))
+}
+
+/// Who listens on `port`, of all processes; `None` when nobody does.
+fn sockets_of_table(port: u16) -> Option<Vec<String>> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().filter_map(|table| File::open(table).ok());
+    let sockets: Vec<String> = tables.flat_map(|file| listeners(BufReader::new(file), port)).collect();
+    (!sockets.is_empty()).then_some(sockets)
 }
 
 /// Whether one of the sockets is open in the process; `None` when we may not look.
@@ -114,6 +138,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         assert_eq!(listens(std::process::id(), port), Some(true));
+        assert_eq!(sockets_of_table(port).map(|s| holds(std::process::id(), &s)), Some(Some(true)));
         let argv = ["/bin/sh", "-c", "sleep 600 & sleep 600"].map(Into::into);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into()), ("TAKO_DATA_DIR".into(), "/d".into())];
         let mut other = sys::spawn(&Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None }).unwrap();

@@ -1,7 +1,7 @@
 //! Deploys that must not go live: the old release serves on, and the user is told why.
 
 use crate::http::Client;
-use crate::sandbox::{HOST, Server, User};
+use crate::sandbox::{HOST, Server, User, wait_for};
 
 /// Deploys `mixed`, then `broken` in its place; returns what the second deploy said.
 fn replace_by(broken: &str, route: Option<&str>) -> (Server, crate::sandbox::Sshd, User, String, crate::sandbox::Ran) {
@@ -20,7 +20,8 @@ fn assert_nothing_changed(server: &Server, v1: &str) {
     let mut client = Client::plain(server.http, HOST).unwrap();
     assert_eq!(client.get("/").unwrap().json()["version"], *v1);
     assert_eq!(server.current("shop").as_deref(), Some(v1));
-    assert_eq!(server.releases("shop"), [v1], "the failed release is removed");
+    // Its files go when its process has, which the answer does not wait for.
+    wait_for("the failed release to be removed", || (server.releases("shop") == [v1]).then_some(()));
     let status = server.status("shop").unwrap();
     assert_eq!(status["version"], *v1);
     assert_eq!(status["routes"], serde_json::json!([HOST]));

@@ -7,7 +7,9 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Context, Error, Kind, Result};
 
@@ -16,24 +18,56 @@ use crate::error::{Context, Error, Kind, Result};
 /// # Errors
 /// Any failure leaves the old file as it was and no temporary file behind.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    stage(path, bytes, mode)?.put()
+}
+
+/// What `path` will hold, on disk under a name that nobody reads. Dropped, it is gone.
+pub struct Staged {
+    temp: PathBuf,
+    path: PathBuf,
+}
+
+/// The slow part of [`write_atomic`], for who wants the last step to be short.
+pub fn stage(path: &Path, bytes: &[u8], mode: u32) -> Result<Staged> {
+    let staged = Staged { temp: beside(path), path: path.into() };
+    write_new(&staged.temp, bytes, mode, true).context(|| format!("write {}", path.display()))?;
+    Ok(staged)
+}
+
+impl Staged {
+    /// The rest of [`write_atomic`]: a rename and an fsync of the folder, which is that of all renames in it before.
+    pub fn put(self) -> Result<()> {
+        fs::rename(&self.temp, &self.path).context(|| format!("write {}", self.path.display()))?;
+        sync_dir(parent(&self.path))
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // It is not there any more once it was put.
+        let _ = fs::remove_file(&self.temp);
+    }
+}
+
+/// As [`write_atomic`] for what need not survive a power cut: readers see the old or the new, and no disk is waited for.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let temp = beside(path);
-    let written = write_new(&temp, bytes, mode).and_then(|()| fs::rename(&temp, path));
+    let written = write_new(&temp, bytes, mode, false).and_then(|()| fs::rename(&temp, path));
     if written.is_err() {
         let _ = fs::remove_file(&temp);
     }
-    written.context(|| format!("write {}", path.display()))?;
-    sync_dir(parent(path))
+    written.context(|| format!("write {}", path.display()))
 }
 
-/// Points the symlink `link` at `target` in one step; there is never a moment without it.
+/// Points the symlink `link` at `target` in one step; there is never a moment without it. It survives a power cut once
+/// its folder is synced.
 pub fn swap_symlink(link: &Path, target: &Path) -> Result<()> {
     let temp = beside(link);
     let swapped = symlink(target, &temp).and_then(|()| fs::rename(&temp, link));
     if swapped.is_err() {
         let _ = fs::remove_file(&temp);
     }
-    swapped.context(|| format!("point {} at {}", link.display(), target.display()))?;
-    sync_dir(parent(link))
+    swapped.context(|| format!("point {} at {}", link.display(), target.display()))
 }
 
 /// Renames within one file system, so that it survives a power cut; `to` must not be a folder with something in it.
@@ -85,20 +119,29 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|d| d.sync_all()).context(|| format!("sync {}", dir.display()))
 }
 
-fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+fn write_new(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     // The umask may have taken bits away that the caller asked for.
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(bytes)?;
-    file.sync_all()
+    if sync { file.sync_all() } else { Ok(()) }
 }
 
 /// A name in the same folder that nobody else uses: rename must not cross file systems.
 fn beside(path: &Path) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
+    // In a container every run has the same number, and one that was killed may have left its files.
+    static RUN: LazyLock<u128> =
+        LazyLock::new(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos());
     let n = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    path.with_file_name(format!(".{name}.{}.{n}.tmp", std::process::id()))
+    path.with_file_name(format!(".{name}.{}-{:x}-{n}.tmp", std::process::id(), *RUN))
+}
+
+/// Whether it is one of our temporary files.
+pub fn is_temporary(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    name.starts_with(b".") && name.ends_with(b".tmp")
 }
 
 fn parent(path: &Path) -> &Path {

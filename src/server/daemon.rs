@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::app::Handle;
+use super::app::{Handle, secrets};
 use super::board::Board;
 use super::layout::Layout;
 use super::lock::Locks;
@@ -98,9 +98,8 @@ impl Daemon {
     pub fn remove(&self, id: &AppId) -> Result<()> {
         self.apps().remove(id);
         // First of all what makes it an app and what is secret: after a crash from here on it does not come back.
-        for file in [self.layout.state(id), self.layout.secrets(id)] {
-            remove_file(&file)?;
-        }
+        remove_file(&self.layout.state(id))?;
+        secrets::keep_only(&self.layout, id, None)?;
         let app = self.layout.app(id);
         if app.exists() {
             disk::sync_dir(&app)?;
@@ -228,7 +227,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = Arc::new(Layout::new(dir.path().into()));
         let id = AppId::parse("shop").unwrap();
-        write(&layout.secrets(&id), "sealed");
+        write(&layout.secrets(&id, "1"), "sealed");
         write(&layout.releases(&id).join("v1/x"), "x");
         let (daemon, _) = daemon(&layout);
         assert!(daemon.knows(&id));

@@ -5,7 +5,7 @@
 //!                 /current               -> releases/<version>, for people; nothing is started through it
 //!                 /shared/logs, /shared/data
 //!                 /state.json            desired state; its absence means the app is not there
-//!                 /secrets.sealed        under the host key
+//!                 /secrets.<n>.sealed    under the host key; `state.json` says which one is meant
 //!                 /run/<n>.json          pid, start time and token of a running instance, to find it after a crash
 //!                 /.deploy_lock          who is changing the app, for people; the lock itself is in memory
 //! {data}/incoming/                       uploads
@@ -80,8 +80,9 @@ impl Layout {
         self.app(id).join("state.json")
     }
 
-    pub fn secrets(&self, id: &AppId) -> PathBuf {
-        self.app(id).join("secrets.sealed")
+    /// `name` is what the app's state calls them.
+    pub fn secrets(&self, id: &AppId, name: &str) -> PathBuf {
+        self.app(id).join(format!("secrets.{name}.sealed"))
     }
 
     pub fn run(&self, id: &AppId) -> PathBuf {

@@ -89,7 +89,7 @@ impl Held {
         let written = disk::make_dirs(&layout.app(&self.app), 0o750).and_then(|()| {
             let mut text = serde_json::to_vec(&told).unwrap_or_default();
             text.push(b'\n');
-            disk::write_atomic(&layout.deploy_lock(&self.app), &text, 0o640)
+            disk::replace(&layout.deploy_lock(&self.app), &text, 0o640)
         });
         if let Err(e) = written {
             log::warn!("app={} cannot tell who holds its lock: {e}", self.app);
@@ -113,7 +113,7 @@ impl Holder {
         let version = self.version.as_ref().map(|v| format!(" ({v})")).unwrap_or_default();
         let doing = self.purpose.as_str();
         Error::new(Kind::Busy, format!("{app} is being {doing} by {} for {seconds}s{version}", self.who))
-            .hint("wait with `tako deploy --wait 5m`")
+            .hint("try again when it is done; `tako status` shows how far it is")
     }
 }
 
@@ -149,7 +149,7 @@ mod tests {
         let e = locks.take(&shop, "bo@ci", Purpose::Scale, None).err().unwrap();
         assert_eq!(e.kind(), Kind::Busy);
         assert_eq!(e.to_string(), "shop is being deployed by ana@laptop for 0s (4f2c9ab)");
-        assert!(e.next_step().unwrap().starts_with("wait with"));
+        assert!(e.next_step().unwrap().starts_with("try again"));
         assert!(locks.take(&AppId::parse("blog").unwrap(), "bo@ci", Purpose::Scale, None).is_ok());
         drop(held);
         assert!(locks.take(&shop, "bo@ci", Purpose::Scale, None).is_ok());

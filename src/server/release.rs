@@ -84,16 +84,23 @@ pub(crate) fn prepare(
     if let Some((argv, dir)) = installer(layout, manifest) {
         said(format!("install dependencies ({})", argv.join(" ")));
         install(layout, manifest, &argv, dir, &beside, gone)?;
+        sync_all(layout)?;
+    }
+    if !layout.release(&manifest.app, &manifest.version).join("app.json").exists() {
+        describe(layout, manifest)?;
     }
     disk::write_atomic(&marker, b"", 0o644)
 }
 
-/// Points `current` at the release and writes its `app.json`.
-pub(crate) fn activate(layout: &Layout, manifest: &Manifest) -> Result<()> {
+/// Writes into the release what it is: `app.json` and `mise.toml`. What is there already costs nothing.
+pub(crate) fn describe(layout: &Layout, manifest: &Manifest) -> Result<()> {
     let dir = layout.release(&manifest.app, &manifest.version);
     let mut json = serde_json::to_vec_pretty(manifest).context(|| format!("write app.json of {}", manifest.app))?;
     json.push(b'\n');
-    disk::write_atomic(&dir.join("app.json"), &json, 0o644)?;
+    let file = dir.join("app.json");
+    if fs::read(&file).ok().as_ref() != Some(&json) {
+        disk::write_atomic(&file, &json, 0o644)?;
+    }
     if let (Some(version), false) = (&manifest.runtime_version, manifest.runtime == Runtime::Binary) {
         let file = dir.join("mise.toml");
         // The app's own says more than ours.
@@ -102,8 +109,17 @@ pub(crate) fn activate(layout: &Layout, manifest: &Manifest) -> Result<()> {
             disk::write_atomic(&file, text.as_bytes(), 0o644)?;
         }
     }
-    let target = Path::new("releases").join(manifest.version.as_str());
-    disk::swap_symlink(&layout.current(&manifest.app), &target)
+    Ok(())
+}
+
+/// Points `current` at the release. It is for people, so it waits for no disk: the state file says what is live, its
+/// folder's sync is that of this link, and what a crash leaves behind is put right at boot.
+pub(crate) fn activate(layout: &Layout, manifest: &Manifest) -> Result<()> {
+    let (link, target) = (layout.current(&manifest.app), Path::new("releases").join(manifest.version.as_str()));
+    match fs::read_link(&link).is_ok_and(|there| there == target) {
+        true => Ok(()),
+        false => disk::swap_symlink(&link, &target),
+    }
 }
 
 /// Removes a release that never went live.
@@ -140,6 +156,11 @@ pub(crate) fn prune(layout: &Layout, desired: &mut Desired, running: &[Version],
 pub(crate) fn tidy(layout: &Layout, id: &AppId) {
     for entry in entries(&layout.releases(id)) {
         if is_staging(&entry) {
+            remove_left_over(&entry);
+        }
+    }
+    for entry in entries(&layout.app(id)) {
+        if disk::is_temporary(&entry) {
             remove_left_over(&entry);
         }
     }
@@ -272,6 +293,13 @@ fn install(
             Err(Error::new(Kind::Rejected, message).with_detail(ended.lines))
         }
     }
+}
+
+/// What an installer wrote is whole before a marker says so, also after a power cut.
+fn sync_all(layout: &Layout) -> Result<()> {
+    let syncing = || "make the dependencies durable".to_string();
+    let data = fs::File::open(layout.data()).context(syncing)?;
+    rustix::fs::syncfs(&data).context(syncing)
 }
 
 /// A runtime of another version than the build had may well do, but it is worth a word.

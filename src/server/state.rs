@@ -10,7 +10,7 @@ use std::fs;
 use serde::{Deserialize, Serialize};
 
 use super::layout::Layout;
-use crate::disk;
+use crate::disk::{self, Staged};
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::Manifest;
 use crate::proto::name::AppId;
@@ -34,6 +34,10 @@ pub(crate) struct Desired {
     /// Of the sealed secrets; see `control::Secrets::hash`.
     #[serde(default)]
     pub secrets_hash: Option<String>,
+    /// Which sealed file holds them. It is never written again under that name, so that this file alone decides
+    /// which secrets go with which release.
+    #[serde(default)]
+    pub secrets: Option<String>,
 }
 
 /// All that went live together with a release, so that a rollback restores all of it.
@@ -58,6 +62,7 @@ impl Desired {
             live: live.manifest.version.clone(),
             releases: vec![live],
             secrets_hash: None,
+            secrets: None,
         }
     }
 
@@ -89,8 +94,22 @@ pub(crate) fn load(layout: &Layout, id: &AppId) -> Result<Option<Desired>> {
 }
 
 pub(crate) fn save(layout: &Layout, desired: &Desired) -> Result<()> {
+    stage(layout, desired)?.put()
+}
+
+/// The slow part of [`save`].
+pub(crate) fn stage(layout: &Layout, desired: &Desired) -> Result<Staged> {
     let bytes = serde_json::to_vec_pretty(desired).context(|| format!("write the state of {}", desired.app))?;
-    disk::write_atomic(&layout.state(&desired.app), &bytes, 0o600)
+    disk::stage(&layout.state(&desired.app), &bytes, 0o600)
+}
+
+/// Takes back what never was.
+pub(crate) fn forget(layout: &Layout, id: &AppId) -> Result<()> {
+    let path = layout.state(id);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).context(|| format!("remove {}", path.display())),
+        _ => disk::sync_dir(&layout.app(id)),
+    }
 }
 
 /// Every app that has a folder with a valid name, in order of name.

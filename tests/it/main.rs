@@ -16,3 +16,4 @@ mod failures;
 mod recovery;
 mod bad_input;
 mod cli;
+mod server;

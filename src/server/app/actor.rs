@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use rustix::process::Signal;
 
 use super::ending::Ending;
-use super::instance::{Event as Heard, Instance, Place, Process, Role, Run};
+use super::instance::{Event as Heard, Instance, Place, Process, Role, Run, Traffic};
 use super::lifecycle::{self, Action, State, Why};
 use super::logs::{Source, now_ms};
 use super::probe::Verdict;
@@ -20,7 +20,7 @@ use super::restart::Restarts;
 use super::roll::Rolling;
 use super::spec::Spec;
 use super::stage::Stage;
-use super::{Message, Threads, leftover, secrets};
+use super::{Message, Threads, group, leftover, secrets};
 use crate::crypto::Key;
 use crate::error::{Error, Result};
 use crate::proto::control::{Secrets, Step};
@@ -143,7 +143,8 @@ impl<S: Stage> Actor<S> {
 
     fn boot(&mut self) {
         leftover::end_all(&self.layout, &self.id);
-        match secrets::load(&self.layout, &self.host_key, &self.id) {
+        let name = self.desired.as_ref().and_then(|d| d.secrets.as_deref());
+        match name.map(|name| secrets::load(&self.layout, &self.host_key, &self.id, name)).transpose() {
             Ok(held) => self.secrets = held.map(Arc::new),
             Err(e) => {
                 log::error!("app={} nothing is started without its secrets error={e}", self.id);
@@ -151,10 +152,11 @@ impl<S: Stage> Actor<S> {
                 self.sealed = Some(e.to_string());
             }
         }
-        let Some(desired) = &self.desired else { return };
+        let Some(desired) = &self.desired else { return self.tidy_files() };
         let record = desired.live().cloned().expect("state::load refuses a state without its live release");
         let spec = Spec::new(record, self.secrets.clone());
         self.live = Some(spec.clone());
+        self.tidy_files();
         if self.sealed.is_none() {
             let now = Instant::now();
             for number in 1..=at_least_one(desired.instances) {
@@ -212,6 +214,12 @@ impl<S: Stage> Actor<S> {
         let instance = &mut self.instances[at];
         let Run::Up(process) = &mut instance.run else { return };
         match event {
+            // Once it serves, traffic goes where it was probed and nowhere else, whatever it prints.
+            Heard::Ready(_) if !matches!(process.life.state(), State::Starting { .. }) => {}
+            Heard::Ready(port) if group::listens(process.pid, port) == Some(false) => {
+                self.failed(at, &format!("says that it listens on port {port}, which is another program's"));
+                self.live_on(at, lifecycle::Event::Stop, now);
+            }
             Heard::Ready(port) => {
                 process.is_ready(port, now);
                 process.note(&self.layout, instance.spec.manifest(), instance.number);
@@ -256,10 +264,11 @@ impl<S: Stage> Actor<S> {
             }
             Notice::Drained(endpoint) => {
                 let Some(at) = self.instances.iter().position(|i| i.is(endpoint)) else { return };
-                if let Some(process) = self.instances[at].process_mut() {
-                    process.drained = true;
+                let Some(process) = self.instances[at].process_mut() else { return };
+                process.traffic = process.traffic.drained(self.acked);
+                if process.traffic == Traffic::Drained {
+                    self.live_on(at, lifecycle::Event::Drained, now);
                 }
-                self.live_on(at, lifecycle::Event::Drained, now);
             }
             Notice::Failed(endpoint) => {
                 if self.instances.iter().any(|i| i.is(endpoint)) {
@@ -367,7 +376,7 @@ impl<S: Stage> Actor<S> {
         let drain = instance.spec.drain();
         self.live_on(at, lifecycle::Event::Retire(drain), now);
         // The proxy says it once, and never of one that it has not known.
-        if self.instances[at].process().is_some_and(|p| p.drained || !p.posted) {
+        if self.instances[at].process().is_some_and(|p| matches!(p.traffic, Traffic::Drained | Traffic::Never)) {
             self.live_on(at, lifecycle::Event::Drained, now);
         }
     }

@@ -1,6 +1,5 @@
 //! The two ends of a rollout: the commit, which writes first and posts then, and the way back.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::actor::Actor;
@@ -9,39 +8,56 @@ use super::plan::Plan;
 use super::stage::Stage;
 use super::{Event, secrets};
 use crate::error::{Error, Kind, Result};
-use crate::proto::control::{Deployed, Notice, Secrets, Swap};
+use crate::proto::control::{Deployed, Notice, Swap};
 use crate::proto::version::Version;
 use crate::server::state;
 
 use super::roll::Times;
 
 impl<S: Stage> Actor<S> {
+    /// Writes all that the commit needs and that changes nothing yet, while the app boots: then only the short last
+    /// step is left. What a crash leaves of it is removed at boot.
+    pub(super) fn lay_ready(&mut self) -> Result<()> {
+        let Some(rolling) = &mut self.rolling else { return Ok(()) };
+        let Plan { spec, next, secrets, replaces, .. } = &rolling.plan;
+        if *replaces {
+            self.stage.describe(&self.layout, spec.manifest())?;
+        }
+        let held = self.desired.as_ref().and_then(|d| d.secrets.as_ref());
+        if let (Some(secrets), Some(name)) = (secrets, next.secrets.as_ref().filter(|name| held != Some(name))) {
+            secrets::save(&self.layout, &self.host_key, &self.id, name, secrets)?;
+        }
+        rolling.staged = Some(state::stage(&self.layout, next)?);
+        Ok(())
+    }
+
     /// Writes the new state. What was written before a failure is written back.
     pub(super) fn write(&mut self) -> Result<()> {
-        let Some(rolling) = &self.rolling else { return Ok(()) };
-        let written = self.write_plan(&rolling.plan);
+        let Some(rolling) = &mut self.rolling else { return Ok(()) };
+        let Plan { spec, next, replaces, .. } = &rolling.plan;
+        let link = || match replaces {
+            true => self.stage.activate(&self.layout, spec.manifest()),
+            false => Ok(()),
+        };
+        // `current` first: after a crash the state says what is live, and its folder's sync is that of both.
+        let staged = rolling.staged.take().map_or_else(|| state::stage(&self.layout, next), Ok);
+        let written = staged.and_then(|staged| link().and_then(|()| staged.put()));
         if written.is_err() {
-            if let Some(live) = &self.live
-                && let Err(e) = self.stage.activate(&self.layout, live.manifest())
-            {
-                log::error!("app={} `current` could not be put back error={e}", self.id);
-            }
-            if let Err(e) = secrets::save(&self.layout, &self.host_key, &self.id, self.secrets.as_deref()) {
-                log::error!("app={} the secrets could not be put back error={e}", self.id);
-            }
+            self.write_back();
         }
         written
     }
 
-    fn write_plan(&self, plan: &Plan<S::Claim>) -> Result<()> {
-        if plan.replaces {
-            self.stage.activate(&self.layout, plan.spec.manifest())?;
+    /// As it was before the rollout: also when it was only a sync that failed.
+    fn write_back(&self) {
+        let current = self.live.as_ref().map_or(Ok(()), |live| self.stage.activate(&self.layout, live.manifest()));
+        let state = match &self.desired {
+            Some(desired) => state::save(&self.layout, desired),
+            None => state::forget(&self.layout, &self.id),
+        };
+        if let Err(e) = current.and(state) {
+            log::error!("app={} what was live could not be written back error={e}", self.id);
         }
-        if !same(&plan.secrets, &self.secrets) {
-            secrets::save(&self.layout, &self.host_key, &self.id, plan.secrets.as_deref())?;
-        }
-        // Last: after a crash this file says what is live.
-        state::save(&self.layout, &plan.next)
     }
 
     pub(super) fn commit(&mut self, now: Instant) {
@@ -86,6 +102,7 @@ impl<S: Stage> Actor<S> {
         if rolling.plan.replaces {
             self.give_up_on(&version);
         }
+        self.tidy_files();
         let unknown = || Error::new(Kind::Bug, format!("the rollout of {version} ended without a reason"));
         let error = rolling.failure.unwrap_or_else(unknown);
         log::warn!("app={} rollout failed release={version} {error}", self.id);
@@ -130,8 +147,22 @@ impl<S: Stage> Actor<S> {
         }
         let replaces = *replaces;
         let _ = rolling.to.send(Event::Done(Ok(deployed)));
+        self.tidy_files();
         if replaces {
             self.prune();
+        }
+    }
+
+    /// Makes the files follow the state: what describes the live release, and no secrets but those it runs with.
+    pub(super) fn tidy_files(&self) {
+        let live = self.live.as_ref().map(|live| live.manifest());
+        let described = live.map_or(Ok(()), |manifest| {
+            self.stage.describe(&self.layout, manifest)?;
+            self.stage.activate(&self.layout, manifest)
+        });
+        let held = self.desired.as_ref().and_then(|d| d.secrets.as_deref());
+        if let Err(e) = described.and_then(|()| secrets::keep_only(&self.layout, &self.id, held)) {
+            log::warn!("app={} its files are not tidy error={e}", self.id);
         }
     }
 
@@ -148,14 +179,6 @@ impl<S: Stage> Actor<S> {
         {
             log::warn!("app={} pruned releases stay in the state error={e}", self.id);
         }
-    }
-}
-
-fn same(a: &Option<Arc<Secrets>>, b: &Option<Arc<Secrets>>) -> bool {
-    match (a, b) {
-        (None, None) => true,
-        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-        (Some(_), None) | (None, Some(_)) => false,
     }
 }
 

@@ -66,6 +66,31 @@ pub(crate) struct Instance {
     pub run: Run,
 }
 
+/// What the proxy sends to a process, as far as we know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Traffic {
+    /// It never was in balancing.
+    Never,
+    In,
+    /// Taken out by this post; requests may be in flight.
+    Out {
+        since: u64,
+    },
+    /// Nothing is in flight since it was last taken out.
+    Drained,
+}
+
+impl Traffic {
+    /// The proxy called it drained, after all it said about tables up to `acked`. What it says of a post is heard
+    /// after the ack of that post, so a word without it is about an earlier time out, and in balancing since.
+    pub fn drained(self, acked: u64) -> Traffic {
+        match self {
+            Traffic::Out { since } if since <= acked => Traffic::Drained,
+            other => other,
+        }
+    }
+}
+
 pub(crate) enum Run {
     /// No process; the next one is started then.
     Waiting(Instant),
@@ -82,10 +107,7 @@ pub(crate) struct Process {
     pub ready: Option<Instant>,
     pub addr: Option<SocketAddr>,
     pub last_bad: Option<Bad>,
-    /// It was in balancing since it started.
-    pub posted: bool,
-    /// The proxy said so after it was last taken out.
-    pub drained: bool,
+    pub traffic: Traffic,
     token: Zeroizing<String>,
     /// Given back when the process is gone.
     _port: Option<Reserved>,
@@ -160,8 +182,7 @@ impl Process {
             ready: None,
             addr: reserved.as_ref().map(|r| loopback(r.port)),
             last_bad: None,
-            posted: false,
-            drained: false,
+            traffic: Traffic::Never,
             token,
             _port: reserved,
         };

@@ -27,6 +27,8 @@ use crate::proto::control::{LogLine, Stream};
 /// Size of one file, and how many there are: 50 MiB an app.
 const FILE_SIZE: u64 = 10 << 20;
 pub(super) const FILES: u32 = 5;
+/// Lines of one app that are written at once, in bytes: who says more must not fill our memory with it.
+const WRITE: usize = 64 << 10;
 /// Bytes of lines that wait for the disk, of all apps together.
 const MAX_QUEUED: usize = 8 << 20;
 /// Lines sent to a reader at once, in bytes: as JSON it must fit a control message, where a byte may become six.
@@ -182,6 +184,7 @@ struct Writer {
 }
 
 struct Open {
+    source: Arc<Source>,
     file: File,
     size: u64,
     buffer: Vec<u8>,
@@ -223,10 +226,16 @@ impl Writer {
                 self.queued.fetch_sub(entry.text.len() + size_of::<Order>(), Ordering::Relaxed);
                 let dropped = source.dropped.swap(0, Ordering::Relaxed);
                 if dropped > 0 {
-                    let text = format!("tako: {dropped} lines were dropped because the disk was slow");
-                    self.write(&source, Entry { stream: Stream::Err, release: entry.release.clone(), text, ..entry });
+                    let text = format!("tako: {dropped} lines were dropped because the disk was slow or full");
+                    let remark = Entry { stream: Stream::Err, release: entry.release.clone(), text, ..entry };
+                    if !self.write(&source, remark) {
+                        source.dropped.fetch_add(dropped, Ordering::Relaxed);
+                    }
                 }
-                self.write(&source, entry);
+                if !self.write(&source, entry) {
+                    // Told in the file once it can be opened.
+                    source.dropped.fetch_add(1, Ordering::Relaxed);
+                }
             }
             Order::Read { source, lines, follow, to } => {
                 self.flush();
@@ -246,16 +255,13 @@ impl Writer {
         true
     }
 
-    fn write(&mut self, source: &Source, entry: Entry) {
+    /// False when there is no file for it.
+    fn write(&mut self, source: &Arc<Source>, entry: Entry) -> bool {
         let open = match self.files.get_mut(&source.dir) {
             Some(open) => open,
             None => match Open::at(source) {
                 Ok(open) => self.files.entry(source.dir.clone()).or_insert(open),
-                Err(_) => {
-                    // Counted, and told in the file once it can be opened.
-                    source.dropped.fetch_add(1, Ordering::Relaxed);
-                    return;
-                }
+                Err(_) => return false,
             },
         };
         open.append(&entry);
@@ -263,10 +269,13 @@ impl Writer {
             open.flush();
             self.files.remove(&source.dir);
             rotate(source);
+        } else if open.buffer.len() >= WRITE && !open.flush() {
+            self.files.remove(&source.dir);
         }
         for follower in self.followers.iter_mut().filter(|f| f.dir == source.dir) {
             follower.push(entry.to_line());
         }
+        true
     }
 
     fn flush(&mut self) {
@@ -276,13 +285,13 @@ impl Writer {
 }
 
 impl Open {
-    fn at(source: &Source) -> Result<Open> {
+    fn at(source: &Arc<Source>) -> Result<Open> {
         disk::make_dirs(&source.dir, 0o700)?;
         let path = source.path(0);
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
         let file = file.context(|| format!("open {}", path.display()))?;
         let size = file.metadata().map_or(0, |m| m.len());
-        Ok(Open { file, size, buffer: Vec::new() })
+        Ok(Open { source: source.clone(), file, size, buffer: Vec::new() })
     }
 
     fn append(&mut self, entry: &Entry) {
@@ -295,6 +304,10 @@ impl Open {
             return true;
         }
         let written = self.file.write_all(&self.buffer);
+        if written.is_err() {
+            let lost = memchr::memchr_iter(b'\n', &self.buffer).count();
+            self.source.dropped.fetch_add(lost as u64, Ordering::Relaxed);
+        }
         self.size += self.buffer.len() as u64;
         self.buffer.clear();
         written.is_ok() && self.file.metadata().is_ok_and(|m| m.nlink() > 0)
@@ -419,6 +432,44 @@ mod tests {
         assert_eq!(read(&logs, &source, 9), ["three"]);
     }
 
+    const DROPPED_2: &str = "tako: 2 lines were dropped because the disk was slow or full";
+
+    #[test]
+    fn what_a_full_disk_does_not_take_is_counted_and_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Logs::start().unwrap();
+        let source = Source::new(dir.path().into());
+        let voice = Voice::new(&logs, &source, "v1", 1);
+        std::os::unix::fs::symlink("/dev/full", source.path(0)).unwrap();
+        voice.say(Stream::Out, "one".into());
+        // Who reads makes the thread write first.
+        logs.read(&source, 0, false).iter().for_each(drop);
+        voice.say(Stream::Out, "two".into());
+        logs.read(&source, 0, false).iter().for_each(drop);
+        fs::remove_file(source.path(0)).unwrap();
+        // The count is told with the next line that finds a file.
+        voice.say(Stream::Out, "kept".into());
+        let told = read(&logs, &source, 9);
+        let lost: u64 =
+            told.iter().filter_map(|l| l.strip_prefix("tako: ")?.split(' ').next()?.parse::<u64>().ok()).sum();
+        assert!(told.last().unwrap() == "kept" && lost >= 2, "{told:?}");
+    }
+
+    #[test]
+    fn a_flood_is_not_kept_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = Source::new(dir.path().into());
+        let queued = Arc::new(AtomicUsize::new(usize::MAX / 2));
+        let mut writer = Writer { queued, files: HashMap::new(), followers: Vec::new() };
+        for n in 0..1000 {
+            let text = format!("{n} {}", "x".repeat(1000));
+            let entry = Entry { at_ms: 0, release: "v1".into(), instance: 1, stream: Stream::Out, text };
+            // Never a pause in which all would be written.
+            writer.serve(Order::Line(source.clone(), entry));
+            assert!(writer.files[&source.dir].buffer.len() < 2 * WRITE);
+        }
+    }
+
     #[test]
     fn whoever_speaks_never_waits_and_drops_are_counted() {
         let dir = tempfile::tempdir().unwrap();
@@ -431,6 +482,6 @@ mod tests {
         voice.say(Stream::Out, "lost".into());
         logs.0.queued.store(0, Ordering::Relaxed);
         voice.say(Stream::Out, "kept".into());
-        assert_eq!(read(&logs, &source, 9), ["tako: 2 lines were dropped because the disk was slow", "kept"]);
+        assert_eq!(read(&logs, &source, 9), [DROPPED_2, "kept"]);
     }
 }

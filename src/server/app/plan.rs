@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::actor::Actor;
+use super::secrets;
 use super::spec::{self, Spec};
 use super::stage::Stage;
 use crate::error::{Error, Kind, Result};
@@ -110,6 +111,9 @@ impl<S: Stage> Actor<S> {
         next.live = version.clone();
         next.instances = instances;
         next.secrets_hash = secrets.as_ref().map(|s| s.hash.clone());
+        if !same(&secrets, &self.secrets) {
+            next.secrets = secrets.is_some().then(secrets::new_name).transpose()?;
+        }
         let spec = Spec::new(record, secrets.clone());
         spec.launch(&self.stage, &self.layout)?;
         Ok(Plan { spec, next, secrets, replaces: true, previous, _claim: Some(claim) })
@@ -130,6 +134,14 @@ impl<S: Stage> Actor<S> {
 
     fn is_complete(&self, version: &Version) -> bool {
         self.stage.is_complete(&self.layout, &self.id, version)
+    }
+}
+
+fn same(a: &Option<Arc<Secrets>>, b: &Option<Arc<Secrets>>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (Some(_), None) | (None, Some(_)) => false,
     }
 }
 

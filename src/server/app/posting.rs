@@ -1,7 +1,7 @@
 //! What an app has on the board: computed from its instances each time, never edited.
 
 use super::actor::Actor;
-use super::instance::Instance;
+use super::instance::{Instance, Traffic};
 use super::stage::Stage;
 use crate::server::board::Posting;
 
@@ -19,16 +19,23 @@ impl<S: Stage> Actor<S> {
         if self.posted.as_ref() == Some(&posting) || self.ending.is_some() {
             return self.generation;
         }
-        let known = self.posted.take().map_or(Vec::new(), |p| p.endpoints);
-        for endpoint in posting.endpoints.iter().filter(|e| !known.contains(e)) {
-            let process = self.instances.iter_mut().filter_map(Instance::process_mut);
-            for process in process.filter(|p| p.endpoint == endpoint.id) {
-                (process.posted, process.drained) = (true, false);
-            }
-        }
-        self.generation = self.stage.post(&self.id, posting.clone());
+        self.post(posting.clone());
         self.posted = Some(posting);
         self.generation
+    }
+
+    /// Posts, and remembers of each process which post it is out of balancing by.
+    pub fn post(&mut self, posting: Posting) {
+        let generation = self.stage.post(&self.id, posting.clone());
+        for process in self.instances.iter_mut().filter_map(Instance::process_mut) {
+            let is_in = posting.endpoints.iter().any(|e| e.id == process.endpoint);
+            process.traffic = match process.traffic {
+                _ if is_in => Traffic::In,
+                Traffic::In => Traffic::Out { since: generation },
+                out => out,
+            };
+        }
+        self.generation = generation;
     }
 
     pub fn is_acked(&self, generation: u64) -> bool {

@@ -13,6 +13,7 @@ use super::instance::{Instance, Role, Run};
 use super::plan::Plan;
 use super::rollout::{Action, Event as Fact, Rollout};
 use super::stage::Stage;
+use crate::disk::Staged;
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Deploy, Deployed, Notice, Step};
 use crate::proto::version::Version;
@@ -30,6 +31,8 @@ pub(super) struct Rolling<C> {
     /// The post that must be acked, and until when it is waited for.
     awaiting: Option<(u64, Instant)>,
     pub times: Vec<Times>,
+    /// The next state, ready to be put in place.
+    pub staged: Option<Staged>,
     pub failure: Option<Error>,
 }
 
@@ -169,8 +172,15 @@ impl<S: Stage> Actor<S> {
         // It was laid out again since it failed.
         self.discards.retain(|v| v != version);
         let (rollout, first) = Rollout::new(total);
-        self.rolling = Some(Rolling { plan, rollout, to, awaiting: None, times: Vec::new(), failure: None });
+        self.rolling =
+            Some(Rolling { plan, rollout, to, awaiting: None, times: Vec::new(), staged: None, failure: None });
         self.perform(first, now);
+        // After the start: the app boots while the disk is at it.
+        if let Err(e) = self.lay_ready()
+            && let Some(rolling) = &mut self.rolling
+        {
+            rolling.failure.get_or_insert(e.hint("nothing was changed"));
+        }
     }
 
     fn advance(&mut self, fact: Fact, now: Instant) {

@@ -1,12 +1,16 @@
 //! Secrets: in memory that is wiped, sealed on disk, and on the pipe to each instance. Nowhere else.
 //!
+//! Every set of secrets has a file of its own, named in the app's state: a state and its secrets change in one step.
+//!
 //! **Invariant**: a sealed file opens under this host's key for this app alone; one that was moved is refused.
+
+use std::fs;
 
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::super::layout::Layout;
-use crate::crypto::Key;
+use crate::crypto::{self, Key};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::Secrets;
@@ -20,32 +24,45 @@ struct Bootstrap<'a> {
     secrets: &'a std::collections::BTreeMap<String, Zeroizing<String>>,
 }
 
-/// The secrets sealed for this app; `None` when it has none.
+/// A name for secrets that are to be saved, which none had before.
+pub(crate) fn new_name() -> Result<String> {
+    Ok(crypto::hex(&crypto::random::<8>()?))
+}
+
+/// The secrets sealed for this app under `name`.
 ///
 /// # Errors
-/// Refused when they do not open: another host's key, another app's file, damage.
-pub(crate) fn load(layout: &Layout, key: &Key, id: &AppId) -> Result<Option<Secrets>> {
-    let path = layout.secrets(id);
-    let Some(sealed) = disk::read_if_there(&path, 2 * MAX_BOOTSTRAP as u64)? else { return Ok(None) };
+/// Refused when they do not open: another host's key, another app's file, damage; and when they are not there.
+pub(crate) fn load(layout: &Layout, key: &Key, id: &AppId, name: &str) -> Result<Secrets> {
+    let path = layout.secrets(id, name);
+    let sealed = disk::read_if_there(&path, 2 * MAX_BOOTSTRAP as u64)?.ok_or_else(|| {
+        Error::new(Kind::Refused, format!("{} is missing", path.display()))
+            .hint("deploy again: the secrets are sent anew")
+    })?;
     let plain = key.open(&sealed, &bound_to(id)).ok_or_else(|| {
         Error::new(Kind::Refused, format!("{} does not open under this server's key", path.display()))
             .hint("deploy again: the secrets are sent anew")
     })?;
-    serde_json::from_slice(&plain).context(|| format!("understand {}", path.display())).map(Some)
+    serde_json::from_slice(&plain).context(|| format!("understand {}", path.display()))
 }
 
-pub(crate) fn save(layout: &Layout, key: &Key, id: &AppId, secrets: Option<&Secrets>) -> Result<()> {
-    let path = layout.secrets(id);
-    let Some(secrets) = secrets else {
-        return match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(e).context(|| format!("remove {}", path.display()))
-            }
-            _ => Ok(()),
-        };
-    };
+pub(crate) fn save(layout: &Layout, key: &Key, id: &AppId, name: &str, secrets: &Secrets) -> Result<()> {
     let plain = json(secrets, room(secrets))?;
-    disk::write_atomic(&path, &key.seal(&plain, &bound_to(id))?, 0o600)
+    disk::write_atomic(&layout.secrets(id, name), &key.seal(&plain, &bound_to(id))?, 0o600)
+}
+
+/// Removes what is sealed under any other name.
+pub(crate) fn keep_only(layout: &Layout, id: &AppId, name: Option<&str>) -> Result<()> {
+    let kept = name.map(|name| layout.secrets(id, name));
+    for entry in fs::read_dir(layout.app(id)).into_iter().flatten().flatten() {
+        let file = entry.file_name();
+        let is_ours = file.to_str().is_some_and(|f| f.starts_with("secrets.") && f.ends_with(".sealed"));
+        let path = entry.path();
+        if is_ours && Some(&path) != kept.as_ref() {
+            fs::remove_file(&path).context(|| format!("remove {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// # Errors
@@ -94,16 +111,19 @@ mod tests {
             disk::make_dirs(&layout.app(id), 0o700).unwrap();
         }
         let key = Key::random().unwrap();
-        assert!(load(&layout, &key, &a).unwrap().is_none());
-        save(&layout, &key, &a, Some(&some())).unwrap();
-        assert_eq!(load(&layout, &key, &a).unwrap().unwrap().values, some().values);
-        let sealed = std::fs::read(layout.secrets(&a)).unwrap();
+        assert_eq!(load(&layout, &key, &a, "1").unwrap_err().kind(), Kind::Refused);
+        save(&layout, &key, &a, "1", &some()).unwrap();
+        assert_eq!(load(&layout, &key, &a, "1").unwrap().values, some().values);
+        let sealed = fs::read(layout.secrets(&a, "1")).unwrap();
         assert!(!sealed.windows(3).any(|w| w == b"KEY"));
-        std::fs::copy(layout.secrets(&a), layout.secrets(&b)).unwrap();
-        assert_eq!(load(&layout, &key, &b).unwrap_err().kind(), Kind::Refused);
-        assert_eq!(load(&layout, &Key::random().unwrap(), &a).unwrap_err().kind(), Kind::Refused);
-        save(&layout, &key, &a, None).unwrap();
-        assert!(load(&layout, &key, &a).unwrap().is_none());
+        fs::copy(layout.secrets(&a, "1"), layout.secrets(&b, "1")).unwrap();
+        assert_eq!(load(&layout, &key, &b, "1").unwrap_err().kind(), Kind::Refused);
+        assert_eq!(load(&layout, &Key::random().unwrap(), &a, "1").unwrap_err().kind(), Kind::Refused);
+        save(&layout, &key, &a, "2", &some()).unwrap();
+        keep_only(&layout, &a, Some("2")).unwrap();
+        assert!(!layout.secrets(&a, "1").exists() && layout.secrets(&a, "2").exists());
+        keep_only(&layout, &a, None).unwrap();
+        assert!(!layout.secrets(&a, "2").exists() && layout.secrets(&b, "1").exists());
     }
 
     #[test]

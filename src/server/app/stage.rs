@@ -24,6 +24,7 @@ pub(crate) trait Stage: Send + 'static {
 
     fn launch(&self, layout: &Layout, manifest: &Manifest) -> Result<Launch>;
     fn is_complete(&self, layout: &Layout, app: &AppId, version: &Version) -> bool;
+    fn describe(&self, layout: &Layout, manifest: &Manifest) -> Result<()>;
     fn activate(&self, layout: &Layout, manifest: &Manifest) -> Result<()>;
     fn discard(&self, layout: &Layout, app: &AppId, version: &Version) -> Result<()>;
     fn prune(&self, layout: &Layout, desired: &mut Desired, running: &[Version], now_ms: u64);
@@ -54,6 +55,10 @@ impl Stage for Board {
 
     fn is_complete(&self, layout: &Layout, app: &AppId, version: &Version) -> bool {
         release::is_complete(layout, app, version)
+    }
+
+    fn describe(&self, layout: &Layout, manifest: &Manifest) -> Result<()> {
+        release::describe(layout, manifest)
     }
 
     fn activate(&self, layout: &Layout, manifest: &Manifest) -> Result<()> {

@@ -60,7 +60,9 @@ fn serve(part: &str) {
     let mut secrets = String::new();
     fs::File::open("/proc/self/fd/3").unwrap().read_to_string(&mut secrets).unwrap();
     let token = secrets.split('"').nth(3).unwrap().to_owned();
-    if port == "0" {
+    if part == "thief" {
+        println!("TAKO:READY:{}", env::var("THEIRS").unwrap());
+    } else if port == "0" {
         println!("TAKO:READY:{}", listener.local_addr().unwrap().port());
     }
     let mut ill = part == "ill";
@@ -76,6 +78,11 @@ fn serve(part: &str) {
                 "HTTP/1.1 403 Who\r\n\r\n".into()
             }
             "/die" => std::process::exit(9),
+            "/move" => {
+                println!("TAKO:READY:1");
+                println!("moved");
+                "HTTP/1.1 200 OK\r\n\r\n".into()
+            }
             "/ill" => {
                 ill = true;
                 "HTTP/1.1 200 OK\r\n\r\n".into()
@@ -187,9 +194,15 @@ impl Stage for Play {
         layout.complete_marker(app, version).exists()
     }
 
+    fn describe(&self, _layout: &Layout, _manifest: &Manifest) -> Result<()> {
+        Ok(())
+    }
+
     fn activate(&self, _layout: &Layout, manifest: &Manifest) -> Result<()> {
         let mut scene = self.scene();
-        scene.activated.push(manifest.version.clone());
+        if scene.activated.last() != Some(&manifest.version) {
+            scene.activated.push(manifest.version.clone());
+        }
         match scene.disk_full {
             true => Err(Error::new(Kind::Io, "the disk is full")),
             false => Ok(()),
@@ -829,4 +842,88 @@ fn delete_calls_off_a_rollout_and_stops_all() {
     assert!(pids.iter().all(|pid| !is_alive(*pid)));
     assert!(it.posted().routes.is_empty());
     assert_eq!(it.handle.status().unwrap_err().kind(), Kind::NotFound);
+}
+
+/// What the proxy said about the first time out is heard when they are in balancing again.
+#[test]
+fn a_late_word_about_an_earlier_time_out_does_not_cut_a_drain_short() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 3).unwrap();
+    it.play.scene().hold = true;
+    it.deploy("v2", "third exits", 3).unwrap_err();
+    let late = std::mem::take(&mut it.play.scene().held);
+    assert!(late.len() >= 2);
+    late.into_iter().for_each(|endpoint| it.play.tell(proxy::Notice::Drained(endpoint)));
+    until("only the old ones run", || it.pids().len() == 3);
+    it.deploy("v3", "serve", 3).unwrap();
+    let states: Vec<_> = it.status().instances.into_iter().map(|i| (i.version.to_string(), i.state)).collect();
+    assert_eq!(states.iter().filter(|(v, s)| v == "v1" && s == "draining").count(), 3, "{states:?}");
+}
+
+#[test]
+fn the_port_of_another_program_is_not_taken_for_ready() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    let (before, pids) = (it.posted(), it.pids());
+    // One that would answer well to every question.
+    let theirs = before.endpoints[0].addr.port();
+    let mut order = it.order("v2", "thief", 1);
+    order.manifest.vars.insert("THEIRS".into(), theirs.to_string());
+    order.manifest.health = Some("/".into());
+    let e = done(&it.handle.deploy(order, "ana".into())).unwrap_err();
+    let expected = format!("instance 1 of 1 says that it listens on port {theirs}, which is another program's");
+    assert_eq!(e.to_string(), expected);
+    it.assert_v1_stands(&before, &pids);
+}
+
+#[test]
+fn a_ready_line_of_one_that_serves_moves_no_traffic() {
+    let it = Sandbox::new();
+    let exe = env::current_exe().unwrap().to_str().unwrap().to_owned();
+    let mut order = it.order("v1", "serve", 1);
+    order.manifest.start =
+        Some([exe.as_str(), "--exact", "server::app::tests::plays_the_app", "--nocapture"].map(String::from).to_vec());
+    done(&it.handle.deploy(order, "ana".into())).unwrap();
+    let before = it.posted();
+    it.answers("/move");
+    until("it was heard", || it.log().contains(&"moved".into()));
+    // The status is asked of the actor after it heard what is in the log.
+    assert_eq!(it.status().instances[0].port, before.endpoints[0].addr.port());
+    assert_eq!(it.posted(), before);
+}
+
+/// As after a `kill -9` between the secrets and the state: what the state does not name does not count.
+#[test]
+fn a_crash_in_the_middle_of_a_commit_leaves_the_old_release_with_its_secrets() {
+    let mut it = Sandbox::new();
+    let secrets = |value: &str| Secrets {
+        hash: value.into(),
+        values: [("KEY".into(), Zeroizing::new(value.to_string()))].into(),
+    };
+    done(&it.handle.deploy(Deploy { secrets: Some(secrets("one")), ..it.order("v1", "serve", 1) }, "ana".into()))
+        .unwrap();
+    it.handle.stop();
+    let name = super::secrets::new_name().unwrap();
+    super::secrets::save(&it.layout, &it.key, &it.id, &name, &secrets("two")).unwrap();
+    it.restart();
+    until("it serves again", || it.status().state == AppState::Live);
+    assert!(it.answers("/secrets")[0].contains(r#""KEY":"one""#));
+    assert_eq!(it.handle.secrets_hash().as_deref(), Some("one"));
+    assert!(!it.layout.secrets(&it.id, &name).exists());
+    // `current` is made to follow the state.
+    assert_eq!(it.play.scene().activated.iter().map(Version::as_str).collect::<Vec<_>>(), ["v1"]);
+}
+
+/// A state that names secrets never runs without them.
+#[test]
+fn secrets_that_are_missing_are_not_done_without() {
+    let mut it = Sandbox::new();
+    let secrets = Secrets { hash: "h".into(), values: [("KEY".into(), Zeroizing::new("v".into()))].into() };
+    done(&it.handle.deploy(Deploy { secrets: Some(secrets), ..it.order("v1", "serve", 1) }, "ana".into())).unwrap();
+    it.handle.stop();
+    super::secrets::keep_only(&it.layout, &it.id, None).unwrap();
+    it.restart();
+    let status = it.status();
+    assert_eq!((status.state, status.instances.len()), (AppState::Degraded, 0));
+    assert!(status.last_failure.unwrap().contains("is missing"));
 }

@@ -179,6 +179,7 @@ fn activating_points_current_at_the_release_and_describes_it() {
     let release = w.unpack("v2", &[("run", "x")]);
     activate(&w.layout, &w.manifest("v1")).unwrap();
     let node = Manifest { runtime: Runtime::Node, runtime_version: Some("22.1.0".into()), ..w.manifest("v2") };
+    describe(&w.layout, &node).unwrap();
     activate(&w.layout, &node).unwrap();
     assert_eq!(fs::read_link(w.layout.current(&w.id)).unwrap(), Path::new("releases/v2"));
     let told: Manifest = serde_json::from_slice(&fs::read(release.join("app.json")).unwrap()).unwrap();

@@ -1,0 +1,154 @@
+//! Process groups as the kernel shows them: who is in one, and on which port it listens (proc_pid_stat(5), proc_net(5)).
+//!
+//! A number of a process may come to mean another one at any time; what is read here is a look and no hold.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::net::{getsockname, sockopt};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+/// No environment that we gave to a program is larger.
+const MAX_ENVIRONMENT: u64 = 4 << 20;
+/// The state of a listening socket in `/proc/net/tcp`.
+const LISTEN: &str = "0A";
+
+struct Stat {
+    state: char,
+    group: u32,
+    started: u64,
+}
+
+/// The live processes of a group; one that has ended and is not reaped is not there any more.
+pub(crate) fn members(group: u32) -> Vec<u32> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| stat(*pid).is_some_and(|s| s.group == group && !matches!(s.state, 'Z' | 'X'))).collect()
+}
+
+/// Clock ticks from boot to the start of a process; `None` when there is none.
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
+    stat(pid).map(|s| s.started)
+}
+
+/// Whether a process was started with this in its environment.
+pub(crate) fn was_given(pid: u32, name: &str, value: &Path) -> bool {
+    let mut environment = Vec::new();
+    let read = File::open(format!("/proc/{pid}/environ"))
+        .and_then(|file| file.take(MAX_ENVIRONMENT).read_to_end(&mut environment));
+    let wanted = [name.as_bytes(), b"=", value.as_os_str().as_bytes()].concat();
+    read.is_ok() && environment.split(|b| *b == 0).any(|variable| variable == wanted)
+}
+
+/// Whether the group of `leader` is among those who listen on `port`; `None` when nobody does, or it cannot be told.
+pub(crate) fn listens(leader: u32, port: u16) -> Option<bool> {
+    // Nearly always it is the leader itself; the kernel's tables take milliseconds to read, and a swap waits for this.
+    if has_listener(leader, port) {
+        return Some(true);
+    }
+    let sockets = sockets_of_table(port)?;
+    if holds(leader, &sockets)? {
+        return Some(true);
+    }
+    let mut others = members(leader).into_iter().filter(|pid| *pid != leader);
+    others.try_fold(false, |found, pid| Some(found || holds(pid, &sockets)?))
+}
+
+/// Looks at the process's own sockets; false also where the kernel does not let us.
+fn has_listener(pid: u32, port: u16) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).into_iter().flatten().flatten();
+    descriptors.filter(is_socket).filter_map(|entry| entry.file_name().to_str()?.parse().ok()).any(|number| {
+        let socket = pidfd_getfd(&process, number, PidfdGetfdFlags::empty());
+        socket.is_ok_and(|socket| {
+            let address = getsockname(&socket).ok().and_then(|any| SocketAddr::try_from(any).ok());
+            address.is_some_and(|a| a.port() == port) && sockopt::socket_acceptconn(&socket).unwrap_or(false)
+        })
+    })
+}
+
+fn is_socket(entry: &fs::DirEntry) -> bool {
+    fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str().as_bytes().starts_with(b"socket:"))
+}
+
+/// Who listens on `port`, of all processes; `None` when nobody does.
+fn sockets_of_table(port: u16) -> Option<Vec<String>> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().filter_map(|table| File::open(table).ok());
+    let sockets: Vec<String> = tables.flat_map(|file| listeners(BufReader::new(file), port)).collect();
+    (!sockets.is_empty()).then_some(sockets)
+}
+
+/// Whether one of the sockets is open in the process; `None` when we may not look.
+fn holds(pid: u32, sockets: &[String]) -> Option<bool> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let mut links = descriptors.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    Some(links.any(|link| sockets.iter().any(|socket| link.as_os_str() == socket.as_str())))
+}
+
+/// The sockets that listen on `port`, named as the links of descriptors name them. The kernel lists those that listen
+/// first, so that the connections of a busy machine are not read.
+fn listeners(table: impl BufRead, port: u16) -> Vec<String> {
+    let lines = table.lines().map_while(Result::ok).skip(1);
+    let listening = lines.map_while(|line| {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        (words.get(3) == Some(&LISTEN))
+            .then(|| Some((words[1].rsplit_once(':')?.1.to_owned(), words.get(9)?.to_string())))
+    });
+    let ours = format!("{port:04X}");
+    listening.flatten().filter(|(port, _)| *port == ours).map(|(_, inode)| format!("socket:[{inode}]")).collect()
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses, and may hold anything, also parentheses.
+    let fields: Vec<&str> = stat.get(stat.rfind(')')? + 2..)?.split(' ').collect();
+    Some(Stat {
+        state: fields.first()?.chars().next()?,
+        group: fields.get(2)?.parse().ok()?,
+        started: fields.get(19)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::sys::{self, Spawn};
+
+    #[test]
+    fn reads_who_listens_and_stops_at_the_first_who_does_not() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 111 1 0 100 0 0 10 0\n\
+             1: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 222 1 0 100 0 0 10 0\n\
+             2: 0100007F:1F90 0100007F:9999 01 00000000:00000000 00:00000000 00000000  0 0 333 1 0 100 0 0 10 0\n\
+             3: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 444 1 0 100 0 0 10 0\n";
+        assert_eq!(listeners(table.as_bytes(), 8080), ["socket:[111]"]);
+        assert_eq!(listeners(table.as_bytes(), 80), ["socket:[222]"]);
+        assert!(listeners(table.as_bytes(), 8081).is_empty());
+        assert!(listeners("garbage\nmore\n".as_bytes(), 80).is_empty());
+    }
+
+    #[test]
+    fn knows_our_own_socket_from_that_of_another_group() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert_eq!(listens(std::process::id(), port), Some(true));
+        assert_eq!(sockets_of_table(port).map(|s| holds(std::process::id(), &s)), Some(Some(true)));
+        let argv = ["/bin/sh", "-c", "sleep 600 & sleep 600"].map(Into::into);
+        let env = vec![("PATH".into(), "/usr/bin:/bin".into()), ("TAKO_DATA_DIR".into(), "/d".into())];
+        let mut other = sys::spawn(&Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None }).unwrap();
+        let id = other.child.id();
+        assert_eq!(listens(id, port), Some(false));
+        assert!(members(id).contains(&id));
+        assert!(was_given(id, "TAKO_DATA_DIR", Path::new("/d")) && !was_given(id, "TAKO_DATA_DIR", Path::new("/")));
+        sys::kill_group(other.pid, rustix::process::Signal::KILL).unwrap();
+        other.child.wait().unwrap();
+        drop(listener);
+        assert_eq!(listens(id, port), None);
+    }
+}

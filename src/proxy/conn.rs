@@ -217,7 +217,11 @@ impl Conn {
     /// Gives back everything it holds, before it is dropped.
     pub fn leave(&mut self, tools: &mut Tools) {
         match std::mem::replace(&mut self.phase, Phase::Gone) {
-            Phase::Exchange(mut exchange) => exchange.leave(tools),
+            Phase::Exchange(mut exchange) => {
+                exchange.leave(tools);
+                // What was not completed must not look complete, whoever ends it.
+                self.socket.reset_on_close();
+            }
             Phase::Tunnel(tunnel) => tunnel.leave(tools),
             _ => {}
         }

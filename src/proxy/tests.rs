@@ -7,6 +7,7 @@ mod refusing;
 mod tunnelling;
 mod securing;
 mod stopping;
+mod starving;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};

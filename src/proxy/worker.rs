@@ -185,6 +185,7 @@ impl Worker {
                 Err(Errno::AGAIN) => return,
                 // The client gave up in the queue, or the kernel has passing trouble (accept(2)).
                 Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::PERM | Errno::NETDOWN) => {}
+                Err(e) if self.tools.close_idle_links() => log::info!("proxy closes its idle links: {e}"),
                 Err(e) => {
                     log::warn!("proxy-{} pauses accepting: {e}", self.tools.worker);
                     return self.pause();

@@ -2,12 +2,10 @@
 //!
 //! **Invariant**: a request moves on to another endpoint only while nothing of it was sent, whatever its method.
 
-use std::io;
-
 use super::{Exchange, MAX_CONNECT_TIMEOUTS, Outcome, Reply};
 use crate::proxy::answer::Answer;
 use crate::proxy::http::Bad;
-use crate::proxy::tools::{Reuse, Tools};
+use crate::proxy::tools::{Reuse, Tools, is_shortage};
 use crate::proxy::transport::{BODY_READ, End, Socket};
 
 impl Exchange {
@@ -26,7 +24,7 @@ impl Exchange {
             let mut link = match tools.link(endpoint, self.conn, reuse) {
                 Ok(link) => link,
                 Err(e) => {
-                    if is_ours(&e) {
+                    if is_shortage(&e) {
                         log::warn!("proxy cannot connect to endpoint={}: {e}", endpoint.addr);
                         return Err(Outcome::Own(Answer::overloaded()));
                     }
@@ -40,15 +38,15 @@ impl Exchange {
                     self.pass_over(tools);
                     continue;
                 }
-                // Reading tells how it ended: with an answer, or without one.
                 self.mute = true;
-                link.socket.drop_unsent(&mut tools.io);
-                link.socket.look_again();
             }
             if link.used && reuse == Reuse::Any {
                 self.kept.replace(request, &mut tools.io.spare);
             }
             self.link = Some(link);
+            if self.mute {
+                self.hush(tools);
+            }
             self.progress = tools.now;
             return Ok(());
         }
@@ -76,6 +74,15 @@ impl Exchange {
         self.dispatch(unsent, Reuse::Never, tools)
     }
 
+    /// The endpoint takes no more of the request. Reading tells how it ended: with an answer, or without one.
+    fn hush(&mut self, tools: &mut Tools) {
+        self.mute = true;
+        if let Some(link) = &mut self.link {
+            link.socket.drop_unsent(&mut tools.io);
+            link.socket.look_again();
+        }
+    }
+
     /// Client to endpoint.
     pub(super) fn push(&mut self, client: &mut Socket, tools: &mut Tools) -> Result<bool, Outcome> {
         let Some(link) = &mut self.link else { return Ok(false) };
@@ -89,11 +96,7 @@ impl Exchange {
                 unsent.clear(&mut tools.io.spare);
                 return result.map(|()| true);
             }
-            Err(_) => {
-                self.mute = true;
-                link.socket.drop_unsent(&mut tools.io);
-                link.socket.look_again();
-            }
+            Err(_) => self.hush(tools),
         }
         if self.mute || self.intake.is_done() {
             return Ok(waiting);
@@ -106,7 +109,7 @@ impl Exchange {
         };
         let link = self.link.as_mut().filter(|_| taken.is_ok());
         if link.is_some_and(|link| link.socket.send(&body, &mut tools.io).is_err()) {
-            self.mute = true;
+            self.hush(tools);
         }
         tools.outbox = body;
         Ok(taken? || waiting)
@@ -144,7 +147,8 @@ impl Exchange {
         if got.end != End::NotYet && !self.intake.is_done() {
             return Err(Outcome::Abort); // the client left in the middle of its request
         }
-        Ok(got.fresh > 0)
+        // Readable still, though nothing came of it: a part of a TLS record.
+        Ok(got.fresh > 0 || client.is_readable())
     }
 
     fn bad_request(&self, bad: Bad) -> Outcome {
@@ -153,13 +157,4 @@ impl Exchange {
             _ => Outcome::Abort,
         }
     }
-}
-
-/// The endpoint has no part in it: we are out of descriptors, ports or memory.
-fn is_ours(e: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(
-        Errno::from_io_error(e),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL)
-    )
 }

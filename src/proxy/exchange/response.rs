@@ -31,7 +31,11 @@ impl Exchange {
         let got = link.socket.gather(&mut inbox, &mut tools.io, BODY_READ, !has_work);
         tools.moved += got.fresh;
         self.answered |= got.len > 0;
+        let begun = self.has_begun();
         let used = self.digest(&inbox[..got.len], &mut out, client, tools);
+        if self.is_event_stream() && used.is_ok() && !begun {
+            client.keep_alive(); // no limit of ours ends a silent stream
+        }
         if let (Ok(used), Some(link)) = (&used, &mut self.link) {
             link.socket.put_back(&inbox[*used..got.len], &mut tools.io);
         }

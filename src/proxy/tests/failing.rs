@@ -161,6 +161,16 @@ fn a_response_that_makes_no_sense_is_a_502_and_ends_the_link() {
 }
 
 #[test]
+fn a_head_answer_with_two_lengths_is_one_clean_502() {
+    let origin = Origin::new(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\nA: b\r\n\r\n".to_vec());
+    let world = World::serving(Limits::DEFAULT, &[origin.endpoint]);
+    let mut client = world.client();
+    client.send("HEAD / HTTP/1.1\r\nHost: app.test\r\n\r\n");
+    let answer = client.try_read(true).unwrap();
+    assert_eq!((answer.status, answer.field("a")), (502, None), "{}", answer.head);
+}
+
+#[test]
 fn bytes_behind_a_response_are_never_the_next_answer() {
     let origin = Origin::new(|_| [ok(b"one"), ok(b"poison")].concat());
     let world = World::with(Limits::DEFAULT, 1);

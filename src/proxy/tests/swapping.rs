@@ -108,6 +108,18 @@ fn idle_links_to_a_removed_endpoint_are_closed() {
     assert_eq!(heard.recv_timeout(PATIENCE), Ok(0));
 }
 
+#[test]
+fn a_new_table_does_not_begin_the_round_anew() {
+    let (a, b) = (Origin::named("a"), Origin::named("b"));
+    let world = World::with(Limits::DEFAULT, 1);
+    let mut got = String::new();
+    for _ in 0..6 {
+        world.publish(&[a.endpoint, b.endpoint]);
+        got += world.client().get("/").text();
+    }
+    assert!(["ababab", "bababa"].contains(&got.as_str()), "{got}");
+}
+
 const CHUNKED_POST: &str =
     "POST / HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
 

@@ -3,6 +3,7 @@
 mod relaying;
 mod failing;
 mod swapping;
+mod churning;
 mod refusing;
 mod tunnelling;
 mod securing;

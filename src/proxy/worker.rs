@@ -221,7 +221,6 @@ impl Worker {
     }
 
     fn admit(&mut self, stream: TcpStream, address: IpAddr, secure: bool) {
-        let _ = stream.set_nodelay(true); // slower without, not wrong
         let tls = match self.tools.index() {
             Some(index) if secure => match Tls::new(&index.tls) {
                 Ok(tls) => Some(Box::new(tls)),

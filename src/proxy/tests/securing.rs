@@ -5,10 +5,10 @@ use rustls::{ClientConnection, StreamOwned};
 use super::*;
 use crate::proxy::tls;
 
-type Secure = StreamOwned<ClientConnection, TcpStream>;
+pub(super) type Secure = StreamOwned<ClientConnection, TcpStream>;
 
 impl World {
-    fn secure(&self, name: &str) -> Secure {
+    pub(super) fn secure(&self, name: &str) -> Secure {
         let stream = TcpStream::connect(self.https).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -16,7 +16,7 @@ impl World {
     }
 }
 
-fn ask(stream: &mut BufReader<Secure>, request: &str) -> Answered {
+pub(super) fn ask(stream: &mut BufReader<Secure>, request: &str) -> Answered {
     stream.get_mut().write_all(request.as_bytes()).unwrap();
     let head = read_head(stream).unwrap();
     let body = read_body(stream, &head, false).unwrap();

@@ -118,7 +118,12 @@ impl Conn {
 
     /// Since when it is idle, if it is.
     pub fn idle_since(&self) -> Option<u64> {
-        (matches!(self.phase, Phase::Idle) && self.socket.is_clear()).then_some(self.since)
+        (matches!(self.phase, Phase::Idle) && self.socket.is_clear() && !self.queued).then_some(self.since)
+    }
+
+    /// Closing it now takes nothing from the client: no request has come that was not looked at.
+    pub fn is_quiet(&self) -> bool {
+        self.socket.is_quiet()
     }
 
     /// Runs until it would wait or others must have their turn, then arms its timer.

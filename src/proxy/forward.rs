@@ -60,9 +60,18 @@ pub(super) fn request(out: &mut Vec<u8>, request: &Request<'_>, framing: Framing
     out.push(b' ');
     request.target.write(out);
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    let host = match request.fields.first(Name::Host) {
-        Some(host) => host,
-        None => request.host.map_or(&b""[..], |h| h.host),
+    let mut made = Vec::new();
+    let host = match (request.fields.first(Name::Host), request.host) {
+        (Some(host), _) => host,
+        (None, None) => b"",
+        // RFC 9112 §3.2.2: made from the target, which only HTTP/1.0 sends alone.
+        (None, Some(authority)) => {
+            made.extend_from_slice(authority.host);
+            if let Some(port) = authority.port {
+                let _ = write!(made, ":{port}"); // writing to memory does not fail
+            }
+            &made
+        }
     };
     field(out, b"Host", host);
 
@@ -346,7 +355,8 @@ mod tests {
 
     #[test]
     fn absolute_form_becomes_origin_form_with_a_host() {
-        assert!(sent("GET http://a.b:8/x HTTP/1.0\n\n", false).starts_with("GET /x HTTP/1.1\nHost: a.b\n"));
+        assert!(sent("GET http://a.b:8/x HTTP/1.0\n\n", false).starts_with("GET /x HTTP/1.1\nHost: a.b:8\n"));
+        assert!(sent("GET http://[::1]/x HTTP/1.0\n\n", false).starts_with("GET /x HTTP/1.1\nHost: [::1]\n"));
     }
 
     #[test]

@@ -204,7 +204,9 @@ impl Worker {
         idle.sort_unstable_by_key(|(since, _)| *since);
         let some = (idle.len() / 8).clamp(1, EVICTED);
         for (_, key) in idle.into_iter().take(some) {
-            self.drop_conn(key);
+            if self.conns.get_mut(key).is_some_and(|conn| conn.is_quiet()) {
+                self.drop_conn(key);
+            }
         }
         let full = self.tools.shared.conns.load(Ordering::Relaxed) >= max;
         if full {

@@ -4,6 +4,7 @@
 //!   connecting ─▶ request goes out ─▶ Reply::Head ─▶ Reply::Body ─▶ Reply::Done
 //!       │ refused: next endpoint      │ reused link died: once more      │ link parked or closed
 //! ```
+//! `request` is the way to the endpoint, `response` the way back; here is what both share, and its time.
 //! It does not know what the client's connection was or will be, only that it is a [`Socket`].
 //!
 //! **Invariant**: a source is read only while its sink has nothing waiting. A response begins at most once; after that

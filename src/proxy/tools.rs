@@ -81,6 +81,8 @@ pub(super) struct Tools {
     /// One round robin counter per upstream of the table.
     turns: Vec<usize>,
     date: (u64, String),
+    /// The second, counted from one, of the last line logged by [`Tools::may_log`].
+    logged: u64,
     ids: RequestIds,
 }
 
@@ -107,6 +109,7 @@ impl Tools {
             held: HashMap::new(),
             turns: Vec::new(),
             date: (u64::MAX, String::new()),
+            logged: 0,
             ids: RequestIds::new(),
         };
         tools.repair();
@@ -319,6 +322,12 @@ impl Tools {
 
     pub fn request_id(&mut self) -> [u8; 32] {
         self.ids.next()
+    }
+
+    /// Whether to log a fault that each request may meet: once a second, since writing a log may block.
+    pub fn may_log(&mut self) -> bool {
+        let second = self.now / 1000 + 1;
+        std::mem::replace(&mut self.logged, second) != second
     }
 
     /// Most connections are taken.

@@ -1,6 +1,9 @@
 //! Tunnel: bytes both ways after a 101 (RFC 6455 §5), unread and unchanged.
 //!
-//! Each direction ends by itself: an end that was read is passed on as an end, once all before it has been written.
+//! ```text
+//!   each way:   Open ─▶ Ending ─▶ Ended      both Ended: gone; either side broken: gone
+//!                 read an end │ all before it is written, the end is passed on
+//! ```
 //! **Invariant**: a side is read only while the other has nothing waiting, so a tunnel pins two chunks a direction.
 
 use super::table::EndpointId;

@@ -25,7 +25,9 @@ impl Exchange {
                 Ok(link) => link,
                 Err(e) => {
                     if is_shortage(&e) {
-                        log::warn!("proxy cannot connect to endpoint={}: {e}", endpoint.addr);
+                        if tools.may_log() {
+                            log::warn!("proxy cannot connect to endpoint={}: {e}", endpoint.addr);
+                        }
                         return Err(Outcome::Own(Answer::overloaded()));
                     }
                     self.pass_over(tools);

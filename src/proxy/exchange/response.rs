@@ -134,8 +134,8 @@ impl Exchange {
         Ok(())
     }
 
-    fn bad_response(&self, bad: Bad, tools: &Tools) -> Outcome {
-        if let Some(id) = self.held {
+    fn bad_response(&self, bad: Bad, tools: &mut Tools) -> Outcome {
+        if let Some(id) = self.held.filter(|_| tools.may_log()) {
             log::warn!("bad response endpoint={} worker={}: {}", id.0, tools.worker, bad.why);
         }
         Outcome::Own(Answer::bad_gateway())

@@ -118,6 +118,28 @@ fn rfc8446_6_1_a_clean_end_says_close_notify_and_a_cut_one_does_not() {
 }
 
 #[test]
+fn a_client_that_said_goodbye_gets_its_answers() {
+    let origin = Origin::new(|seen| ok(&seen.body));
+    let world = World::serving(Limits::DEFAULT, &[origin.endpoint]);
+    for fin in [false, true] {
+        let mut stream = world.secure("app.test");
+        let post = "POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 2\r\n\r\nhi";
+        stream.write_all((get("/") + post).as_bytes()).unwrap();
+        stream.conn.send_close_notify();
+        stream.conn.complete_io(&mut stream.sock).unwrap();
+        if fin {
+            stream.sock.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        let mut stream = BufReader::new(stream);
+        for body in ["", "hi"] {
+            let head = read_head(&mut stream).unwrap();
+            assert_eq!(read_body(&mut stream, &head, false).unwrap(), body.as_bytes());
+        }
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "a clean end");
+    }
+}
+
+#[test]
 fn a_handshake_that_does_not_come_ends() {
     let origin = Origin::named("x");
     let world = World::serving(short(), &[origin.endpoint]);

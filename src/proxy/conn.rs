@@ -5,24 +5,26 @@
 //!    │        │        ├──▶ Tunnel ─▶ gone    (101)
 //!    └────────┴────────┴──▶ Closing ─▶ Linger ─▶ gone
 //! ```
-//! It reads heads, has `decide` judge them, and lets an [`Exchange`] do the rest; it does not know how that relays.
+//! It reads heads and has `decide` judge them (`heads`), and lets an [`Exchange`] do the rest; it does not know how that
+//! relays.
 //!
 //! **Invariant**: one request at a time, in order (RFC 9112 §9.3.2); the next head is looked at when the last answer is
 //! with the kernel. After a refusal no byte of the connection is read as a request again.
 
+mod heads;
+
 use std::net::IpAddr;
 
-use super::answer::{self, Answer, Manner};
-use super::decide::{self, Asker, Decision, decide};
-use super::exchange::{Exchange, Facts, Outcome};
-use super::forward;
-use super::http::framing::{self, Framing};
-use super::http::head::{Request, Scanner};
-use super::http::{Bad, Method, Version};
+use super::answer::{Answer, Manner};
+use super::decide::Asker;
+use super::exchange::{Exchange, Outcome};
+use super::http::Version;
+use super::http::head::Scanner;
 use super::token::Key;
 use super::tools::{Link, Tools};
-use super::transport::{End, HEAD_READ, Socket};
+use super::transport::{End, Socket};
 use super::tunnel::Tunnel;
+use heads::PLAIN;
 
 /// After this much discarded input a client is not reading but sending (RFC 9112 §9.6 sets no limit).
 const MAX_LINGER: usize = 256 << 10;
@@ -116,7 +118,12 @@ impl Conn {
 
     /// Since when it is idle, if it is.
     pub fn idle_since(&self) -> Option<u64> {
-        (matches!(self.phase, Phase::Idle) && self.socket.is_clear()).then_some(self.since)
+        (matches!(self.phase, Phase::Idle) && self.socket.is_clear() && !self.queued).then_some(self.since)
+    }
+
+    /// Closing it now takes nothing from the client: no request has come that was not looked at.
+    pub fn is_quiet(&self) -> bool {
+        self.socket.is_quiet()
     }
 
     /// Runs until it would wait or others must have their turn, then arms its timer.
@@ -215,7 +222,11 @@ impl Conn {
     /// Gives back everything it holds, before it is dropped.
     pub fn leave(&mut self, tools: &mut Tools) {
         match std::mem::replace(&mut self.phase, Phase::Gone) {
-            Phase::Exchange(mut exchange) => exchange.leave(tools),
+            Phase::Exchange(mut exchange) => {
+                exchange.leave(tools);
+                // What was not completed must not look complete, whoever ends it.
+                self.socket.reset_on_close();
+            }
             Phase::Tunnel(tunnel) => tunnel.leave(tools),
             _ => {}
         }
@@ -233,132 +244,6 @@ impl Conn {
     fn abort(&mut self, tools: &mut Tools) {
         self.leave(tools);
         self.socket.reset_on_close();
-    }
-
-    /// Idle and Head: looks for the next request.
-    fn await_head(&mut self, tools: &mut Tools) -> Step {
-        match self.socket.flush(&mut tools.io) {
-            Ok(true) => {}
-            Ok(false) => return Step::Wait,
-            Err(_) => return self.gone(),
-        }
-        let has_work = self.socket.has_stash() && !self.hungry;
-        if !has_work && !self.socket.is_readable() {
-            return Step::Wait;
-        }
-        let mut inbox = std::mem::take(&mut tools.inbox);
-        let got = self.socket.gather(&mut inbox, &mut tools.io, HEAD_READ, !has_work);
-        tools.moved += got.fresh;
-        if got.len > 0 && matches!(self.phase, Phase::Idle) {
-            self.enter(Phase::Head, tools);
-        }
-        if got.len > 0 && (got.fresh > 0 || has_work) {
-            self.take_input(&inbox[..got.len], tools);
-        } else {
-            self.socket.put_back(&inbox[..got.len], &mut tools.io);
-        }
-        tools.inbox = inbox;
-        let waiting = matches!(self.phase, Phase::Idle | Phase::Head);
-        match got.end {
-            End::NotYet => {}
-            // Between requests this is the normal end; in a head, or after a broken handshake, what we had to say is out.
-            _ if waiting => self.close(tools),
-            _ => {}
-        }
-        if got.len == 0 && got.end == End::NotYet && self.socket.is_readable() {
-            return Step::Again; // a part of a TLS record or handshake
-        }
-        if got.fresh == 0 && !has_work && got.end == End::NotYet { Step::Wait } else { Step::Again }
-    }
-
-    fn take_input(&mut self, input: &[u8], tools: &mut Tools) {
-        let head = match self.scanner.request(input) {
-            Ok(Some(head)) => head,
-            Ok(None) => {
-                self.hungry = true;
-                return self.socket.put_back(input, &mut tools.io);
-            }
-            Err(bad) => return self.refuse(bad, tools),
-        };
-        self.hungry = false;
-        self.scanner = Scanner::default();
-        // The body, or the next request.
-        self.socket.put_back(&input[head.end..], &mut tools.io);
-        let mut fields = std::mem::take(&mut tools.fields);
-        match Request::parse(&input[head], &mut fields) {
-            Ok(request) => self.take_request(&request, tools),
-            Err(bad) => self.refuse(bad, tools),
-        }
-        tools.fields = fields;
-    }
-
-    fn take_request(&mut self, request: &Request<'_>, tools: &mut Tools) {
-        let framing = match framing::request(request).and_then(|f| forward::expects_continue(request).map(|_| f)) {
-            Ok(framing) => framing,
-            Err(bad) => return self.refuse(bad, tools),
-        };
-        tools.adopt();
-        let mut room = std::mem::take(&mut tools.host);
-        let host = request.host_name(&mut room);
-        let Some(index) = tools.index() else { return self.refuse(NO_TABLE, tools) };
-        let decision = decide(request, host, self.asker, index);
-        let https = host.is_some_and(|host| decide::is_https(request, host, self.asker));
-        tools.host = room;
-
-        let stays = match request.version {
-            Version::V11 => !request.connection.close,
-            Version::V10 => request.connection.keep_alive && !request.connection.close,
-        };
-        let close = !stays || tools.stopping.is_some() || self.served + 1 >= tools.limits.requests_per_conn;
-        let answer = match decision {
-            Ok(Decision::Forward(upstream)) => {
-                let facts = Facts {
-                    version: request.version,
-                    to_head: request.method == Method::Head,
-                    idempotent: request.method.is_idempotent(),
-                    wants_websocket: forward::wants_websocket(request, framing),
-                    takes_trailers: forward::takes_trailers(request),
-                    html: answer::prefers_html(request),
-                    close,
-                };
-                return self.forward(request, framing, https, facts, upstream, tools);
-            }
-            Ok(Decision::Redirect) => Answer::redirect(request, tools.shared.settings.https_port),
-            Ok(Decision::NotFound) => Answer::not_found(),
-            Ok(Decision::Capabilities) => Answer::capabilities(),
-            Ok(Decision::Healthy) => Answer::healthy(),
-            Err(bad) => Answer::refusal(bad),
-        };
-        let manner = Manner {
-            html: answer::prefers_html(request),
-            head_only: request.method == Method::Head,
-            // A body that nobody will read cannot be told from the next request.
-            close: close || !matches!(framing, Framing::None | Framing::Length(0)),
-            say_keep_alive: request.version == Version::V10,
-        };
-        self.say(&answer, manner, tools);
-    }
-
-    fn forward(
-        &mut self,
-        request: &Request<'_>,
-        framing: Framing,
-        https: bool,
-        facts: Facts,
-        upstream: u32,
-        tools: &mut Tools,
-    ) {
-        let request_id = tools.request_id();
-        let client =
-            forward::Client { address: self.address, trusted: self.asker.trusted, https, request_id: &request_id };
-        tools.outbox.clear();
-        forward::request(&mut tools.outbox, request, framing, client);
-        let mut exchange = Box::new(Exchange::new(self.key, facts, upstream, framing, tools.now));
-        let begun = exchange.begin(&mut self.socket, tools);
-        self.enter(Phase::Exchange(exchange), tools);
-        if let Err(outcome) = begun {
-            self.end_exchange(outcome, tools);
-        }
     }
 
     fn relay(&mut self, tools: &mut Tools) -> Step {
@@ -443,27 +328,6 @@ impl Conn {
         }
     }
 
-    /// Answers what is no request, and closes (RFC 9112 §2.2: the answer is owed).
-    fn refuse(&mut self, bad: Bad, tools: &mut Tools) {
-        log::debug!("refused peer={} status={}: {}", self.address, bad.status, bad.why);
-        self.say(&Answer::refusal(bad), Manner { close: true, ..PLAIN }, tools);
-    }
-
-    fn say(&mut self, answer: &Answer, manner: Manner, tools: &mut Tools) {
-        let mut out = std::mem::take(&mut tools.outbox);
-        out.clear();
-        answer.write(&mut out, manner, tools.date());
-        let sent = self.socket.send(&out, &mut tools.io);
-        tools.outbox = out;
-        self.served += 1;
-        let phase = match sent {
-            Err(_) => Phase::Gone,
-            Ok(()) if manner.close => Phase::Closing,
-            Ok(()) => Phase::Idle,
-        };
-        self.enter(phase, tools);
-    }
-
     fn finish_closing(&mut self, tools: &mut Tools) -> Step {
         match self.socket.finish(&mut tools.io) {
             Ok(true) => {
@@ -492,10 +356,6 @@ impl Conn {
         Step::Again
     }
 }
-
-const PLAIN: Manner = Manner { html: false, head_only: false, close: false, say_keep_alive: false };
-/// Nothing is accepted before the first table; if it were, this is what to say.
-const NO_TABLE: Bad = Bad { status: 503, why: "no table" };
 
 #[cfg(test)]
 mod tests {

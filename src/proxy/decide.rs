@@ -58,10 +58,12 @@ pub(super) fn decide(request: &Request<'_>, host: Option<&str>, asker: Asker, in
     // A target is ASCII without controls, see `http::target`.
     let Ok(path) = std::str::from_utf8(path) else { return bad(400, "bad path") };
     let found = index.find(host, path);
-    if let Some(resolved) = resolve(path)?
-        && index.find(host, &resolved) != found
-    {
-        return bad(400, "the path means another route once decoded");
+    for reading in [Reading::Plain, Reading::Lax] {
+        if let Some(resolved) = resolve(path, reading)?
+            && index.find(host, &resolved) != found
+        {
+            return bad(400, "the path means another route once decoded");
+        }
     }
     Ok(found.map_or(Decision::NotFound, |place| Decision::Forward(index.numbers[place])))
 }
@@ -81,10 +83,20 @@ pub(super) fn is_https(request: &Request<'_>, host: &str, asker: Asker) -> bool 
     }
 }
 
-/// The path as an app may come to see it: decoded once, backslashes as slashes, dot segments resolved. `None` when
-/// that changes nothing.
-fn resolve(path: &str) -> Result<Option<String>, Bad> {
-    if !path.contains(['%', '\\']) && !path.contains("/.") {
+/// How an app may read a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// Decoded once, backslashes as slashes, dot segments resolved (RFC 3986 §5.2.4).
+    Plain,
+    /// The same after merging slashes and dropping what follows a semicolon in each segment, as some servers do.
+    Lax,
+}
+
+/// The path as an app may come to see it. `None` when that changes nothing.
+fn resolve(path: &str, reading: Reading) -> Result<Option<String>, Bad> {
+    let lax = reading == Reading::Lax;
+    let plain = !path.contains(['%', '\\']) && !path.contains("/.");
+    if plain && !(lax && (path.contains("//") || path.contains(';'))) {
         return Ok(None);
     }
     let mut segments: Vec<Vec<u8>> = Vec::new();
@@ -95,7 +107,12 @@ fn resolve(path: &str) -> Result<Option<String>, Bad> {
     let mut parts = decoded.split(|b| matches!(b, b'/' | b'\\')).skip(1).peekable();
     while let Some(part) = parts.next() {
         let last = parts.peek().is_none();
+        let part = match part.iter().position(|b| *b == b';') {
+            Some(end) if lax => &part[..end],
+            _ => part,
+        };
         match part {
+            b"" if lax && !last => {}
             b".." if segments.pop().is_none() => return bad(400, "the path leads out of the root"),
             b"." | b".." if last => segments.push(Vec::new()),
             b"." | b".." => {}
@@ -182,6 +199,17 @@ mod tests {
         check("/a/%2e%2e/%2e%2e/x", Err(400));
         check("/a%00", Err(400));
         check("/a%zz%", Ok(Decision::Forward(0)));
+        // Apps that merge slashes, or drop what follows a semicolon.
+        check("//x;y//", Ok(Decision::Forward(0)));
+        check("/api//x;y", Ok(Decision::Forward(1)));
+        check("//api/x", Err(400));
+        check("/api;/x", Err(400));
+        check("/;a/api", Err(400));
+        check("/%2fapi", Err(400));
+        check("/api//../x", Err(400));
+        check("/api/..;/x", Err(400));
+        check("/x%3b/../api", Err(400));
+        check("/x/..%3b/api", Err(400));
     }
 
     #[test]
@@ -216,9 +244,11 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn resolving_never_panics_and_leaves_no_dots(path in "(/|%2[eEfF]|\\.|a|%|%5c){0,20}") {
-            if let Ok(Some(resolved)) = resolve(&format!("/{path}")) {
-                proptest::prop_assert!(resolved.split('/').all(|s| s != "." && s != ".."), "{}", resolved);
+        fn resolving_never_panics_and_leaves_no_dots(path in "(/|%2[eEfF]|\\.|a|%|%5c|;){0,20}") {
+            for reading in [Reading::Plain, Reading::Lax] {
+                if let Ok(Some(resolved)) = resolve(&format!("/{path}"), reading) {
+                    proptest::prop_assert!(resolved.split('/').all(|s| s != "." && s != ".."), "{}", resolved);
+                }
             }
         }
     }

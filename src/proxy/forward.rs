@@ -26,11 +26,14 @@ pub(super) fn expects_continue(request: &Request<'_>) -> Result<bool, Bad> {
     if request.version == Version::V10 {
         return Ok(false);
     }
-    match request.fields.first(Name::Expect) {
-        None => Ok(false),
-        Some(value) if value.eq_ignore_ascii_case(b"100-continue") => Ok(true),
-        Some(_) => bad(417, "unknown expectation"),
+    let mut expects = false;
+    for value in request.fields.all(Name::Expect) {
+        if !value.eq_ignore_ascii_case(b"100-continue") {
+            return bad(417, "unknown expectation");
+        }
+        expects = true;
     }
+    Ok(expects)
 }
 
 /// Whether to let it become a WebSocket (RFC 6455 §4.1). Every other upgrade, h2c above all, is left out.
@@ -57,9 +60,18 @@ pub(super) fn request(out: &mut Vec<u8>, request: &Request<'_>, framing: Framing
     out.push(b' ');
     request.target.write(out);
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    let host = match request.fields.first(Name::Host) {
-        Some(host) => host,
-        None => request.host.map_or(&b""[..], |h| h.host),
+    let mut made = Vec::new();
+    let host = match (request.fields.first(Name::Host), request.host) {
+        (Some(host), _) => host,
+        (None, None) => b"",
+        // RFC 9112 §3.2.2: made from the target, which only HTTP/1.0 sends alone.
+        (None, Some(authority)) => {
+            made.extend_from_slice(authority.host);
+            if let Some(port) = authority.port {
+                let _ = write!(made, ":{port}"); // writing to memory does not fail
+            }
+            &made
+        }
     };
     field(out, b"Host", host);
 
@@ -132,6 +144,11 @@ pub(super) struct Shape {
 
 /// Writes the head of a final response for the client.
 pub(super) fn response(out: &mut Vec<u8>, response: &Response<'_>, shape: Shape, date: &[u8]) -> Result<(), Bad> {
+    // What a GET would have got (RFC 9110 §8.6); a 204 has no length at all. Judged before a byte is written.
+    let unsent = match shape.framing {
+        Framing::None if response.status != 204 => response_length(response.fields)?,
+        _ => None,
+    };
     status_line(out, response);
     end_to_end(out, response, shape.trailers);
     if response.fields.first(Name::Date).is_none() {
@@ -140,13 +157,10 @@ pub(super) fn response(out: &mut Vec<u8>, response: &Response<'_>, shape: Shape,
     match shape.framing {
         Framing::Length(n) => number(out, b"Content-Length", n),
         Framing::Chunked => field(out, b"Transfer-Encoding", b"chunked"),
-        // What a GET would have got (RFC 9110 §8.6); a 204 has no length at all.
-        Framing::None if response.status != 204 => {
-            if let Some(n) = response_length(response.fields)? {
-                number(out, b"Content-Length", n);
-            }
-        }
         Framing::None | Framing::UntilClose => {}
+    }
+    if let Some(n) = unsent {
+        number(out, b"Content-Length", n);
     }
     if shape.close {
         field(out, b"Connection", b"close");
@@ -321,6 +335,17 @@ mod tests {
     }
 
     #[test]
+    fn rfc9110_10_1_1_every_expectation_must_be_known() {
+        let expects = |fields: &str| {
+            let head = format!("PUT / HTTP/1.1\r\nHost: a.b\r\n{fields}\r\n");
+            expects_continue(&Request::parse(head.as_bytes(), &mut Vec::new()).unwrap()).map_err(|b| b.status)
+        };
+        assert_eq!(expects(""), Ok(false));
+        assert_eq!(expects("Expect: 100-Continue\r\n"), Ok(true));
+        assert_eq!(expects("Expect: 100-continue\r\nExpect: more\r\n"), Err(417));
+    }
+
+    #[test]
     fn framing_is_written_anew() {
         let post = |fields: &str| sent(&format!("POST / HTTP/1.1\nHost: a.b\n{fields}\n\n"), false);
         assert!(post("Content-Length: 5").ends_with("Content-Length: 5\n\n"));
@@ -330,7 +355,8 @@ mod tests {
 
     #[test]
     fn absolute_form_becomes_origin_form_with_a_host() {
-        assert!(sent("GET http://a.b:8/x HTTP/1.0\n\n", false).starts_with("GET /x HTTP/1.1\nHost: a.b\n"));
+        assert!(sent("GET http://a.b:8/x HTTP/1.0\n\n", false).starts_with("GET /x HTTP/1.1\nHost: a.b:8\n"));
+        assert!(sent("GET http://[::1]/x HTTP/1.0\n\n", false).starts_with("GET /x HTTP/1.1\nHost: [::1]\n"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Limits of the data plane in time and number. What a message may look like is bounded in `http`.
 //!
-//! **Invariant**: every state of a conn has a limit here that ends it; no state waits for ever on a peer.
+//! **Invariant**: every state of a conn has a limit here that ends it; no state waits for ever on a peer. One is the
+//! kernel's: an event stream may be silent for as long as it likes while its client answers keep-alive probes.
 
 use std::time::Duration;
 

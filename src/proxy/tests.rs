@@ -3,10 +3,12 @@
 mod relaying;
 mod failing;
 mod swapping;
+mod churning;
 mod refusing;
 mod tunnelling;
 mod securing;
 mod stopping;
+mod starving;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry};
+use rustix::io::Errno;
 
 use super::balance;
 use super::http::headers::Field;
@@ -80,6 +81,8 @@ pub(super) struct Tools {
     /// One round robin counter per upstream of the table.
     turns: Vec<usize>,
     date: (u64, String),
+    /// The second, counted from one, of the last line logged by [`Tools::may_log`].
+    logged: u64,
     ids: RequestIds,
 }
 
@@ -106,6 +109,7 @@ impl Tools {
             held: HashMap::new(),
             turns: Vec::new(),
             date: (u64::MAX, String::new()),
+            logged: 0,
             ids: RequestIds::new(),
         };
         tools.repair();
@@ -143,7 +147,7 @@ impl Tools {
             return;
         }
         let Some(index) = self.shared.newest().filter(|i| i.generation > current) else { return };
-        self.turns = vec![self.worker; index.upstreams.len()];
+        self.turns = index.numbers.iter().map(|number| self.turn_of(*number)).collect();
         for key in self.pool.prune(|id| index.has(id), 0) {
             self.links.remove(key);
         }
@@ -151,6 +155,12 @@ impl Tools {
         let generation = index.generation;
         self.index = Some(index);
         self.shared.adopted(self.worker, generation, holding);
+    }
+
+    /// Where the round of the upstream with this number is; workers begin at different places.
+    fn turn_of(&self, number: u32) -> usize {
+        let place = self.index.as_ref().and_then(|index| index.place_of(number));
+        place.map_or(self.worker, |place| self.turns[place])
     }
 
     /// The most bytes that a body for the upstream with this number may have.
@@ -209,7 +219,10 @@ impl Tools {
                 }
             }
         }
-        let stream = TcpStream::connect(endpoint.addr)?;
+        let stream = match TcpStream::connect(endpoint.addr) {
+            Err(e) if is_shortage(&e) && self.close_idle_links() => TcpStream::connect(endpoint.addr)?,
+            result => result?,
+        };
         let _ = stream.set_nodelay(true); // slower without, not wrong
         let mut socket = Socket::connecting(stream);
         let key = self.links.insert_with(|_| Berth::Busy(conn));
@@ -281,6 +294,15 @@ impl Tools {
         !self.pool.is_empty()
     }
 
+    /// Closes all idle links, for want of descriptors. True when there were some.
+    pub fn close_idle_links(&mut self) -> bool {
+        let idle = self.pool.prune(|_| false, 0);
+        for key in &idle {
+            self.links.remove(*key);
+        }
+        !idle.is_empty()
+    }
+
     pub fn has_idle_links(&self) -> bool {
         !self.pool.is_empty()
     }
@@ -302,10 +324,24 @@ impl Tools {
         self.ids.next()
     }
 
+    /// Whether to log a fault that each request may meet: once a second, since writing a log may block.
+    pub fn may_log(&mut self) -> bool {
+        let second = self.now / 1000 + 1;
+        std::mem::replace(&mut self.logged, second) != second
+    }
+
     /// Most connections are taken.
     pub fn is_busy(&self) -> bool {
         self.shared.conns.load(std::sync::atomic::Ordering::Relaxed) > self.shared.max_conns / 5 * 4
     }
+}
+
+/// The endpoint has no part in it: we are out of descriptors, ports or memory.
+pub(super) fn is_shortage(e: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(e),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::NOSPC | Errno::ADDRNOTAVAIL)
+    )
 }
 
 /// 128 bits that are never the same twice: random at the start, then counted. They name, they do not protect.

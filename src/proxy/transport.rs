@@ -210,12 +210,6 @@ impl Socket {
         std::mem::replace(&mut self.out, Buf::new())
     }
 
-    /// Queues on a fresh connection what [`Socket::take_unsent`] gave.
-    pub fn adopt_unsent(&mut self, unsent: Buf) {
-        debug_assert!(self.out.is_empty(), "a fresh connection has nothing to send");
-        self.out = unsent;
-    }
-
     /// Forgets what waits: the peer no longer listens.
     pub fn drop_unsent(&mut self, io: &mut Io) {
         self.out.clear(&mut io.spare);
@@ -258,9 +252,13 @@ impl Socket {
         let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
     }
 
-    /// Lets the kernel find out that a silent peer is gone.
+    /// Lets the kernel find out that a silent peer is gone: after a minute and a half, where its default is two hours.
     pub fn keep_alive(&self) {
-        let _ = rustix::net::sockopt::set_socket_keepalive(&self.stream, true);
+        use rustix::net::sockopt;
+        let _ = sockopt::set_socket_keepalive(&self.stream, true);
+        let _ = sockopt::set_tcp_keepidle(&self.stream, Duration::from_secs(45));
+        let _ = sockopt::set_tcp_keepintvl(&self.stream, Duration::from_secs(15));
+        let _ = sockopt::set_tcp_keepcnt(&self.stream, 3);
     }
 
     /// Gives the chunks back.

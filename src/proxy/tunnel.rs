@@ -1,6 +1,9 @@
 //! Tunnel: bytes both ways after a 101 (RFC 6455 §5), unread and unchanged.
 //!
-//! Each direction ends by itself: an end that was read is passed on as an end, once all before it has been written.
+//! ```text
+//!   each way:   Open ─▶ Ending ─▶ Ended      both Ended: gone; either side broken: gone
+//!                 read an end │ all before it is written, the end is passed on
+//! ```
 //! **Invariant**: a side is read only while the other has nothing waiting, so a tunnel pins two chunks a direction.
 
 use super::table::EndpointId;
@@ -36,6 +39,11 @@ impl Tunnel {
 
     /// Moves what can be moved. True when something was.
     pub fn turn(&mut self, client: &mut Socket, tools: &mut Tools) -> Result<bool, Broken> {
+        // A side that has ended is not read again, so its death is not noticed by reading.
+        let dead = |socket: &Socket, from: Way| socket.is_broken() && from == Way::Ended;
+        if dead(client, self.up) || dead(&self.link.socket, self.down) {
+            return Err(Broken);
+        }
         let up = carry(client, &mut self.link.socket, &mut self.up, tools)?;
         let down = carry(&mut self.link.socket, client, &mut self.down, tools)?;
         if up || down {
@@ -89,5 +97,6 @@ fn carry(from: &mut Socket, to: &mut Socket, way: &mut Way, tools: &mut Tools) -
         End::Clean => *way = Way::Ending,
         End::NotYet => {}
     }
-    Ok(got.len > 0 || got.end != End::NotYet)
+    // Readable still, though nothing came of it: a part of a TLS record.
+    Ok(got.len > 0 || got.end != End::NotYet || from.is_readable())
 }

@@ -185,6 +185,7 @@ impl Worker {
                 Err(Errno::AGAIN) => return,
                 // The client gave up in the queue, or the kernel has passing trouble (accept(2)).
                 Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::PERM | Errno::NETDOWN) => {}
+                Err(e) if self.tools.close_idle_links() => log::info!("proxy closes its idle links: {e}"),
                 Err(e) => {
                     log::warn!("proxy-{} pauses accepting: {e}", self.tools.worker);
                     return self.pause();
@@ -203,7 +204,9 @@ impl Worker {
         idle.sort_unstable_by_key(|(since, _)| *since);
         let some = (idle.len() / 8).clamp(1, EVICTED);
         for (_, key) in idle.into_iter().take(some) {
-            self.drop_conn(key);
+            if self.conns.get_mut(key).is_some_and(|conn| conn.is_quiet()) {
+                self.drop_conn(key);
+            }
         }
         let full = self.tools.shared.conns.load(Ordering::Relaxed) >= max;
         if full {
@@ -220,7 +223,6 @@ impl Worker {
     }
 
     fn admit(&mut self, stream: TcpStream, address: IpAddr, secure: bool) {
-        let _ = stream.set_nodelay(true); // slower without, not wrong
         let tls = match self.tools.index() {
             Some(index) if secure => match Tls::new(&index.tls) {
                 Ok(tls) => Some(Box::new(tls)),

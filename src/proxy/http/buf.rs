@@ -6,8 +6,8 @@
 pub(in crate::proxy) const CHUNK: usize = 16 << 10;
 /// Larger ones, grown by one big head, go back to the allocator and not to the pool.
 const KEEP: usize = 4 * CHUNK;
-/// How many unused chunks one worker keeps: 4 MiB.
-const SPARE: usize = 256;
+/// How many unused chunks one worker keeps: 4 MiB at most.
+const SPARE: usize = 64;
 
 /// Unused chunks of one worker, latest first, because that one is still in the cache.
 pub(in crate::proxy) struct Spare(Vec<Vec<u8>>);

@@ -62,8 +62,8 @@ impl Scanner {
             let length = lf - 1 - line;
             (self.at, self.line) = (lf as u32 + 1, lf as u32 + 1);
             if length > 0 {
+                self.check(length, lf, self.lines, caps)?;
                 self.lines += 1;
-                self.check(length, lf, caps)?;
             } else if self.lines > 0 {
                 return Ok(Some(self.start as usize..lf + 1));
             } else {
@@ -75,14 +75,16 @@ impl Scanner {
             }
         }
         self.at = bytes.len() as u32;
-        self.check(bytes.len() - self.line as usize, bytes.len(), caps)?;
+        self.check(bytes.len() - self.line as usize, bytes.len(), self.lines.saturating_sub(1), caps)?;
         Ok(None)
     }
 
-    /// RFC 6585 §5
-    fn check(&self, line: usize, at: usize, caps: &Caps) -> Result<(), Bad> {
-        let fields = usize::from(self.lines).saturating_sub(1);
-        if line > caps.line || at - self.start as usize > caps.head || fields > caps.fields {
+    /// RFC 6585 §5. `line` is the length of a line that is not counted yet.
+    fn check(&self, line: usize, at: usize, fields: u16, caps: &Caps) -> Result<(), Bad> {
+        if self.lines == 0 && line > caps.line {
+            return bad(414, "request line too long"); // what is long in it can only be the target
+        }
+        if line > caps.line || at - self.start as usize > caps.head || usize::from(fields) > caps.fields {
             return bad(431, "head too large");
         }
         Ok(())
@@ -354,6 +356,8 @@ mod tests {
         check(&head(4, 12 << 10), 431);
         check(&format!("GET /{} HTTP/1.1\nHost: a\n\n", "x".repeat(8190)), 200);
         check(&format!("GET /{} HTTP/1.1\nHost: a\n\n", "x".repeat(8192)), 414);
+        check(&format!("GET /{} HTTP/1.1\nHost: a\n\n", "x".repeat(20 << 10)), 414);
+        assert_eq!(request(format!("GET /{}", "x".repeat(20 << 10)).as_bytes()), Err(414));
         // Before the line has ended, too.
         assert_eq!(request(format!("GET /{}", "x".repeat(9000)).as_bytes()), Err(414));
         assert_eq!(request(format!("GET / HTTP/1.1\r\nA: {}", "x".repeat(17 << 10)).as_bytes()), Err(431));

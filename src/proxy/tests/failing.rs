@@ -8,6 +8,19 @@ fn nobody() -> Endpoint {
     endpoint_at(listener.local_addr().unwrap())
 }
 
+/// An address whose connections hang: a listener that never accepts, with its queue of one filled. It lasts as long as
+/// what is returned beside it.
+pub(super) fn full() -> (SocketAddr, (TcpListener, Vec<std::io::Result<TcpStream>>)) {
+    let full = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&full, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    rustix::net::listen(&full, 0).unwrap();
+    let full = TcpListener::from(full);
+    let at = full.local_addr().unwrap();
+    let filling: Vec<_> = (0..4).map(|_| TcpStream::connect_timeout(&at, Duration::from_millis(100))).collect();
+    assert!(filling.iter().any(Result::is_err), "the queue is full");
+    (at, (full, filling))
+}
+
 fn post(body: &str) -> String {
     format!("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
@@ -26,9 +39,19 @@ fn a_refused_connection_moves_on_with_any_method() {
 
 #[test]
 fn says_502_when_all_refuse_and_503_when_there_is_none() {
-    let world = World::serving(Limits::DEFAULT, &[nobody(), nobody()]);
+    let dead = [nobody(), nobody(), nobody()];
+    let world = World::serving(Limits::DEFAULT, &dead);
     let mut client = world.client();
-    assert_eq!(client.get("/").status, 502);
+    client.send(post("x"));
+    assert_eq!(client.read().status, 502);
+    // Each was tried once and told of once, before the answer.
+    let mut told: Vec<EndpointId> = world
+        .notices
+        .try_iter()
+        .filter_map(|notice| if let Notice::Failed(id) = notice { Some(id) } else { None })
+        .collect();
+    told.sort_unstable();
+    assert_eq!(told, dead.map(|endpoint| endpoint.id));
     world.publish(&[]);
     let answer = client.get("/");
     assert_eq!((answer.status, answer.text()), (503, "No healthy backend\n"));
@@ -161,6 +184,16 @@ fn a_response_that_makes_no_sense_is_a_502_and_ends_the_link() {
 }
 
 #[test]
+fn a_head_answer_with_two_lengths_is_one_clean_502() {
+    let origin = Origin::new(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\nA: b\r\n\r\n".to_vec());
+    let world = World::serving(Limits::DEFAULT, &[origin.endpoint]);
+    let mut client = world.client();
+    client.send("HEAD / HTTP/1.1\r\nHost: app.test\r\n\r\n");
+    let answer = client.try_read(true).unwrap();
+    assert_eq!((answer.status, answer.field("a")), (502, None), "{}", answer.head);
+}
+
+#[test]
 fn bytes_behind_a_response_are_never_the_next_answer() {
     let origin = Origin::new(|_| [ok(b"one"), ok(b"poison")].concat());
     let world = World::with(Limits::DEFAULT, 1);
@@ -234,14 +267,7 @@ fn an_endpoint_that_stops_within_a_body_is_not_waited_for() {
 
 #[test]
 fn an_endpoint_whose_queue_is_full_is_passed_over() {
-    // A listener that never accepts, with its queue of one filled: further connections hang.
-    let full = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
-    rustix::net::bind(&full, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-    rustix::net::listen(&full, 0).unwrap();
-    let full = TcpListener::from(full);
-    let at = full.local_addr().unwrap();
-    let filling: Vec<_> = (0..4).map(|_| TcpStream::connect_timeout(&at, Duration::from_millis(100))).collect();
-    assert!(filling.iter().any(Result::is_err), "the queue is full");
+    let (at, filling) = full();
     let (hanging, alive) = (endpoint_at(at), Origin::new(|seen| ok(&seen.body)));
     let world = World::with(Limits { connect: Duration::from_millis(100), ..Limits::DEFAULT }, 1);
     world.publish(&[hanging, alive.endpoint]);

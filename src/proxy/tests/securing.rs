@@ -5,10 +5,10 @@ use rustls::{ClientConnection, StreamOwned};
 use super::*;
 use crate::proxy::tls;
 
-type Secure = StreamOwned<ClientConnection, TcpStream>;
+pub(super) type Secure = StreamOwned<ClientConnection, TcpStream>;
 
 impl World {
-    fn secure(&self, name: &str) -> Secure {
+    pub(super) fn secure(&self, name: &str) -> Secure {
         let stream = TcpStream::connect(self.https).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -16,7 +16,7 @@ impl World {
     }
 }
 
-fn ask(stream: &mut BufReader<Secure>, request: &str) -> Answered {
+pub(super) fn ask(stream: &mut BufReader<Secure>, request: &str) -> Answered {
     stream.get_mut().write_all(request.as_bytes()).unwrap();
     let head = read_head(stream).unwrap();
     let body = read_body(stream, &head, false).unwrap();
@@ -114,6 +114,28 @@ fn rfc8446_6_1_a_clean_end_says_close_notify_and_a_cut_one_does_not() {
             .unwrap();
         let mut all = Vec::new();
         assert_eq!(stream.read_to_end(&mut all).is_ok(), clean, "{path}");
+    }
+}
+
+#[test]
+fn a_client_that_said_goodbye_gets_its_answers() {
+    let origin = Origin::new(|seen| ok(&seen.body));
+    let world = World::serving(Limits::DEFAULT, &[origin.endpoint]);
+    for fin in [false, true] {
+        let mut stream = world.secure("app.test");
+        let post = "POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 2\r\n\r\nhi";
+        stream.write_all((get("/") + post).as_bytes()).unwrap();
+        stream.conn.send_close_notify();
+        stream.conn.complete_io(&mut stream.sock).unwrap();
+        if fin {
+            stream.sock.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        let mut stream = BufReader::new(stream);
+        for body in ["", "hi"] {
+            let head = read_head(&mut stream).unwrap();
+            assert_eq!(read_body(&mut stream, &head, false).unwrap(), body.as_bytes());
+        }
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "a clean end");
     }
 }
 

@@ -69,6 +69,24 @@ fn idle_connections_and_the_deadline_end_it() {
     assert!(stuck.try_read(false).is_none());
 }
 
+/// HTTP/1.0 knows the end of a body by the close alone, so the close must not look like one.
+#[test]
+fn rfc9112_8_a_response_cut_by_the_deadline_never_looks_whole() {
+    let origin = Origin::raw(|mut stream| {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        read_request(&mut reader).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhalf").unwrap();
+        let _ = reader.read(&mut [0]);
+    });
+    let mut world = World::serving(Limits::DEFAULT, &[origin.endpoint]);
+    let mut client = world.client();
+    client.send("GET / HTTP/1.0\r\nHost: app.test\r\n\r\n");
+    read_head(&mut client.reader).unwrap();
+    world.stop(Duration::from_millis(50));
+    let mut rest = Vec::new();
+    assert!(client.reader.read_to_end(&mut rest).is_err(), "ended cleanly after {rest:?}");
+}
+
 #[test]
 fn accepts_nothing_before_the_first_table_and_loses_nothing() {
     let origin = Origin::named("waited");

@@ -93,6 +93,26 @@ fn what_is_put_back_is_not_drained_until_it_is_removed_again() {
     world.hear(&Notice::Drained(old.origin.endpoint.id));
 }
 
+/// Chosen is held, even before there is a connection; and what moves on goes by the newest table.
+#[test]
+fn an_endpoint_is_not_drained_while_a_connection_to_it_is_tried() {
+    let ((at, _filling), next) = (super::failing::full(), Origin::named("next"));
+    let hanging = endpoint_at(at);
+    let world = World::with(Limits { connect: Duration::from_millis(700), ..Limits::DEFAULT }, 1);
+    world.publish(&[hanging]);
+    let mut client = world.client();
+    client.send(get("/"));
+    // One worker takes its clients in order: when the second has its answer, the first has chosen.
+    let mut second = world.client();
+    second.send("GET / HTTP/1.1\r\nHost: unknown.test\r\n\r\n");
+    assert_eq!(second.read().status, 404);
+    let generation = world.publish(&[next.endpoint]);
+    let before = world.hear(&Notice::Acked(generation));
+    assert!(!before.contains(&Notice::Drained(hanging.id)), "drained while held");
+    assert_eq!(client.read().text(), "next");
+    world.hear(&Notice::Drained(hanging.id));
+}
+
 #[test]
 fn idle_links_to_a_removed_endpoint_are_closed() {
     let (ended, heard) = crossbeam_channel::bounded(1);
@@ -106,6 +126,18 @@ fn idle_links_to_a_removed_endpoint_are_closed() {
     world.client().get("/");
     world.publish(&[]);
     assert_eq!(heard.recv_timeout(PATIENCE), Ok(0));
+}
+
+#[test]
+fn a_new_table_does_not_begin_the_round_anew() {
+    let (a, b) = (Origin::named("a"), Origin::named("b"));
+    let world = World::with(Limits::DEFAULT, 1);
+    let mut got = String::new();
+    for _ in 0..6 {
+        world.publish(&[a.endpoint, b.endpoint]);
+        got += world.client().get("/").text();
+    }
+    assert!(["ababab", "bababa"].contains(&got.as_str()), "{got}");
 }
 
 const CHUNKED_POST: &str =

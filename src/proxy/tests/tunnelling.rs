@@ -113,3 +113,28 @@ fn a_silent_tunnel_ends() {
     world.hear(&Notice::Acked(generation));
     world.hear(&Notice::Drained(origin.endpoint.id));
 }
+
+#[test]
+fn a_client_that_half_closed_and_then_died_frees_its_endpoint() {
+    // An endpoint that neither answers an end with an end nor says anything.
+    let (read_end, ended) = crossbeam_channel::bounded(1);
+    let (let_go, held) = crossbeam_channel::bounded::<()>(1);
+    let origin = Origin::raw(move |mut stream| {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        read_head(&mut reader).unwrap();
+        stream.write_all(SWITCH).unwrap();
+        read_end.send(reader.read(&mut [0]).unwrap()).unwrap();
+        let _ = held.recv_timeout(2 * PATIENCE);
+    });
+    let world = World::serving(Limits::DEFAULT, &[origin.endpoint]);
+    let mut client = world.client();
+    client.send(UPGRADE);
+    read_head(&mut client.reader).unwrap();
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(ended.recv_timeout(PATIENCE), Ok(0));
+    rustix::net::sockopt::set_socket_linger(&client.stream, Some(Duration::ZERO)).unwrap();
+    drop(client);
+    world.publish(&[]);
+    world.hear(&Notice::Drained(origin.endpoint.id));
+    let_go.send(()).unwrap();
+}

@@ -119,6 +119,12 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|d| d.sync_all()).context(|| format!("sync {}", dir.display()))
 }
 
+/// Bytes that an unprivileged writer may still use on the file system of `dir`.
+pub(crate) fn free_bytes(dir: &Path) -> Result<u64> {
+    let stat = rustix::fs::statvfs(dir).context(|| format!("ask for free space of {}", dir.display()))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 fn write_new(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     // The umask may have taken bits away that the caller asked for.

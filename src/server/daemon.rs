@@ -131,17 +131,12 @@ impl Daemon {
 
     /// Bytes that can still be written under the data directory.
     pub fn free_bytes(&self) -> Result<u64> {
-        free_bytes(self.layout.data())
+        disk::free_bytes(self.layout.data())
     }
 
     fn apps(&self) -> MutexGuard<'_, BTreeMap<AppId, Handle>> {
         self.apps.lock().unwrap_or_else(|e| e.into_inner())
     }
-}
-
-pub(crate) fn free_bytes(dir: &Path) -> Result<u64> {
-    let stat = rustix::fs::statvfs(dir).context(|| format!("ask for free space of {}", dir.display()))?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 pub(crate) fn not_here(id: &AppId) -> Error {

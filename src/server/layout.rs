@@ -19,6 +19,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::proto::manifest::Manifest;
 use crate::proto::name::AppId;
 use crate::proto::version::Version;
 
@@ -51,6 +52,11 @@ impl Layout {
 
     pub fn release(&self, id: &AppId, version: &Version) -> PathBuf {
         self.releases(id).join(version.as_str())
+    }
+
+    /// Where the app's code lies in its release.
+    pub fn app_dir(&self, manifest: &Manifest) -> PathBuf {
+        self.release(&manifest.app, &manifest.version).join(&manifest.dir)
     }
 
     /// Written last into a release that is laid out in full.

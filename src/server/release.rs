@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use super::daemon::free_bytes;
 use super::install::{self, Run};
 use super::layout::Layout;
 use super::state::Desired;
@@ -175,11 +174,6 @@ pub(crate) fn tidy_incoming(layout: &Layout, now: SystemTime) {
     }
 }
 
-/// Where the app's code lies in a release.
-pub(crate) fn app_dir(layout: &Layout, manifest: &Manifest) -> PathBuf {
-    layout.release(&manifest.app, &manifest.version).join(&manifest.dir)
-}
-
 fn check_upload(upload: &Path, artifact: &Artifact) -> Result<()> {
     let meta = match fs::symlink_metadata(upload) {
         Ok(meta) => meta,
@@ -200,7 +194,7 @@ fn check_upload(upload: &Path, artifact: &Artifact) -> Result<()> {
 }
 
 fn check_space(layout: &Layout, unpacked: u64) -> Result<()> {
-    let free = free_bytes(layout.data())?;
+    let free = disk::free_bytes(layout.data())?;
     let needed = unpacked.saturating_add(SPARE_BYTES);
     if needed <= free {
         return Ok(());
@@ -251,7 +245,7 @@ fn unused(layout: &Layout, id: &AppId, version: &Version) -> PathBuf {
 /// What installs the dependencies, and where: beside the nearest lockfile, from the app's folder up to the release's
 /// root.
 fn installer(layout: &Layout, manifest: &Manifest) -> Option<(Vec<String>, PathBuf)> {
-    let dir = app_dir(layout, manifest);
+    let dir = layout.app_dir(manifest);
     match &manifest.install {
         Some(argv) if argv.is_empty() => return None,
         Some(argv) => return Some((argv.clone(), dir)),

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use super::install::{self, Run};
 use super::layout::Layout;
-use super::release;
 use crate::crypto::Sha256;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
@@ -53,7 +52,7 @@ pub(crate) fn find(layout: &Layout, runtime: Runtime, version: Option<&str>) -> 
 
 /// The argument list of a release; a JS app without a `start` of its own runs under the SDK's entry point.
 pub(crate) fn launch(layout: &Layout, manifest: &Manifest) -> Result<Launch> {
-    let dir = release::app_dir(layout, manifest);
+    let dir = layout.app_dir(manifest);
     let runtime = match manifest.runtime {
         Runtime::Binary => None,
         _ => Some(find(layout, manifest.runtime, manifest.runtime_version.as_deref())?),

@@ -78,3 +78,16 @@ fn an_upload_is_only_ever_taken_from_its_folder() {
     assert!(server.releases("shop").is_empty());
     assert!(server.dir.path().join("outside.tar.zst").exists());
 }
+
+#[test]
+fn a_request_that_is_not_known_gets_its_fault_and_the_next_one_is_served() {
+    let server = Server::start();
+    let mut control = Control::open(&server).unwrap();
+    for unknown in
+        [json!("no_such_verb"), json!({"delete": {"app": "../x"}}), json!({"scale": {"app": "shop"}}), json!(7)]
+    {
+        let fault = control.call(unknown.clone()).unwrap_err();
+        assert_eq!(fault["kind"], "refused", "{unknown}: {fault}");
+    }
+    assert!(control.call(json!("info")).is_ok());
+}

@@ -30,7 +30,6 @@ use crate::error::{Context, Result};
 use crate::proto::manifest::Manifest;
 use crate::proxy::table::{Endpoint, EndpointId};
 use crate::server::layout::Layout;
-use crate::server::release;
 use crate::server::runtime::Launch;
 use crate::sys::{self, BOOTSTRAP_FD, Spawn};
 
@@ -165,7 +164,7 @@ impl Process {
         let started = Instant::now();
         let spawned = sys::spawn(&Spawn {
             argv: &launch.argv,
-            dir: release::app_dir(layout, manifest),
+            dir: layout.app_dir(manifest),
             env: environment(manifest, launch, port, layout, |name| env::var_os(name)),
             bootstrap: Some(&bootstrap),
         })

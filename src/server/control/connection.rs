@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::{Answer, Body, Call, Greeting, Hello, LogLine, MAGIC, Notice, Reply};
@@ -41,6 +41,12 @@ pub(super) struct Connection<'a> {
     pub stream: &'a UnixStream,
     pub daemon: &'a Arc<Daemon>,
     pub beat: Duration,
+}
+
+/// All that is needed to answer.
+#[derive(Deserialize)]
+struct Numbered {
+    id: u64,
 }
 
 /// Something that takes its time, and how it is told.
@@ -93,10 +99,26 @@ impl<'a> Connection<'a> {
         patience.until.set(None);
         check_version(greeting.protocol)?;
         let mut session = Session::new(who(&greeting.who));
-        while let Some(call) = reader.next::<Call>()? {
-            self.serve(&mut session, call)?;
+        while let Some(line) = reader.next_line()? {
+            match serde_json::from_slice::<Call>(line) {
+                Ok(call) => self.serve(&mut session, call)?,
+                Err(e) => self.not_understood(line, e)?,
+            }
         }
         Ok(())
+    }
+
+    /// A call that we cannot read but whose number we can is a newer client's, or a slip: it gets its fault, and the
+    /// next call is served. Anything else ends the connection.
+    fn not_understood(&self, line: &[u8], why: serde_json::Error) -> Result<()> {
+        let error = Error::new(Kind::Refused, "understand the request").because(why);
+        match serde_json::from_slice::<Numbered>(line) {
+            Ok(Numbered { id }) => {
+                let version = env!("CARGO_PKG_VERSION");
+                self.end(id, Err(error.hint(format!("this is tako-server {version}; is it older than your tako?"))))
+            }
+            Err(_) => Err(error),
+        }
     }
 
     fn serve(&self, session: &mut Session, call: Call) -> Result<()> {

@@ -115,7 +115,7 @@ fn keep_out_of_git(dir: &Path) -> Result<()> {
     let path = dir.join(".gitignore");
     match path.exists() {
         true => Ok(()),
-        false => disk::write_atomic(&path, b"*\n!.gitignore\n!secrets\n", 0o644),
+        false => disk::write_atomic(&path, b"*\n!secrets\n", 0o644),
     }
 }
 

@@ -149,7 +149,7 @@ fn a_client_of_another_protocol_is_told_what_to_upgrade() {
 fn a_broken_or_endless_line_gets_one_fault_and_the_end() {
     let w = world();
     let endless = "x".repeat(wire::MAX_LINE + 10);
-    for line in ["{", "[]", r#"{"id":1,"request":"explode"}"#, &endless] {
+    for line in ["{", "[]", r#"{"request":"info"}"#, &endless] {
         let mut client = w.greeted("ana@laptop");
         // The server may close before all of an endless line is written.
         let _ = writeln!(client.stream, "{line}");
@@ -158,6 +158,15 @@ fn a_broken_or_endless_line_gets_one_fault_and_the_end() {
         assert_eq!(client.hear(), "");
     }
     assert!(w.greeted("ana").ask(r#"{"id":1,"request":"info"}"#).contains("info"));
+}
+
+#[test]
+fn an_unknown_request_gets_a_fault_with_its_number() {
+    let w = world();
+    let mut client = w.greeted("ana@laptop");
+    let answer = client.ask(r#"{"id":7,"request":"explode"}"#);
+    assert!(answer.starts_with(r#"{"id":7,"body":{"fault":{"kind":"refused""#), "{answer}");
+    assert!(client.ask(r#"{"id":8,"request":"info"}"#).contains("info"));
 }
 
 #[test]

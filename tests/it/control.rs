@@ -20,14 +20,7 @@ fn says_hello_first_and_speaks_only_versions_it_knows() {
 fn broken_and_oversized_lines_end_their_connection_and_nothing_else() {
     let server = Server::start();
     let huge = "x".repeat(3 << 20);
-    for bad in [
-        "{",
-        "null",
-        r#"{"id":1,"request":"no_such_verb"}"#,
-        r#"{"id":1,"request":{"delete":{"app":"../x"}}}"#,
-        "\u{0}",
-        &huge,
-    ] {
+    for bad in ["{", "null", r#"{"request":"info"}"#, r#"{"id":-1,"request":"info"}"#, "\u{0}", &huge] {
         let mut control = Control::open(&server).unwrap();
         control.send(bad);
         if let Some(answer) = control.read() {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -180,8 +181,13 @@ impl Control {
         let _ = writeln!(self.stdin.as_mut().expect("open"), "{line}");
     }
 
-    /// The next line; `None` at the end.
+    /// The next line; `None` at the end. A silence is a failure, not a test that hangs.
     pub fn read(&mut self) -> Option<Value> {
+        if self.stdout.buffer().is_empty() {
+            let mut fds = [PollFd::new(self.stdout.get_ref(), PollFlags::IN)];
+            let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+            assert_ne!(poll(&mut fds, Some(&patience)).unwrap(), 0, "tako-server said nothing for {PATIENCE:?}");
+        }
         let mut line = String::new();
         match self.stdout.read_line(&mut line) {
             Ok(0) | Err(_) => None,

@@ -20,6 +20,7 @@ pub(crate) mod secrets;
 mod port;
 mod group;
 mod leftover;
+mod poller;
 mod watch;
 mod lines;
 mod probe;

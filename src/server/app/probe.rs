@@ -9,17 +9,17 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender};
 use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use mio::{Events, Interest, Poll, Registry, Token};
 use zeroize::Zeroizing;
 
 use super::instance::Event;
-use crate::error::{Context, Result};
+use super::poller::{BELL, Poller};
+use crate::error::Result;
 use crate::proxy::table::EndpointId;
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -30,17 +30,10 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const HURRY: Duration = Duration::from_millis(100);
 /// The status line is all we want; the rest is read so that the app sees an orderly end.
 const MAX_ANSWER: usize = 4 << 10;
-const BELL: Token = Token(usize::MAX);
 
 /// A cloneable way to the thread.
 #[derive(Clone)]
-pub(crate) struct Probe(Arc<Inner>);
-
-struct Inner {
-    to: Sender<Order>,
-    bell: Waker,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
+pub(crate) struct Probe(Arc<Poller<Order>>);
 
 /// What counts as well.
 pub(crate) enum Check {
@@ -71,20 +64,12 @@ enum Order {
     Add { id: EndpointId, addr: SocketAddr, check: Check, to: Sender<(EndpointId, Event)> },
     Hurry(EndpointId),
     Forget(EndpointId),
-    End,
 }
 
 impl Probe {
     pub fn start() -> Result<Probe> {
-        let poll = Poll::new().context(|| "start the probe thread".into())?;
-        let bell = Waker::new(poll.registry(), BELL).context(|| "start the probe thread".into())?;
-        // A few orders an instance; bounded by their number.
-        let (to, orders) = unbounded();
-        let thread = std::thread::Builder::new()
-            .name("probe".into())
-            .spawn(move || Prober { poll, targets: HashMap::new() }.run(&orders))
-            .context(|| "start the probe thread".into())?;
-        Ok(Probe(Arc::new(Inner { to, bell, thread: Mutex::new(Some(thread)) })))
+        let run = |poll, orders| Prober { poll, targets: HashMap::new() }.run(&orders);
+        Ok(Probe(Arc::new(Poller::start("probe", run)?)))
     }
 
     /// Probes from now on; replaces what was probed for `id`.
@@ -99,22 +84,6 @@ impl Probe {
 
     pub fn forget(&self, id: EndpointId) {
         self.0.send(Order::Forget(id));
-    }
-}
-
-impl Inner {
-    fn send(&self, order: Order) {
-        let _ = self.to.send(order);
-        let _ = self.bell.wake();
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.send(Order::End);
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let _ = thread.join();
-        }
     }
 }
 
@@ -146,7 +115,7 @@ struct Probing {
 }
 
 impl Prober {
-    fn run(mut self, orders: &Receiver<Order>) {
+    fn run(mut self, orders: &Receiver<Option<Order>>) {
         let mut events = Events::with_capacity(256);
         loop {
             let now = Instant::now();
@@ -163,8 +132,9 @@ impl Prober {
                 }
             }
             while let Ok(order) = orders.try_recv() {
-                if !self.serve(order, now) {
-                    return;
+                match order {
+                    Some(order) => self.serve(order, now),
+                    None => return,
                 }
             }
             for target in self.targets.values_mut().filter(|t| t.due() <= now) {
@@ -173,7 +143,7 @@ impl Prober {
         }
     }
 
-    fn serve(&mut self, order: Order, now: Instant) -> bool {
+    fn serve(&mut self, order: Order, now: Instant) {
         match order {
             Order::Add { id, addr, check, to } => {
                 let target = Target { id, addr, check, to, was_good: false, started: now, next: now, probing: None };
@@ -187,9 +157,7 @@ impl Prober {
             Order::Forget(id) => {
                 self.targets.remove(&(id.0 as usize));
             }
-            Order::End => return false,
         }
-        true
     }
 }
 
@@ -382,6 +350,9 @@ impl fmt::Display for Bad {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::thread::JoinHandle;
+
+    use crossbeam_channel::unbounded;
 
     use super::*;
 

@@ -13,18 +13,18 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 use rustix::process::Signal;
 
 use super::instance::Event;
 use super::lines::Lines;
 use super::logs::Voice;
-use crate::error::{Context, Result};
+use super::poller::{BELL, Poller};
+use crate::error::Result;
 use crate::proto::control::Stream;
 use crate::proxy::table::EndpointId;
 use crate::sys::{self, Spawned};
@@ -35,17 +35,10 @@ const READY: &str = "TAKO:READY:";
 const TURN: usize = 256 << 10;
 /// Read at most of what is left in a pipe when its process has ended; more than a pipe holds by default.
 const REST: usize = 1 << 20;
-const BELL: Token = Token(usize::MAX);
 
 /// A cloneable way to the thread.
 #[derive(Clone)]
-pub(crate) struct Watch(Arc<Inner>);
-
-struct Inner {
-    to: Sender<Order>,
-    bell: Waker,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
+pub(crate) struct Watch(Arc<Poller<Order>>);
 
 /// A process for the thread to own.
 pub(crate) struct Watched {
@@ -65,20 +58,12 @@ pub(crate) enum Exit {
 enum Order {
     Add(Box<Watched>),
     Signal(EndpointId, Signal),
-    End,
 }
 
 impl Watch {
     pub fn start() -> Result<Watch> {
-        let poll = Poll::new().context(|| "start the watch thread".into())?;
-        let bell = Waker::new(poll.registry(), BELL).context(|| "start the watch thread".into())?;
-        // Two orders an instance or so; bounded by their number.
-        let (to, orders) = unbounded();
-        let thread = std::thread::Builder::new()
-            .name("watch".into())
-            .spawn(move || Watcher { poll, processes: HashMap::new(), again: Vec::new() }.run(&orders))
-            .context(|| "start the watch thread".into())?;
-        Ok(Watch(Arc::new(Inner { to, bell, thread: Mutex::new(Some(thread)) })))
+        let run = |poll, orders| Watcher { poll, processes: HashMap::new(), again: Vec::new() }.run(&orders);
+        Ok(Watch(Arc::new(Poller::start("watch", run)?)))
     }
 
     pub fn add(&self, watched: Watched) {
@@ -88,22 +73,6 @@ impl Watch {
     /// Signals the group of a process; one that has ended is left alone.
     pub fn signal(&self, id: EndpointId, signal: Signal) {
         self.0.send(Order::Signal(id, signal));
-    }
-}
-
-impl Inner {
-    fn send(&self, order: Order) {
-        let _ = self.to.send(order);
-        let _ = self.bell.wake();
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.send(Order::End);
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let _ = thread.join();
-        }
     }
 }
 
@@ -138,7 +107,7 @@ enum Part {
 }
 
 impl Watcher {
-    fn run(mut self, orders: &Receiver<Order>) {
+    fn run(mut self, orders: &Receiver<Option<Order>>) {
         let mut events = Events::with_capacity(256);
         loop {
             let timeout = (!self.again.is_empty()).then_some(std::time::Duration::ZERO);
@@ -152,9 +121,9 @@ impl Watcher {
             due.into_iter().for_each(|token| self.turn(token));
             while let Ok(order) = orders.try_recv() {
                 match order {
-                    Order::Add(watched) => self.add(*watched),
-                    Order::Signal(id, signal) => self.signal(id, signal),
-                    Order::End => return,
+                    Some(Order::Add(watched)) => self.add(*watched),
+                    Some(Order::Signal(id, signal)) => self.signal(id, signal),
+                    None => return,
                 }
             }
         }
@@ -337,6 +306,8 @@ impl fmt::Display for Exit {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use crossbeam_channel::unbounded;
 
     use super::*;
     use crate::server::app::logs::{Logs, Source};

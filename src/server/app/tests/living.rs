@@ -1,0 +1,142 @@
+//! Instances between deploys: ready, ill, crashed, left over, stopped.
+
+use super::*;
+
+#[test]
+fn stop_ends_all_and_the_next_server_starts_what_was_live() {
+    let mut it = Sandbox::new();
+    let secrets = Secrets { hash: "h1".into(), values: [("KEY".into(), Zeroizing::new("abc".into()))].into() };
+    let order = Deploy { secrets: Some(secrets), ..it.order("v1", "serve", 2) };
+    done(&it.handle.deploy(order, "ana".into())).unwrap();
+    let old = it.pids();
+    it.restart();
+    assert!(old.iter().all(|pid| !is_alive(*pid)));
+    until("both serve again", || it.status().state == AppState::Live);
+    assert_eq!(it.answers("/"), ["v1 production", "v1 production"]);
+    // The secrets came from the sealed file.
+    assert!(it.answers("/secrets")[0].contains(r#""secrets":{"KEY":"abc"}"#));
+    assert_eq!(it.handle.secrets_hash().as_deref(), Some("h1"));
+}
+
+#[test]
+fn a_crash_is_told_and_the_instance_starts_again() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    let old = it.pids()[0];
+    it.answers("/die");
+    until("it serves again", || it.pids().iter().any(|pid| *pid != old) && it.status().state == AppState::Live);
+    assert_eq!(it.answers("/"), ["v1 production"]);
+    assert_eq!(it.status().last_failure.as_deref(), Some("instance 1 exited with code 9"));
+    // It was out of balancing in between.
+    assert!(it.play.scene().posts.iter().any(|p| p.endpoints.is_empty() && !p.routes.is_empty()));
+    assert!(it.log().contains(&"tako: instance 1 exited with code 9".into()));
+}
+
+#[test]
+fn an_instance_that_ends_again_and_again_is_crash_looping() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    let begin = Instant::now();
+    for _ in 0..3 {
+        until("it serves", || !it.posted().endpoints.is_empty());
+        it.answers("/die");
+        until("it is out", || it.posted().endpoints.is_empty());
+    }
+    until("it is known to loop", || it.status().state == AppState::CrashLooping);
+    until("it serves", || !it.posted().endpoints.is_empty());
+    // 0.1, 0.2 and 0.4 seconds were waited.
+    assert!(begin.elapsed() >= Duration::from_millis(700), "{:?}", begin.elapsed());
+    // A deploy replaces it.
+    it.deploy("v2", "serve", 1).unwrap();
+    assert_eq!(it.status().state, AppState::Live);
+}
+
+#[test]
+fn an_ill_instance_is_taken_out_then_replaced() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    let old = it.pids()[0];
+    it.answers("/ill");
+    until("it is out", || it.posted().endpoints.is_empty());
+    assert_eq!(it.status().instances[0].state, "unhealthy");
+    until("another one serves", || !it.posted().endpoints.is_empty());
+    assert!(!is_alive(old));
+    let why = "instance 1 was killed because /status answered 500 5 times";
+    assert_eq!(it.status().last_failure.as_deref(), Some(why));
+}
+
+#[test]
+fn what_a_killed_server_left_running_is_ended_before_anything_starts() {
+    let mut it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    let note = fs::read(it.layout.run(&it.id).join("1.json")).unwrap();
+    it.handle.stop();
+    assert_eq!(fs::read_dir(it.layout.run(&it.id)).unwrap().count(), 0);
+
+    // A process that nobody watches, with a note about it, as after `kill -9` of the server.
+    let argv = ["/bin/sh", "-c", "echo up; exec sleep 600"].map(Into::into);
+    let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+    let mut left = sys::spawn(&sys::Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None }).unwrap();
+    left.stdout.read_exact(&mut [0; 3]).unwrap();
+    leftover::Note::of(left.child.id(), "t", 0).write(&it.layout, &it.id, 1).unwrap();
+    // The note of the one that ended in order is about nobody.
+    fs::write(it.layout.run(&it.id).join("2.json"), note).unwrap();
+    it.restart();
+    until("it serves", || it.status().state == AppState::Live);
+    use std::os::unix::process::ExitStatusExt;
+    assert_eq!(left.child.wait().unwrap().signal(), Some(15));
+    assert_eq!(fs::read_dir(it.layout.run(&it.id)).unwrap().count(), 1);
+}
+
+#[test]
+fn a_program_without_a_ready_signal_is_ready_when_it_listens() {
+    let it = Sandbox::new();
+    let exe = env::current_exe().unwrap().to_str().unwrap().to_owned();
+    let argv = [exe.as_str(), "--exact", "server::app::tests::plays_the_app", "--nocapture"];
+    let mut order = it.order("v1", "slow", 1);
+    order.manifest.start = Some(argv.map(String::from).to_vec());
+    let deployed = done(&it.handle.deploy(order, "ana".into())).unwrap();
+    assert!(deployed.swaps[0].boot_us >= 300_000, "{deployed:?}");
+    assert_eq!(it.answers("/"), ["v1 production"]);
+
+    // With a health path it must answer well.
+    let mut order = it.order("v2", "ill", 1);
+    order.manifest.start = Some(argv.map(String::from).to_vec());
+    order.manifest.health = Some("/status".into());
+    order.manifest.limits.startup_timeout_s = 1;
+    let e = done(&it.handle.deploy(order, "ana".into())).unwrap_err();
+    assert_eq!(e.to_string(), "instance 1 of 1 not ready after 1s: /status answered 500");
+    assert_eq!(it.answers("/"), ["v1 production"]);
+}
+
+#[test]
+fn the_port_of_another_program_is_not_taken_for_ready() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    let (before, pids) = (it.posted(), it.pids());
+    // One that would answer well to every question.
+    let theirs = before.endpoints[0].addr.port();
+    let mut order = it.order("v2", "thief", 1);
+    order.manifest.vars.insert("THEIRS".into(), theirs.to_string());
+    order.manifest.health = Some("/".into());
+    let e = done(&it.handle.deploy(order, "ana".into())).unwrap_err();
+    let expected = format!("instance 1 of 1 says that it listens on port {theirs}, which is another program's");
+    assert_eq!(e.to_string(), expected);
+    it.assert_v1_stands(&before, &pids);
+}
+
+#[test]
+fn a_ready_line_of_one_that_serves_moves_no_traffic() {
+    let it = Sandbox::new();
+    let exe = env::current_exe().unwrap().to_str().unwrap().to_owned();
+    let mut order = it.order("v1", "serve", 1);
+    order.manifest.start =
+        Some([exe.as_str(), "--exact", "server::app::tests::plays_the_app", "--nocapture"].map(String::from).to_vec());
+    done(&it.handle.deploy(order, "ana".into())).unwrap();
+    let before = it.posted();
+    it.answers("/move");
+    until("it was heard", || it.log().contains(&"moved".into()));
+    // The status is asked of the actor after it heard what is in the log.
+    assert_eq!(it.status().instances[0].port, before.endpoints[0].addr.port());
+    assert_eq!(it.posted(), before);
+}

@@ -1,0 +1,66 @@
+//! The other verbs: rollback, scale, delete.
+
+use super::*;
+
+#[test]
+fn rollback_restores_the_release_that_was_live_before() {
+    let it = Sandbox::new();
+    let rollback = |to: Option<&str>| done(&it.handle.rollback(to.map(|v| Version::parse(v).unwrap()), "bo".into()));
+    assert_eq!(rollback(None).unwrap_err().kind(), Kind::NotFound);
+    it.deploy("v1", "serve", 1).unwrap();
+    assert_eq!(rollback(None).unwrap_err().kind(), Kind::NotFound);
+    it.deploy("v2", "serve", 1).unwrap();
+    it.deploy("v3", "serve", 1).unwrap();
+    let back = rollback(None).unwrap();
+    assert_eq!((back.version.as_str(), back.previous.unwrap().as_str()), ("v2", "v3"));
+    assert_eq!(it.answers("/"), ["v2 production"]);
+    assert_eq!(it.posted().routes, [Route::parse("v2.example.com").unwrap()]);
+    // What was rolled back is not chosen again.
+    assert_eq!(rollback(None).unwrap().version.as_str(), "v1");
+    let releases = it.handle.releases().unwrap();
+    let told: Vec<_> = releases.iter().map(|r| (r.version.as_str(), r.live, r.bad, r.by.as_str())).collect();
+    assert_eq!(told, [("v1", true, false, "bo"), ("v2", false, true, "bo"), ("v3", false, true, "ana")]);
+    assert_eq!(rollback(None).unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(rollback(Some("v1")).unwrap_err().kind(), Kind::Conflict);
+    assert_eq!(rollback(Some("v9")).unwrap_err().kind(), Kind::NotFound);
+    fs::remove_file(it.release_dir("v3").join(".complete")).unwrap();
+    assert_eq!(rollback(Some("v3")).unwrap_err().kind(), Kind::NotFound);
+    // By name a bad one is good again.
+    assert_eq!(rollback(Some("v2")).unwrap().version.as_str(), "v2");
+    assert!(it.handle.releases().unwrap().iter().any(|r| r.version.as_str() == "v2" && !r.bad));
+}
+
+#[test]
+fn scaling_starts_and_stops_without_touching_the_others() {
+    let it = Sandbox::new();
+    assert_eq!(done(&it.handle.scale(2)).unwrap_err().kind(), Kind::NotFound);
+    it.deploy("v1", "serve", 1).unwrap();
+    let first = it.pids()[0];
+    let up = done(&it.handle.scale(3)).unwrap();
+    assert_eq!((up.instances, up.swaps.len()), (3, 2));
+    assert_eq!(it.answers("/").len(), 3);
+    assert!(it.pids().contains(&first));
+    let down = done(&it.handle.scale(1)).unwrap();
+    assert_eq!((down.instances, down.swaps.len()), (1, 0));
+    until("two are gone", || it.pids() == [first]);
+    assert_eq!(it.posted().endpoints.len(), 1);
+    assert_eq!(state::load(&it.layout, &it.id).unwrap().unwrap().instances, 1);
+    assert_eq!(done(&it.handle.scale(65)).unwrap_err().kind(), Kind::Refused);
+}
+
+#[test]
+fn delete_calls_off_a_rollout_and_stops_all() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 2).unwrap();
+    let events = it.handle.deploy(it.order("v2", "silent", 1), "ana".into());
+    until("the new one runs", || it.pids().len() == 3);
+    let pids = it.pids();
+    let begin = Instant::now();
+    assert_eq!(done(&it.handle.delete()).unwrap().version.as_str(), "v1");
+    // Nothing was in flight, so no limit was waited for.
+    assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
+    assert_eq!(done(&events).unwrap_err().kind(), Kind::Conflict);
+    assert!(pids.iter().all(|pid| !is_alive(*pid)));
+    assert!(it.posted().routes.is_empty());
+    assert_eq!(it.handle.status().unwrap_err().kind(), Kind::NotFound);
+}

@@ -21,6 +21,7 @@ Options:
   --https-port N       port named in redirects to HTTPS (default: where HTTPS listens)
   --workers N          proxy threads (default: one per core, at most 4)
   --trusted-proxy NET  believe X-Forwarded-* from this address or network, repeatable
+  --stop-with-stdin    stop when standard input ends, as with whoever holds it
   --version            print the version
   --help               print this
 ";
@@ -42,6 +43,7 @@ pub(crate) struct Run {
     pub https_port: Option<u16>,
     pub workers: Option<usize>,
     pub trusted_proxies: Vec<String>,
+    pub stop_with_stdin: bool,
 }
 
 /// # Errors
@@ -67,6 +69,7 @@ fn parse_plainly(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
             Long("https-port") => run.https_port = Some(parser.value()?.parse()?),
             Long("workers") => run.workers = Some(parser.value()?.parse()?),
             Long("trusted-proxy") => run.trusted_proxies.push(parser.value()?.string()?),
+            Long("stop-with-stdin") => run.stop_with_stdin = true,
             other => return Err(other.unexpected()),
         }
     }
@@ -84,7 +87,7 @@ mod tests {
     #[test]
     fn reads_every_flag_of_the_daemon() {
         let line = "--data-dir /d --socket /s --http 127.0.0.1:0 --http [::1]:0 --https 127.0.0.1:1 --https-port 444 \
-                    --workers 2 --trusted-proxy 10.0.0.0/8";
+                    --workers 2 --trusted-proxy 10.0.0.0/8 --stop-with-stdin";
         let expected = Run {
             data_dir: Some("/d".into()),
             socket: Some("/s".into()),
@@ -93,6 +96,7 @@ mod tests {
             https_port: Some(444),
             workers: Some(2),
             trusted_proxies: vec!["10.0.0.0/8".into()],
+            stop_with_stdin: true,
         };
         assert_eq!(args(line).unwrap(), Args::Run(expected));
         assert_eq!(args("").unwrap(), Args::Run(Run::default()));

@@ -124,8 +124,8 @@ fn serve(settings: &Settings) -> Result<()> {
     );
     notify::tell("READY=1");
 
-    let signal = signals.wait();
-    log::info!("stopping signal={signal}");
+    let why = signals.wait(settings.stop_with_stdin);
+    log::info!("stopping because={why}");
     notify::tell("STOPPING=1");
     daemon.refuse_changes();
     control.stop();
@@ -193,12 +193,16 @@ impl Signals {
         Ok(Signals { heard: heard.context(|| "listen to signals".into())?, armed })
     }
 
-    /// Until the first signal; its name.
-    fn wait(&self) -> &'static str {
+    /// Until the first signal, or the end of stdin if that counts; its name.
+    fn wait(&self, with_stdin: bool) -> &'static str {
         use rustix::event::{PollFd, PollFlags, poll};
+        let stdin = io::stdin();
         loop {
             let [term, int] = &self.heard;
-            let mut fds = [PollFd::new(&term.1, PollFlags::IN), PollFd::new(&int.1, PollFlags::IN)];
+            let mut fds = vec![PollFd::new(&term.1, PollFlags::IN), PollFd::new(&int.1, PollFlags::IN)];
+            if with_stdin {
+                fds.push(PollFd::new(&stdin, PollFlags::IN));
+            }
             if poll(&mut fds, None).is_err() {
                 continue;
             }
@@ -208,6 +212,10 @@ impl Signals {
                     self.armed.store(true, Ordering::Relaxed);
                     return if *signal == SIGTERM { "TERM" } else { "INT" };
                 }
+            }
+            let ended = fds.get(2).is_some_and(|fd| !fd.revents().is_empty());
+            if ended && !matches!(stdin.lock().read(&mut [0; 64]), Ok(1..)) {
+                return "stdin";
             }
         }
     }

@@ -25,6 +25,8 @@ pub(crate) struct Settings {
     pub https_port: Option<u16>,
     pub workers: usize,
     pub trusted_proxies: Vec<Net>,
+    /// A private server must not outlive whoever started it, however that ended.
+    pub stop_with_stdin: bool,
 }
 
 /// An address to listen on.
@@ -48,6 +50,7 @@ impl Settings {
             https_port: run.https_port,
             workers: workers(run.workers)?,
             trusted_proxies: run.trusted_proxies.iter().map(|s| net(s)).collect::<Result<_>>()?,
+            stop_with_stdin: run.stop_with_stdin,
         })
     }
 }

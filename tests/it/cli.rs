@@ -249,3 +249,41 @@ fn is_there(program: &str) -> bool {
 fn skipped(program: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: there is no {program} on this machine");
 }
+
+/// Processes whose parent is `pid` and whose program is `tako-server`.
+fn servers_of(pid: u32) -> Vec<u32> {
+    let numbers = fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    let is_one = |n: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{n}/stat")).unwrap_or_default();
+        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
+        stat.contains("(tako-server)") && parent == Some(pid)
+    };
+    numbers.filter(is_one).collect()
+}
+
+#[test]
+fn a_rehearsal_that_is_killed_takes_its_server_and_its_app_along() {
+    let project = tempfile::tempdir().unwrap();
+    let app = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/apps/mixed");
+    for entry in fs::read_dir(app).unwrap().flatten().filter(|e| e.path().is_file()) {
+        fs::copy(entry.path(), project.path().join(entry.file_name())).unwrap();
+    }
+    let mut command = Command::new(TAKO);
+    command.args(["rehearse", "--keep", "--dir"]).arg(project.path()).env("TAKO_HOME", project.path());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut tako = Running(command.spawn().unwrap());
+    let server = wait_for("the private server", || servers_of(tako.0.id()).pop());
+    let app = wait_for("the app", || {
+        let node = |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.starts_with("node"));
+        let tasks = fs::read_dir(format!("/proc/{server}/task")).ok()?.flatten();
+        let all: String = tasks.filter_map(|t| fs::read_to_string(t.path().join("children")).ok()).collect();
+        all.split_whitespace().find(node).map(str::to_string)
+    });
+    tako.kill();
+    for pid in [server.to_string(), app] {
+        wait_for("what it started to end", || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            (stat.is_empty() || stat.contains(") Z ")).then_some(())
+        });
+    }
+}

@@ -4,7 +4,7 @@ use std::env;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,9 @@ const LOOK: Duration = Duration::from_millis(10);
 /// Stopped and removed on drop, in that order of fields' owners: the process, then its folder.
 pub(super) struct Private {
     server: Owned,
+    /// The server stops when this closes, so it ends with us even when we are killed. It is kept until the server has
+    /// ended, because an orderly stop is told by a signal.
+    _stdin: ChildStdin,
     stderr: Tail,
     program: PathBuf,
     folder: Folder,
@@ -41,11 +44,12 @@ impl Private {
         let folder = Folder::new()?;
         let mut command = Command::new(&program);
         command.arg("--data-dir").arg(folder.0.join("data")).arg("--socket").arg(folder.socket());
-        command.args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0"]);
-        command.current_dir(&folder.0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--stop-with-stdin"]);
+        command.current_dir(&folder.0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut server = Owned::spawn(&mut command).context(|| format!("start {}", program.display()))?;
         let stderr = Tail::of(server.child.stderr.take().expect("stderr was asked to be a pipe"), KEPT_LINES);
-        let mut private = Private { server, stderr, program, folder };
+        let stdin = server.child.stdin.take().expect("stdin was asked to be a pipe");
+        let mut private = Private { server, _stdin: stdin, stderr, program, folder };
         private.wait_until_it_listens(interrupt)?;
         Ok(private)
     }

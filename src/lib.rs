@@ -48,6 +48,10 @@ pub(crate) mod proxy;
 pub(crate) mod server;
 pub(crate) mod cli;
 
+/// Doors for the fuzzers and the benchmark; not in what is shipped.
+#[cfg(feature = "lab")]
+pub use proxy::lab;
+
 use std::process::ExitCode;
 
 /// `tako`: what a person types.

@@ -36,6 +36,8 @@ mod bodies;
 mod tunnel;
 mod conn;
 mod worker;
+#[cfg(feature = "lab")]
+pub mod lab;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,6 @@
+//! Lab: doors into the data plane for what lives outside of the crate and measures or attacks it. Only with the feature
+//! `lab`; what is shipped has none of it.
+//!
+//! `serve` is the proxy alone, in front of one origin, for `make bench-proxy`.
+
+pub mod serve;

@@ -3,13 +3,16 @@
 //! **Invariant**: hop-by-hop fields end here, framing is ours, and what an endpoint is told about the client comes
 //! from the socket or from a trusted peer, never from the client.
 
-use std::io::Write;
 use std::net::IpAddr;
+use std::ops::Range;
 
 use super::http::framing::{Framing, response_length};
 use super::http::head::{Request, Response};
-use super::http::headers::{self, Fields, Name};
-use super::http::{Bad, Method, Version, bad};
+use super::http::headers::{self, Field, Fields, Name};
+use super::http::{Bad, Method, Version, bad, write};
+
+/// Room for what we add to a head, so that it grows once.
+const OURS: usize = 256;
 
 /// What is known about the client besides its words.
 #[derive(Debug, Clone, Copy)]
@@ -56,59 +59,103 @@ pub(super) fn takes_trailers(request: &Request<'_>) -> bool {
 
 /// Writes the head for the endpoint.
 pub(super) fn request(out: &mut Vec<u8>, request: &Request<'_>, framing: Framing, client: Client<'_>) {
+    out.reserve(request.fields.bytes.len() + OURS);
     out.extend_from_slice(request.method_bytes);
     out.push(b' ');
     request.target.write(out);
-    out.extend_from_slice(b" HTTP/1.1\r\n");
-    let mut made = Vec::new();
-    let host = match (request.fields.first(Name::Host), request.host) {
-        (Some(host), _) => host,
-        (None, None) => b"",
-        // RFC 9112 §3.2.2: made from the target, which only HTTP/1.0 sends alone.
-        (None, Some(authority)) => {
-            made.extend_from_slice(authority.host);
-            if let Some(port) = authority.port {
-                let _ = write!(made, ":{port}"); // writing to memory does not fail
-            }
-            &made
-        }
-    };
-    field(out, b"Host", host);
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    let host = out.len();
+    write_host(out, request);
+    let host = host..out.len();
+    out.extend_from_slice(b"\r\n");
 
     let mut request_id = client.request_id;
-    for (id, name, value) in request.fields.iter() {
-        match id {
-            Name::Host | Name::ContentLength | Name::Forwarded | Name::Proxy | Name::InternalToken => {}
-            Name::XForwardedFor => {} // appended to or replaced below
-            Name::XForwardedHost | Name::XForwardedPort | Name::XForwardedProto | Name::XForwarded => {
-                if client.trusted {
-                    field(out, name, value);
+    let mut lines = Lines::new(request.fields.bytes);
+    for field in request.fields.list {
+        let keeps = match field.id {
+            Name::Host | Name::ContentLength | Name::Forwarded | Name::Proxy | Name::InternalToken => false,
+            Name::XForwardedFor => false, // appended to or replaced below
+            Name::XForwardedHost | Name::XForwardedPort | Name::XForwardedProto | Name::XForwarded => client.trusted,
+            Name::XRequestId => {
+                let (_, value) = field.parts(request.fields.bytes);
+                if is_request_id(value) {
+                    request_id = value;
                 }
+                false
             }
-            Name::XRequestId if is_request_id(value) => request_id = value,
-            Name::XRequestId => {}
-            Name::Expect if request.version == Version::V10 => {} // RFC 9110 §10.1.1: to be ignored
-            id if id.is_hop_by_hop() || dropped(request.fields, request.connection, id, name) => {}
-            _ => field(out, name, value),
+            Name::Expect if request.version == Version::V10 => false, // RFC 9110 §10.1.1: to be ignored
+            _ => is_end_to_end(field, request.fields, request.connection),
+        };
+        if keeps {
+            lines.keep(field, out);
         }
     }
+    lines.flush(out);
     forwarded(out, request, host, client);
-    field(out, b"X-Request-Id", request_id);
+    write::field(out, b"X-Request-Id: ", request_id);
 
     match framing {
-        Framing::Length(n) => number(out, b"Content-Length", n),
-        Framing::Chunked => field(out, b"Transfer-Encoding", b"chunked"),
+        Framing::Length(n) => write::number_field(out, b"Content-Length: ", n),
+        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         Framing::None | Framing::UntilClose => {}
     }
     match (wants_websocket(request, framing), takes_trailers(request)) {
-        (true, _) => out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n"),
-        (false, true) => out.extend_from_slice(b"Connection: TE\r\nTE: trailers\r\n"),
-        (false, false) => {}
+        (true, _) => out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
+        (false, true) => out.extend_from_slice(b"Connection: TE\r\nTE: trailers\r\n\r\n"),
+        (false, false) => out.extend_from_slice(b"\r\n"),
     }
-    out.extend_from_slice(b"\r\n");
 }
 
-fn forwarded(out: &mut Vec<u8>, request: &Request<'_>, host: &[u8], client: Client<'_>) {
+/// The Host field as it came, or made from the target, which only HTTP/1.0 sends alone (RFC 9112 §3.2.2).
+fn write_host(out: &mut Vec<u8>, request: &Request<'_>) {
+    match (request.fields.first(Name::Host), request.host) {
+        (Some(host), _) => out.extend_from_slice(host),
+        (None, None) => {}
+        (None, Some(authority)) => {
+            out.extend_from_slice(authority.host);
+            if let Some(port) = authority.port {
+                out.push(b':');
+                write::number(out, u64::from(port));
+            }
+        }
+    }
+}
+
+/// Field lines that go on. Those that are written as we would write them, and lie side by side, are copied in one
+/// piece: most heads go on in one or two.
+struct Lines<'a> {
+    head: &'a [u8],
+    run: Range<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn new(head: &'a [u8]) -> Self {
+        Lines { head, run: 0..0 }
+    }
+
+    fn keep(&mut self, field: &Field, out: &mut Vec<u8>) {
+        match field.canonical(self.head) {
+            Some(line) if line.start == self.run.end => self.run.end = line.end,
+            Some(line) => {
+                self.flush(out);
+                self.run = line;
+            }
+            None => {
+                self.flush(out);
+                let (name, value) = field.parts(self.head);
+                out.extend_from_slice(name);
+                write::field(out, b": ", value);
+            }
+        }
+    }
+
+    fn flush(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.head[std::mem::take(&mut self.run)]);
+    }
+}
+
+/// What the endpoint learns about the client. `host` is where `out` has the host.
+fn forwarded(out: &mut Vec<u8>, request: &Request<'_>, host: Range<usize>, client: Client<'_>) {
     out.extend_from_slice(b"X-Forwarded-For: ");
     if client.trusted {
         for hop in request.fields.members(Name::XForwardedFor) {
@@ -116,18 +163,23 @@ fn forwarded(out: &mut Vec<u8>, request: &Request<'_>, host: &[u8], client: Clie
             out.extend_from_slice(b", ");
         }
     }
-    // Writing to memory does not fail, here and below.
-    let _ = write!(out, "{}\r\n", client.address);
-    let unsaid = |id| !client.trusted || request.fields.first(id).is_none();
+    write::address(out, client.address);
+    out.extend_from_slice(b"\r\n");
+    let unsaid = |id| !client.trusted || !request.fields.has(id);
     if unsaid(Name::XForwardedProto) {
-        field(out, b"X-Forwarded-Proto", if client.https { b"https" } else { b"http" });
+        out.extend_from_slice(match client.https {
+            true => b"X-Forwarded-Proto: https\r\n",
+            false => b"X-Forwarded-Proto: http\r\n",
+        });
     }
     if unsaid(Name::XForwardedHost) {
-        field(out, b"X-Forwarded-Host", host);
+        out.extend_from_slice(b"X-Forwarded-Host: ");
+        out.extend_from_within(host);
+        out.extend_from_slice(b"\r\n");
     }
     if unsaid(Name::XForwardedPort) {
         let port = request.host.and_then(|h| h.port).unwrap_or(if client.https { 443 } else { 80 });
-        number(out, b"X-Forwarded-Port", u64::from(port));
+        write::number_field(out, b"X-Forwarded-Port: ", u64::from(port));
     }
 }
 
@@ -149,23 +201,24 @@ pub(super) fn response(out: &mut Vec<u8>, response: &Response<'_>, shape: Shape,
         Framing::None if response.status != 204 => response_length(response.fields)?,
         _ => None,
     };
+    out.reserve(response.fields.bytes.len() + OURS);
     status_line(out, response);
     end_to_end(out, response, shape.trailers);
-    if response.fields.first(Name::Date).is_none() {
-        field(out, b"Date", date); // RFC 9110 §6.6.1
+    if !response.fields.has(Name::Date) {
+        write::field(out, b"Date: ", date); // RFC 9110 §6.6.1
     }
     match shape.framing {
-        Framing::Length(n) => number(out, b"Content-Length", n),
-        Framing::Chunked => field(out, b"Transfer-Encoding", b"chunked"),
+        Framing::Length(n) => write::number_field(out, b"Content-Length: ", n),
+        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         Framing::None | Framing::UntilClose => {}
     }
     if let Some(n) = unsent {
-        number(out, b"Content-Length", n);
+        write::number_field(out, b"Content-Length: ", n);
     }
     if shape.close {
-        field(out, b"Connection", b"close");
+        out.extend_from_slice(b"Connection: close\r\n");
     } else if shape.say_keep_alive {
-        field(out, b"Connection", b"keep-alive");
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
     }
     out.extend_from_slice(b"\r\n");
     Ok(())
@@ -190,7 +243,8 @@ pub(super) fn trailers(out: &mut Vec<u8>, trailers: Fields<'_>) {
     out.extend_from_slice(b"0\r\n");
     for (id, name, value) in trailers.iter() {
         if id == Name::Other && !is_head_only(name) && !Name::is_lookalike(name) {
-            field(out, name, value);
+            out.extend_from_slice(name);
+            write::field(out, b": ", value);
         }
     }
     out.extend_from_slice(b"\r\n");
@@ -224,25 +278,34 @@ fn is_head_only(name: &[u8]) -> bool {
 }
 
 fn status_line(out: &mut Vec<u8>, response: &Response<'_>) {
-    let _ = write!(out, "HTTP/1.1 {:03} ", response.status);
+    let digit = |unit| b'0' + (response.status / unit % 10) as u8;
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(&[digit(100), digit(10), digit(1), b' ']);
     out.extend_from_slice(response.reason);
     out.extend_from_slice(b"\r\n");
 }
 
 fn end_to_end(out: &mut Vec<u8>, response: &Response<'_>, trailers: bool) {
-    for (id, name, value) in response.fields.iter() {
-        match id {
-            Name::ContentLength | Name::InternalToken => {}
-            Name::Trailer if trailers => field(out, name, value),
-            id if id.is_hop_by_hop() || dropped(response.fields, response.connection, id, name) => {}
-            _ => field(out, name, value),
+    let mut lines = Lines::new(response.fields.bytes);
+    for field in response.fields.list {
+        let keeps = match field.id {
+            Name::ContentLength | Name::InternalToken => false,
+            Name::Trailer if trailers => true,
+            _ => is_end_to_end(field, response.fields, response.connection),
+        };
+        if keeps {
+            lines.keep(field, out);
         }
     }
+    lines.flush(out);
 }
 
-/// Named by Connection, or a twin of one of ours.
-fn dropped(fields: Fields<'_>, connection: headers::Connection, id: Name, name: &[u8]) -> bool {
-    (connection.names_fields && headers::names(fields, name)) || (id == Name::Other && Name::is_lookalike(name))
+/// Neither bound to this connection, nor named by Connection, nor a twin of one of ours.
+fn is_end_to_end(field: &Field, fields: Fields<'_>, connection: headers::Connection) -> bool {
+    let name = || field.parts(fields.bytes).0;
+    !field.id.is_hop_by_hop()
+        && !(connection.names_fields && headers::names(fields, name()))
+        && !(field.id == Name::Other && Name::is_lookalike(name()))
 }
 
 /// 1 to 128 characters that need no quoting in any log.
@@ -251,18 +314,6 @@ fn is_request_id(value: &[u8]) -> bool {
         && value
             .iter()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'+' | b'/' | b'='))
-}
-
-fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
-fn number(out: &mut Vec<u8>, name: &[u8], value: u64) {
-    out.extend_from_slice(name);
-    let _ = write!(out, ": {value}\r\n");
 }
 
 #[cfg(test)]
@@ -415,7 +466,7 @@ mod tests {
         let mut list = Vec::new();
         headers::parse(bytes, 0, bytes.len(), &mut list).unwrap();
         let mut out = Vec::new();
-        trailers(&mut out, Fields { bytes, list: &list });
+        trailers(&mut out, Fields::new(bytes, &list));
         assert_eq!(out, b"0\r\nA: b\r\nServer-Timing: t\r\n\r\n");
     }
 

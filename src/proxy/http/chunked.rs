@@ -151,7 +151,7 @@ impl Decoder {
         if self.state != State::Done || headers::parse(&self.trailers, 0, self.trailers.len(), list).is_err() {
             list.clear();
         }
-        Fields { bytes: &self.trailers, list }
+        Fields::new(&self.trailers, list)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::headers::{self, Field, Fields, Name};
 use super::target::{Authority, Target};
-use super::{Bad, Caps, MAX_METHOD, MAX_TARGET, Method, TCHAR, VALUE, Version, all, bad};
+use super::{Bad, Caps, MAX_METHOD, MAX_TARGET, Method, TCHAR, Version, all, bad, scan};
 
 /// RFC 9112 §2.2 asks servers to skip an empty line before the request; some old clients send two.
 const MAX_EMPTY_LINES: u8 = 2;
@@ -50,7 +50,7 @@ impl Scanner {
     ) -> Result<Option<std::ops::Range<usize>>, Bad> {
         loop {
             let from = self.at as usize;
-            let lf = memchr::memchr(b'\n', &bytes[from..]).map(|i| from + i);
+            let lf = scan::find_lf(&bytes[from..]).map(|i| from + i);
             if self.lines == 0 && is_noise(&bytes[from..lf.unwrap_or(bytes.len())]) {
                 return bad(400, "bad character in the request line");
             }
@@ -114,7 +114,7 @@ impl<'a> Request<'a> {
     /// `head` is what [`Scanner::request`] found; `list` is room for the fields.
     pub fn parse(head: &'a [u8], list: &'a mut Vec<Field>) -> Result<Self, Bad> {
         list.clear();
-        let end = memchr::memchr(b'\n', head).unwrap_or(head.len());
+        let end = scan::find_lf(head).unwrap_or(head.len());
         let line = head[..end].strip_suffix(b"\r").ok_or(Bad { status: 400, why: "bare LF" })?;
 
         // RFC 9112 §3: exactly one space between the three parts.
@@ -139,7 +139,7 @@ impl<'a> Request<'a> {
         let target = Target::parse(method, target)?;
 
         headers::parse(head, end + 1, head.len() - 2, list)?;
-        let fields = Fields { bytes: head, list };
+        let fields = Fields::new(head, list);
         let host = host(&target, version, fields)?;
         let connection = headers::connection(fields)?;
         Ok(Request { method, method_bytes, target, version, fields, host, connection })
@@ -202,7 +202,7 @@ impl<'a> Response<'a> {
     /// `head` is what [`Scanner::response`] found.
     pub fn parse(head: &'a [u8], list: &'a mut Vec<Field>) -> Result<Self, Bad> {
         list.clear();
-        let end = memchr::memchr(b'\n', head).unwrap_or(head.len());
+        let end = scan::find_lf(head).unwrap_or(head.len());
         let line = head[..end].strip_suffix(b"\r").ok_or(Bad { status: 502, why: "bare LF" })?;
         // RFC 9112 §4; the space before an absent reason is often forgotten.
         let (version, rest) = line.split_at_checked(9).unwrap_or((line, b""));
@@ -211,7 +211,7 @@ impl<'a> Response<'a> {
             && code.len() == 3
             && code.iter().all(u8::is_ascii_digit)
             && matches!(reason, b"" | [b' ', ..])
-            && (reason.is_empty() || all(reason, VALUE));
+            && scan::value_run(reason) == reason.len();
         if !sound {
             return bad(502, "bad status line");
         }
@@ -221,7 +221,7 @@ impl<'a> Response<'a> {
             return bad(502, "bad status");
         }
         headers::parse(head, end + 1, head.len() - 2, list)?;
-        let fields = Fields { bytes: head, list };
+        let fields = Fields::new(head, list);
         let connection = headers::connection(fields)?;
         Ok(Response { version, status, reason: reason.get(1..).unwrap_or(b""), fields, connection })
     }

@@ -1,6 +1,6 @@
 //! Field lines: their grammar, the names we know, and the lists in their values (RFC 9110 §5).
 
-use super::{Bad, TCHAR, VALUE, all, bad};
+use super::{Bad, TCHAR, all, bad, scan};
 
 /// A piece of a head, by place.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +24,20 @@ pub(in crate::proxy) struct Field {
     pub id: Name,
     name: Span,
     value: Span,
+}
+
+impl Field {
+    /// Name as written, and value without the whitespace around it.
+    pub fn parts<'a>(&self, bytes: &'a [u8]) -> (&'a [u8], &'a [u8]) {
+        (self.name.of(bytes), self.value.of(bytes))
+    }
+
+    /// Where its line lies, CRLF included, if it is written as we would write it.
+    pub fn canonical(&self, bytes: &[u8]) -> Option<std::ops::Range<usize>> {
+        let (colon, end) = ((self.name.at + self.name.len) as usize, (self.value.at + self.value.len) as usize);
+        let tidy = self.value.at as usize == colon + 2 && bytes[colon + 1] == b' ' && bytes[end] == b'\r';
+        tidy.then(|| self.name.at as usize..end + 2)
+    }
 }
 
 /// The names that mean something to a proxy.
@@ -82,9 +96,12 @@ impl Name {
             21 => &[("x-tako-internal-token", Name::InternalToken)],
             _ => &[],
         };
-        match candidates.iter().find(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes())) {
+        // The first letter tells most of them apart without a comparison.
+        let first = name.first().map_or(0, u8::to_ascii_lowercase);
+        let is = |known: &&(&str, Name)| known.0.as_bytes()[0] == first && name.eq_ignore_ascii_case(known.0.as_bytes());
+        match candidates.iter().find(is) {
             Some((_, id)) => *id,
-            None if starts_with_ignore_case(name, b"x-forwarded-") => Name::XForwarded,
+            None if first == b'x' && starts_with_ignore_case(name, b"x-forwarded-") => Name::XForwarded,
             None => Name::Other,
         }
     }
@@ -120,16 +137,31 @@ impl Name {
 pub(in crate::proxy) struct Fields<'a> {
     pub bytes: &'a [u8],
     pub list: &'a [Field],
+    /// One bit for each name that occurs: most questions are about fields that are not there.
+    present: u32,
 }
 
 impl<'a> Fields<'a> {
+    pub fn new(bytes: &'a [u8], list: &'a [Field]) -> Self {
+        const { assert!((Name::Other as u32) < u32::BITS) };
+        Fields { bytes, list, present: list.iter().fold(0, |seen, f| seen | 1 << f.id as u32) }
+    }
+
+    pub fn has(self, id: Name) -> bool {
+        self.present & (1 << id as u32) != 0
+    }
+
     /// Id, name as written, value without the whitespace around it.
     pub fn iter(self) -> impl Iterator<Item = (Name, &'a [u8], &'a [u8])> {
-        self.list.iter().map(move |f| (f.id, f.name.of(self.bytes), f.value.of(self.bytes)))
+        self.list.iter().map(move |f| {
+            let (name, value) = f.parts(self.bytes);
+            (f.id, name, value)
+        })
     }
 
     pub fn all(self, id: Name) -> impl Iterator<Item = &'a [u8]> {
-        self.list.iter().filter(move |f| f.id == id).map(move |f| f.value.of(self.bytes))
+        let list = if self.has(id) { self.list } else { &[] };
+        list.iter().filter(move |f| f.id == id).map(move |f| f.value.of(self.bytes))
     }
 
     pub fn first(self, id: Name) -> Option<&'a [u8]> {
@@ -144,41 +176,44 @@ impl<'a> Fields<'a> {
 
 /// Parses the field lines in `bytes[from..to]`, each ended by CRLF, and appends them to `list`.
 pub(in crate::proxy) fn parse(bytes: &[u8], from: usize, to: usize, list: &mut Vec<Field>) -> Result<(), Bad> {
-    let mut at = from;
+    let (bytes, mut at) = (&bytes[..to], from);
     while at < to {
-        let Some(end) = memchr::memchr(b'\n', &bytes[at..to]).map(|i| at + i) else {
-            return bad(400, "field line without end");
-        };
-        // RFC 9112 §2.2: a bare LF could be a line end to one reader and not to the next.
-        if end == at || bytes[end - 1] != b'\r' {
-            return bad(400, "bare LF");
-        }
-        list.push(line(bytes, at, end - 1)?);
-        at = end + 1;
+        let (field, next) = line(bytes, at)?;
+        list.push(field);
+        at = next;
     }
     Ok(())
 }
 
-fn line(bytes: &[u8], from: usize, to: usize) -> Result<Field, Bad> {
-    let line = &bytes[from..to];
-    // RFC 9112 §5.2: obs-fold; §2.2: whitespace before the first field.
-    if matches!(line.first(), Some(b' ' | b'\t')) {
-        return bad(400, "folded field line");
+/// The field line at `from`, and where the next one begins. Every byte is looked at once.
+fn line(bytes: &[u8], from: usize) -> Result<(Field, usize), Bad> {
+    let colon = from + scan::run(&bytes[from..], TCHAR);
+    match bytes.get(colon) {
+        Some(b':') if colon > from => {}
+        // RFC 9112 §5.2: obs-fold; §2.2: whitespace before the first field.
+        Some(b' ' | b'\t') if colon == from => return bad(400, "folded field line"),
+        Some(b'\r') => return bad(400, "field line without colon"),
+        Some(b'\n') => return bad(400, "bare LF"),
+        None => return bad(400, "field line without end"),
+        // RFC 9112 §5.1: no whitespace between name and colon; a space is no tchar either.
+        Some(_) => return bad(400, "bad field name"),
     }
-    let Some(colon) = memchr::memchr(b':', line) else {
-        return bad(400, "field line without colon");
-    };
-    // RFC 9112 §5.1: no whitespace between name and colon; a space is no tchar either.
-    if !all(&line[..colon], TCHAR) {
-        return bad(400, "bad field name");
+    let mut start = colon + 1;
+    while let Some(b' ' | b'\t') = bytes.get(start) {
+        start += 1;
     }
-    let value = trim(&line[colon + 1..]);
-    // RFC 9110 §5.5: CR, LF and NUL are dangerous, other controls invalid.
-    if !value.is_empty() && !all(value, VALUE) {
-        return bad(400, "control character in a field value");
+    let end = start + scan::value_run(&bytes[start..]);
+    match bytes[end..] {
+        [b'\r', b'\n', ..] => {}
+        // RFC 9112 §2.2: a bare LF could be a line end to one reader and not to the next.
+        [b'\n', ..] => return bad(400, "bare LF"),
+        [] => return bad(400, "field line without end"),
+        // RFC 9110 §5.5: CR, LF and NUL are dangerous, other controls invalid.
+        _ => return bad(400, "control character in a field value"),
     }
-    let start = value.as_ptr() as usize - bytes.as_ptr() as usize;
-    Ok(Field { id: Name::of(&line[..colon]), name: Span::new(from, colon), value: Span::new(start, value.len()) })
+    let value = Span::new(start, trim(&bytes[start..end]).len());
+    let name = Span::new(from, colon - from);
+    Ok((Field { id: Name::of(name.of(bytes)), name, value }, end + 2))
 }
 
 /// Without OWS at both ends (RFC 9110 §5.6.3).
@@ -272,7 +307,7 @@ mod tests {
     fn rfc9110_5_5_keeps_obs_text_and_trims_whitespace() {
         let head = b"A:\t x\tg\xff \t\r\nB:\r\n";
         let list = parsed(head).unwrap();
-        let fields = Fields { bytes: head, list: &list };
+        let fields = Fields::new(head, &list);
         let got: Vec<_> = fields.iter().map(|(_, n, v)| (n, v)).collect();
         assert_eq!(got, [(&b"A"[..], &b"x\tg\xff"[..]), (b"B", b"")]);
     }
@@ -295,7 +330,7 @@ mod tests {
         let read = |value: &str| {
             let head = format!("Connection: {value}\r\n");
             let list = parsed(head.as_bytes()).unwrap();
-            connection(Fields { bytes: head.as_bytes(), list: &list })
+            connection(Fields::new(head.as_bytes(), &list))
         };
         assert_eq!(
             read("close, , Keep-Alive").unwrap(),

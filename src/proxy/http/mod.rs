@@ -1,16 +1,19 @@
 //! HTTP/1.1 (RFC 9112) without sockets: bytes in, meaning or a refusal out.
 //!
-//! Reading order: `head` finds and parses a head, `headers` knows the names and lists in it, `target` what is asked
-//! for, `framing` how long the body is, `chunked` one way of saying so, `buf` is where bytes wait.
+//! Reading order: `scan` looks for bytes, `head` finds and parses a head, `headers` knows the names and lists in it, `target` what is asked
+//! for, `framing` how long the body is, `chunked` one way of saying so, `write` the
+//! pieces of a head on their way out, `buf` is where bytes wait.
 //!
 //! **Invariant**: strict in, canonical out. What is ambiguous is refused, never repaired; and what frames a message
 //! (lengths, codings, line ends) is written anew by us, never passed on. Both halves close the door to smuggling.
 
+pub(super) mod scan;
 pub(super) mod head;
 pub(super) mod headers;
 pub(super) mod target;
 pub(super) mod framing;
 pub(super) mod chunked;
+pub(super) mod write;
 pub(super) mod buf;
 
 /// Why a message is refused, and the status that says so.

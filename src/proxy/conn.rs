@@ -270,8 +270,12 @@ impl Conn {
             }
             let close = exchange.facts.close || !exchange.has_whole_request();
             exchange.leave(tools);
+            let next = if close { Phase::Closing } else { Phase::Idle };
+            if let Phase::Exchange(done) = std::mem::replace(&mut self.phase, next) {
+                tools.unboard(done);
+            }
             self.served += 1;
-            self.enter(if close { Phase::Closing } else { Phase::Idle }, tools);
+            (self.since, self.fin_since) = (tools.now, None);
             return Step::Again;
         }
         match exchange.turn(&mut self.socket, tools) {

@@ -4,17 +4,16 @@
 //! **Invariant**: [`Notice::Drained`] for X is said when every worker has adopted a table not older than the one that
 //! removed X, and none holds an exchange on X since. A table that puts X back takes the removal back with it.
 
-use std::collections::{HashMap, HashSet};
-
 use super::Notice;
+use super::quick::{Map, Set};
 use super::table::EndpointId;
 
 pub(super) struct Ledger {
     generation: u64,
     acked: u64,
-    present: HashSet<EndpointId>,
+    present: Set<EndpointId>,
     /// Removed and not yet drained, with the generation that removed it.
-    leaving: HashMap<EndpointId, u64>,
+    leaving: Map<EndpointId, u64>,
     seats: Vec<Seat>,
 }
 
@@ -23,7 +22,7 @@ pub(super) struct Ledger {
 struct Seat {
     adopted: u64,
     /// Endpoints it still holds although its table lacks them.
-    holding: HashSet<EndpointId>,
+    holding: Set<EndpointId>,
 }
 
 impl Ledger {
@@ -31,14 +30,14 @@ impl Ledger {
         Ledger {
             generation: 0,
             acked: 0,
-            present: HashSet::new(),
-            leaving: HashMap::new(),
+            present: Set::default(),
+            leaving: Map::default(),
             seats: (0..workers).map(|_| Seat::default()).collect(),
         }
     }
 
     /// A new table with these endpoints; returns its generation.
-    pub fn publish(&mut self, endpoints: &HashSet<EndpointId>) -> u64 {
+    pub fn publish(&mut self, endpoints: &Set<EndpointId>) -> u64 {
         self.generation += 1;
         for gone in self.present.difference(endpoints) {
             self.leaving.insert(*gone, self.generation);
@@ -49,7 +48,7 @@ impl Ledger {
     }
 
     /// `worker` chooses by table `generation` from now on, and still holds `holding`, which that table lacks.
-    pub fn adopted(&mut self, worker: usize, generation: u64, holding: HashSet<EndpointId>) -> Vec<Notice> {
+    pub fn adopted(&mut self, worker: usize, generation: u64, holding: Set<EndpointId>) -> Vec<Notice> {
         let seat = &mut self.seats[worker];
         debug_assert!(generation >= seat.adopted, "a worker went back to an older table");
         *seat = Seat { adopted: generation, holding };
@@ -80,12 +79,14 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{HashMap, HashSet};
+
     use super::*;
 
     const X: EndpointId = EndpointId(1);
     const Y: EndpointId = EndpointId(2);
 
-    fn set(ids: &[EndpointId]) -> HashSet<EndpointId> {
+    fn set(ids: &[EndpointId]) -> Set<EndpointId> {
         ids.iter().copied().collect()
     }
 
@@ -137,7 +138,7 @@ mod tests {
         #[test]
         fn drained_is_said_once_per_removal_and_never_while_held(steps in proptest::collection::vec((0u8..4, 0usize..3, 0u64..3), 1..120)) {
             let mut ledger = Ledger::new(3);
-            let mut tables = vec![HashSet::new()];
+            let mut tables = vec![Set::default()];
             let mut workers = vec![Worker::default(); 3];
             let mut owed: HashSet<EndpointId> = HashSet::new(); // removed, Drained not yet said
             for (what, w, x) in steps {
@@ -145,7 +146,7 @@ mod tests {
                 let mut notices = Vec::new();
                 match what {
                     0 => {
-                        let mut next: HashSet<_> = tables[tables.len() - 1].clone();
+                        let mut next: Set<_> = tables[tables.len() - 1].clone();
                         if !next.remove(&x) { next.insert(x); owed.remove(&x); } else { owed.insert(x); }
                         ledger.publish(&next);
                         tables.push(next);
@@ -179,7 +180,7 @@ mod tests {
             // At rest everything owed is said.
             let last = tables.len() as u64 - 1;
             for w in 0..3 {
-                for notice in ledger.adopted(w, last, HashSet::new()) {
+                for notice in ledger.adopted(w, last, Set::default()) {
                     if let Notice::Drained(id) = notice {
                         proptest::prop_assert!(owed.remove(&id));
                     }

@@ -3,45 +3,44 @@
 //!
 //! **Invariant**: a link is in exactly one stack while it is idle, and each stack is in the order of its times.
 
-use std::collections::HashMap;
-
+use super::quick::Map;
 use super::table::EndpointId;
 use super::token::Key;
 
 #[derive(Default)]
 pub(super) struct Pool {
-    stacks: HashMap<EndpointId, Vec<(Key, u64)>>,
+    /// An empty stack stays until its endpoint is pruned: the next link is a request away.
+    stacks: Map<EndpointId, Vec<(Key, u64)>>,
+    idle: usize,
 }
 
 impl Pool {
     pub fn is_empty(&self) -> bool {
-        self.stacks.is_empty()
+        self.idle == 0
     }
 
     /// Adds a link that became idle at `now`; returns the oldest one if there are more than `max`.
     pub fn put(&mut self, endpoint: EndpointId, key: Key, now: u64, max: usize) -> Option<Key> {
         let stack = self.stacks.entry(endpoint).or_default();
         stack.push((key, now));
-        (stack.len() > max).then(|| stack.remove(0).0)
+        let oldest = (stack.len() > max).then(|| stack.remove(0).0);
+        self.idle += usize::from(oldest.is_none());
+        oldest
     }
 
     /// The latest link, if it has been idle for less than `max_age`.
     pub fn take(&mut self, endpoint: EndpointId, now: u64, max_age: u64) -> Option<Key> {
-        let stack = self.stacks.get_mut(&endpoint)?;
-        let key = stack.pop_if(|(_, since)| *since + max_age > now)?.0;
-        if stack.is_empty() {
-            self.stacks.remove(&endpoint);
-        }
+        let (key, _) = self.stacks.get_mut(&endpoint)?.pop_if(|(_, since)| *since + max_age > now)?;
+        self.idle -= 1;
         Some(key)
     }
 
     /// Forgets a link that the endpoint closed.
     pub fn forget(&mut self, endpoint: EndpointId, key: Key) {
         if let Some(stack) = self.stacks.get_mut(&endpoint) {
+            let before = stack.len();
             stack.retain(|(other, _)| *other != key);
-            if stack.is_empty() {
-                self.stacks.remove(&endpoint);
-            }
+            self.idle -= before - stack.len();
         }
     }
 
@@ -49,10 +48,12 @@ impl Pool {
     pub fn prune(&mut self, keep: impl Fn(EndpointId) -> bool, oldest: u64) -> Vec<Key> {
         let mut pruned = Vec::new();
         self.stacks.retain(|endpoint, stack| {
-            let young = if keep(*endpoint) { stack.partition_point(|(_, since)| *since < oldest) } else { stack.len() };
+            let kept = keep(*endpoint);
+            let young = if kept { stack.partition_point(|(_, since)| *since < oldest) } else { stack.len() };
             pruned.extend(stack.drain(..young).map(|(key, _)| key));
-            !stack.is_empty()
+            kept
         });
+        self.idle -= pruned.len();
         pruned
     }
 }

@@ -4,7 +4,7 @@
 //! choice; whoever reads a new one takes the newest table there is. So no choice by an old table follows one by a
 //! newer: what the second reader does happens after what the first one's client saw.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -13,6 +13,7 @@ use crossbeam_channel::Sender;
 use mio::Waker;
 
 use super::ledger::Ledger;
+use super::quick::Set;
 use super::table::{EndpointId, Index, Table};
 use super::tls::Configs;
 use super::{Notice, Settings};
@@ -101,7 +102,7 @@ impl Shared {
     }
 
     /// See [`Ledger::adopted`]. Notices are sent under the lock, so that they are heard in the order they came true.
-    pub fn adopted(&self, worker: usize, generation: u64, holding: HashSet<EndpointId>) {
+    pub fn adopted(&self, worker: usize, generation: u64, holding: Set<EndpointId>) {
         let mut desk = self.desk();
         for notice in desk.ledger.adopted(worker, generation, holding) {
             self.tell(notice);

@@ -3,13 +3,13 @@
 //! [`Index`] is a table as the workers read it: hosts in maps, the routes of a host in the order they are tried.
 //! **Invariant**: it finds the same route as trying all of them in the order of [`Route::precedence`] would.
 
-use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
 
 use super::certs::Certs;
+use super::quick::{Map, Set};
 use crate::proto::route::Route;
 
 /// What the control plane publishes.
@@ -69,10 +69,10 @@ pub(super) struct Index {
     /// The lasting number of each upstream.
     pub numbers: Vec<u32>,
     pub tls: Arc<ServerConfig>,
-    exact: HashMap<Box<str>, Vec<(Route, usize)>>,
+    exact: Map<Box<str>, Vec<(Route, usize)>>,
     /// By the suffix after `*.`.
-    wild: HashMap<Box<str>, Vec<(Route, usize)>>,
-    endpoints: HashSet<EndpointId>,
+    wild: Map<Box<str>, Vec<(Route, usize)>>,
+    endpoints: Set<EndpointId>,
 }
 
 impl Index {
@@ -81,7 +81,7 @@ impl Index {
         let Table { mut entries, upstreams, .. } = table;
         debug_assert!(entries.iter().all(|(_, upstream)| *upstream < upstreams.len()), "a route leads nowhere");
         entries.sort_by(|(a, _), (b, _)| a.precedence().cmp(&b.precedence()));
-        let (mut exact, mut wild) = (HashMap::<_, Vec<_>>::new(), HashMap::<_, Vec<_>>::new());
+        let (mut exact, mut wild) = (Map::<_, Vec<_>>::default(), Map::<_, Vec<_>>::default());
         for (route, upstream) in entries {
             let map = if route.is_wildcard() { &mut wild } else { &mut exact };
             map.entry(Box::from(route.host())).or_default().push((route, upstream));
@@ -107,7 +107,7 @@ impl Index {
         self.endpoints.contains(&endpoint)
     }
 
-    pub fn endpoints(&self) -> &HashSet<EndpointId> {
+    pub fn endpoints(&self) -> &Set<EndpointId> {
         &self.endpoints
     }
 

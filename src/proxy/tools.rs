@@ -3,7 +3,6 @@
 //! **Invariant (held)**: an endpoint is held from the moment it is chosen, before any connection, until its response
 //! is fully relayed; [`Tools::hold`] and [`Tools::release`] come in pairs, one pair per choice.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,15 +12,20 @@ use mio::{Interest, Registry};
 use rustix::io::Errno;
 
 use super::balance;
+use super::exchange::Exchange;
 use super::http::headers::Field;
 use super::limits::Limits;
 use super::pool::Pool;
 use super::publish::Shared;
+use super::quick::Map;
 use super::table::{Endpoint, EndpointId, Index};
 use super::timer::Wheel;
 use super::token::{Key, Slab, Target};
 use super::transport::{INBOX, Io, Socket};
 use crate::crypto;
+
+/// Exchanges kept for reuse: about as many as one round of the loop ends.
+const SPARE_EXCHANGES: usize = 64;
 
 /// A connection to an endpoint.
 pub(super) struct Link {
@@ -77,9 +81,12 @@ pub(super) struct Tools {
     index: Option<Arc<Index>>,
     links: Slab<Berth>,
     pool: Pool,
-    held: HashMap<EndpointId, u32>,
+    /// How often each endpoint is held; one that is not, now, may still be listed.
+    held: Map<EndpointId, u32>,
     /// One round robin counter per upstream of the table.
     turns: Vec<usize>,
+    /// Done with, kept for the next request.
+    exchanges: Vec<Box<Exchange>>,
     date: (u64, String),
     /// The second, counted from one, of the last line logged by [`Tools::may_log`].
     logged: u64,
@@ -106,7 +113,8 @@ impl Tools {
             index: None,
             links: Slab::new(),
             pool: Pool::default(),
-            held: HashMap::new(),
+            held: Map::default(),
+            exchanges: Vec::new(),
             turns: Vec::new(),
             date: (u64::MAX, String::new()),
             logged: 0,
@@ -151,6 +159,7 @@ impl Tools {
         for key in self.pool.prune(|id| index.has(id), 0) {
             self.links.remove(key);
         }
+        self.held.retain(|id, count| *count > 0 || index.has(*id));
         let holding = self.held.keys().filter(|id| !index.has(**id)).copied().collect();
         let generation = index.generation;
         self.index = Some(index);
@@ -184,22 +193,20 @@ impl Tools {
 
     /// The counterpart of [`Tools::choose`].
     pub fn release(&mut self, id: EndpointId) {
-        let Some(count) = self.held.get_mut(&id) else {
+        let Some(count) = self.held.get_mut(&id).filter(|count| **count > 0) else {
             debug_assert!(false, "released more often than chosen");
             return;
         };
         *count -= 1;
-        if *count == 0 {
+        if *count == 0 && !self.index.as_ref().is_some_and(|index| index.has(id)) {
             self.held.remove(&id);
-            if !self.index.as_ref().is_some_and(|index| index.has(id)) {
-                self.shared.released(self.worker, id);
-            }
+            self.shared.released(self.worker, id);
         }
     }
 
     #[cfg(debug_assertions)]
     pub fn holds_nothing(&self) -> bool {
-        self.held.is_empty()
+        self.held.values().all(|count| *count == 0)
     }
 
     /// A link to `endpoint` for the exchange of `conn`.
@@ -214,7 +221,7 @@ impl Tools {
         };
         if reuse != Reuse::Never {
             while let Some(key) = self.pool.take(endpoint.id, self.now, max_age.as_millis() as u64) {
-                if let Some(link) = self.wake(key, conn) {
+                if let Some(link) = self.wake(key, conn, reuse) {
                     return Ok(link);
                 }
             }
@@ -234,14 +241,19 @@ impl Tools {
         Ok(Link { key, endpoint: endpoint.id, socket, used: false })
     }
 
-    /// An idle link, if it still stands. Its close may be on the way unseen: the events of this turn are not all read.
-    fn wake(&mut self, key: Key, conn: Key) -> Option<Link> {
+    /// An idle link, if it still stands. The events of this round have been heard before any turn, so what the kernel
+    /// knew then is known; what came since is looked for only where a second try is not allowed.
+    fn wake(&mut self, key: Key, conn: Key, reuse: Reuse) -> Option<Link> {
         let berth = self.links.get_mut(key)?;
         let Berth::Idle(mut link) = std::mem::replace(berth, Berth::Busy(conn)) else {
             debug_assert!(false, "a busy link was in the pool");
             return None;
         };
-        if !link.socket.is_quiet() {
+        let stands = match reuse {
+            Reuse::Any => link.socket.is_sound(),
+            Reuse::Fresh | Reuse::Never => link.socket.is_quiet(),
+        };
+        if !stands {
             self.links.remove(key);
             return None;
         }
@@ -318,6 +330,24 @@ impl Tools {
             self.date = (second, httpdate::fmt_http_date(SystemTime::now()));
         }
         self.date.1.as_bytes()
+    }
+
+    /// `exchange` in memory that an earlier one had, if there is some.
+    pub fn board(&mut self, exchange: Exchange) -> Box<Exchange> {
+        match self.exchanges.pop() {
+            Some(mut spare) => {
+                *spare = exchange;
+                spare
+            }
+            None => Box::new(exchange),
+        }
+    }
+
+    /// Keeps the memory of an exchange that has left everything it held.
+    pub fn unboard(&mut self, exchange: Box<Exchange>) {
+        if self.exchanges.len() < SPARE_EXCHANGES {
+            self.exchanges.push(exchange);
+        }
     }
 
     pub fn request_id(&mut self) -> [u8; 32] {

@@ -151,9 +151,14 @@ impl Socket {
         self.readable = true;
     }
 
+    /// No end of it has been reported.
+    pub fn is_sound(&self) -> bool {
+        !self.fin && !self.broken
+    }
+
     /// Nothing to read, no end: fit to be used again. A byte here would be an answer to nothing.
     pub fn is_quiet(&self) -> bool {
-        !self.fin && !self.broken && matches!(self.stream.peek(&mut [0]), Err(e) if e.kind() == ErrorKind::WouldBlock)
+        self.is_sound() && matches!(self.stream.peek(&mut [0]), Err(e) if e.kind() == ErrorKind::WouldBlock)
     }
 
     /// Fills `inbox` with what waits and, if `more`, with one read of at most `max`.

@@ -98,7 +98,8 @@ impl Name {
         };
         // The first letter tells most of them apart without a comparison.
         let first = name.first().map_or(0, u8::to_ascii_lowercase);
-        let is = |known: &&(&str, Name)| known.0.as_bytes()[0] == first && name.eq_ignore_ascii_case(known.0.as_bytes());
+        let is =
+            |known: &&(&str, Name)| known.0.as_bytes()[0] == first && name.eq_ignore_ascii_case(known.0.as_bytes());
         match candidates.iter().find(is) {
             Some((_, id)) => *id,
             None if first == b'x' && starts_with_ignore_case(name, b"x-forwarded-") => Name::XForwarded,

@@ -144,9 +144,11 @@ pub(super) struct Shape {
 
 /// Writes the head of a final response for the client.
 pub(super) fn response(out: &mut Vec<u8>, response: &Response<'_>, shape: Shape, date: &[u8]) -> Result<(), Bad> {
-    // What a GET would have got (RFC 9110 §8.6); a 204 has no length at all. Judged before a byte is written.
+    // What a GET would have got (RFC 9110 §8.6); a 204 has no length at all, and beside a coding it counts for nothing
+    // (RFC 9112 §6.3 rule 3). Judged before a byte is written.
+    let coded = || response.fields.first(Name::TransferEncoding).is_some();
     let unsent = match shape.framing {
-        Framing::None if response.status != 204 => response_length(response.fields)?,
+        Framing::None if response.status != 204 && !coded() => response_length(response.fields)?,
         _ => None,
     };
     status_line(out, response);
@@ -406,6 +408,9 @@ mod tests {
     fn rfc9110_8_6_a_bodiless_response_keeps_its_length_except_204() {
         assert!(answered("HTTP/1.1 304 NM\nContent-Length: 7\n\n", PLAIN).contains("Content-Length: 7\n"));
         assert!(!answered("HTTP/1.1 204 NC\nContent-Length: 7\n\n", PLAIN).contains("Content-Length"));
+        // RFC 9112 §6.3 rule 3: beside a coding it counts for nothing, and would look like the truth without it.
+        let both = "HTTP/1.1 304 NM\nContent-Length: 7\nTransfer-Encoding: chunked\n\n";
+        assert!(!answered(both, PLAIN).contains("Content-Length"));
     }
 
     #[test]

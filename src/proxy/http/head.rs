@@ -322,8 +322,18 @@ mod tests {
             "GET / HTTP/1.1\r\nA: b\rc\r\nHost: a\r\n\r\n",
             "GET / HTTP/1.1\r\r\nHost: a\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\r\n\r\n",
+            "GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nA: \0\r\n\r\n",
         ] {
             assert_eq!(request(bytes.as_bytes()), Err(400), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn rfc9110_9_1_a_method_is_any_token() {
+        for b in 0..=255u8 {
+            let head = [b"G".as_slice(), &[b], b"T / HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+            assert_eq!(request(&head).is_ok_and(|r| r.is_some()), super::super::is_tchar(b), "{b:#x}");
         }
     }
 
@@ -334,6 +344,13 @@ mod tests {
         check("GET / HTTP/1.1\nHost: a\nHost: a\n\n", 400);
         check("GET / HTTP/1.1\nHost:\n\n", 400);
         check("GET / HTTP/1.1\nHost: a, b\n\n", 400);
+        check("GET / HTTP/1.1\nHost: \nHost: a\n\n", 400);
+        for bad in
+            ["a b", "u@h", "h/p", "h:x", "h:70000", "h:1:2", "[::1", "[::1]x", "[g::]", ":80", "h?q", "h#f", "%61"]
+        {
+            check(&format!("GET / HTTP/1.1\nHost: {bad}\n\n"), 400);
+            check(&format!("GET / HTTP/1.0\nHost: {bad}\n\n"), 400);
+        }
         check("GET http://a.b/ HTTP/1.1\nHost: A.b:80\n\n", 200);
         check("GET https://a.b:443/ HTTP/1.1\nHost: a.b\n\n", 200);
         check("GET http://a.b/ HTTP/1.1\nHost: a.c\n\n", 400);
@@ -455,6 +472,16 @@ mod tests {
             assert!(response(&format!("{bad}\nA: b\n\n")).is_err(), "{bad:?}");
         }
         assert!(response("HTTP/1.1 200 OK\nA: b\n c\n\n").is_err(), "obs-fold");
+    }
+
+    #[test]
+    fn limits_of_a_response_head() {
+        let fields = |n: usize| format!("HTTP/1.1 200 OK\n{}\n", "a: b\n".repeat(n));
+        assert!(response(&fields(200)).is_ok());
+        assert!(response(&fields(201)).is_err());
+        let size = |n: usize| format!("HTTP/1.1 200 OK\na: {}\n\n", "x".repeat(n));
+        assert!(response(&size((64 << 10) - 24)).is_ok());
+        assert!(response(&size((64 << 10) - 23)).is_err());
     }
 
     proptest::proptest! {

@@ -116,3 +116,22 @@ impl Body {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc9112_7_1_extensions_and_request_trailers_end_here() {
+        let came = b"3;a=b\r\nabc\r\n01;x=\"y\"\r\nd\r\n000;z\r\nServer-Timing: t\r\n\r\nGET";
+        for cut in 0..came.len() - 3 {
+            let mut intake = Intake::new(Framing::Chunked);
+            let mut out = Vec::new();
+            let used = intake.take(&came[..cut], &mut out).unwrap();
+            assert_eq!((used, intake.is_done()), (cut, false));
+            assert_eq!(intake.take(&came[cut..], &mut out).unwrap(), came.len() - 3 - cut, "the next request is left");
+            let text = String::from_utf8(out).unwrap();
+            assert!(!text.contains([';', ':']) && text.ends_with("\r\n0\r\n\r\n"), "{text}");
+        }
+    }
+}

@@ -14,6 +14,8 @@ use crate::proto::route::is_private_host;
 const INTERNAL_HOST: &str = "tako.internal";
 /// RFC 8555 §8.3
 const CHALLENGES: &[u8] = b"/.well-known/acme-challenge/";
+/// Proxies that a request has passed. No honest chain is as long; a request that an app sends back to us is.
+const MAX_HOPS: usize = 20;
 
 /// Who asks.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +67,12 @@ pub(super) fn decide(request: &Request<'_>, host: Option<&str>, asker: Asker, in
             }
         }
     }
-    Ok(found.map_or(Decision::NotFound, |place| Decision::Forward(index.numbers[place])))
+    let Some(place) = found else { return Ok(Decision::NotFound) };
+    // RFC 5842 §7.2. Who is not believed begins a new chain, see `forward`.
+    if asker.trusted && request.fields.members(Name::XForwardedFor).count() >= MAX_HOPS {
+        return bad(508, "the request goes round in a loop");
+    }
+    Ok(Decision::Forward(index.numbers[place]))
 }
 
 /// Whether the client's own connection is encrypted, as far as those we trust say.
@@ -232,6 +239,31 @@ mod tests {
         check("Host: a.local", LOCAL, Decision::Forward(2));
         check("Host: a.local\nX-Forwarded-Proto: http", LOCAL, Decision::Redirect);
         check("Host: a.local\nForwarded: proto=http", LOCAL, Decision::Redirect);
+    }
+
+    #[test]
+    fn rfc5842_7_2_a_request_that_comes_back_for_ever_is_stopped() {
+        let hops =
+            |n| format!("Host: a.b\nX-Forwarded-Proto: https\nX-Forwarded-For: {}", vec!["1.1.1.1"; n].join(", "));
+        assert_eq!(ask("GET /", &hops(MAX_HOPS - 1), LOCAL), Ok(Decision::Forward(0)));
+        assert_eq!(ask("GET /", &hops(MAX_HOPS), LOCAL), Err(508));
+        let lines = hops(1) + &"\nX-Forwarded-For: 1.1.1.1".repeat(MAX_HOPS - 1);
+        assert_eq!(ask("GET /", &lines, LOCAL), Err(508), "lines count like members");
+        assert_eq!(ask("GET /", &hops(MAX_HOPS), TLS), Ok(Decision::Forward(0)), "a claim that is replaced anyway");
+    }
+
+    #[test]
+    fn rfc9112_3_2_http_1_0_without_a_host_is_for_nobody() {
+        let index = index(&["a.b"]);
+        let decide = |head: &[u8]| {
+            let mut list = Vec::new();
+            let request = Request::parse(head, &mut list).unwrap();
+            let mut room = String::new();
+            decide(&request, request.host_name(&mut room).map(|h| &*h), TLS, &index)
+        };
+        assert_eq!(decide(b"GET / HTTP/1.0\r\n\r\n"), Ok(Decision::NotFound));
+        assert_eq!(decide(b"GET http://a.b/ HTTP/1.0\r\n\r\n"), Ok(Decision::Forward(0)));
+        assert_eq!(decide(b"OPTIONS * HTTP/1.0\r\n\r\n"), Ok(Decision::Capabilities));
     }
 
     #[test]

@@ -196,9 +196,11 @@ pub(super) struct Shape {
 
 /// Writes the head of a final response for the client.
 pub(super) fn response(out: &mut Vec<u8>, response: &Response<'_>, shape: Shape, date: &[u8]) -> Result<(), Bad> {
-    // What a GET would have got (RFC 9110 §8.6); a 204 has no length at all. Judged before a byte is written.
+    // What a GET would have got (RFC 9110 §8.6); a 204 has no length at all, and beside a coding it counts for nothing
+    // (RFC 9112 §6.3 rule 3). Judged before a byte is written.
+    let coded = || response.fields.first(Name::TransferEncoding).is_some();
     let unsent = match shape.framing {
-        Framing::None if response.status != 204 => response_length(response.fields)?,
+        Framing::None if response.status != 204 && !coded() => response_length(response.fields)?,
         _ => None,
     };
     out.reserve(response.fields.bytes.len() + OURS);
@@ -341,6 +343,22 @@ mod tests {
     }
 
     #[test]
+    fn rfc9110_9_1_unknown_methods_and_odd_targets_go_on_as_they_are() {
+        let line = "PROPFIND /a\"<>\\^`{|}%2f//../?%zz HTTP/1.1\n";
+        assert!(sent(&format!("{line}Host: a.b\n\n"), false).starts_with(line));
+        // RFC 9112 §2.3: what we do not know of a later minor version we do not claim.
+        assert!(sent("GET / HTTP/1.9\nHost: a.b\n\n", false).starts_with("GET / HTTP/1.1\n"));
+    }
+
+    #[test]
+    fn host_trace_context_and_unknown_fields_go_on_untouched() {
+        let fields = "Host: A.B.:8443\nTraceParent: 00-a-b-01\ntracestate: x=y\nVia: 1.1 other\nmy_own: 1\nX-Empty: \n";
+        assert!(
+            sent(&format!("GET / HTTP/1.1\n{fields}\n"), false).starts_with(&format!("GET / HTTP/1.1\n{fields}X-F"))
+        );
+    }
+
+    #[test]
     fn rfc9110_7_6_1_hop_by_hop_fields_end_here() {
         let head = "GET / HTTP/1.1\nHost: a.b\nConnection: keep-alive, X-Own\nX-Own: 1\nKeep-Alive: timeout=5\nTE: gzip\n\
             Trailer: x\nUpgrade: h2c\nHTTP2-Settings: x\nProxy-Connection: x\nProxy-Authorization: x\n\n";
@@ -394,6 +412,12 @@ mod tests {
         assert_eq!(expects(""), Ok(false));
         assert_eq!(expects("Expect: 100-Continue\r\n"), Ok(true));
         assert_eq!(expects("Expect: 100-continue\r\nExpect: more\r\n"), Err(417));
+        assert_eq!(expects("Expect: 100-continue, more\r\n"), Err(417));
+        assert!(sent("PUT / HTTP/1.1\nHost: a.b\nExpect: 100-continue\n\n", false).contains("Expect: 100-continue\n"));
+        // HTTP/1.0 does not know it, so it counts for nothing and goes no further.
+        let old = b"PUT / HTTP/1.0\r\nHost: a.b\r\nExpect: anything\r\n\r\n";
+        assert_eq!(expects_continue(&Request::parse(old, &mut Vec::new()).unwrap()), Ok(false));
+        assert!(!sent("PUT / HTTP/1.0\nHost: a.b\nExpect: 100-continue\n\n", false).contains("Expect"));
     }
 
     #[test]
@@ -451,12 +475,44 @@ mod tests {
         assert_eq!(answered(head, shape), expected);
         let dated = answered("HTTP/1.1 200 OK\nDate: then\n\n", Shape { close: true, ..PLAIN });
         assert_eq!(dated, "HTTP/1.1 200 OK\nDate: then\nConnection: close\n\n");
+        // The endpoint says who it is, we add no name of ours; a version of its own is not ours to repeat.
+        let named = answered("HTTP/1.0 200 OK\nServer: app\nVia: 1.0 x\nContent_Length: 3\nDate: then\n\n", PLAIN);
+        assert_eq!(named, "HTTP/1.1 200 OK\nServer: app\nVia: 1.0 x\nDate: then\n\n");
+    }
+
+    #[test]
+    fn rfc9110_15_2_informational_heads_keep_their_fields_and_lose_framing() {
+        let written = |write: fn(&mut Vec<u8>, &Response<'_>), head: &str| {
+            let head = head.replace('\n', "\r\n");
+            let (mut list, mut out) = (Vec::new(), Vec::new());
+            write(&mut out, &Response::parse(head.as_bytes(), &mut list).unwrap());
+            String::from_utf8(out).unwrap().replace("\r\n", "\n")
+        };
+        let hints =
+            "HTTP/1.1 103 Early Hints\nLink: x\nContent-Length: 3\nTransfer-Encoding: chunked\nConnection: close\n\n";
+        assert_eq!(written(interim, hints), "HTTP/1.1 103 Early Hints\nLink: x\n\n");
+        let switch = "HTTP/1.1 101 S\nConnection: upgrade, x\nX: 1\nUpgrade: WebSocket\nSec-WebSocket-Accept: a\nContent-Length: 0\n\n";
+        let expected = "HTTP/1.1 101 S\nSec-WebSocket-Accept: a\nConnection: Upgrade\nUpgrade: websocket\n\n";
+        assert_eq!(written(switching, switch), expected);
+    }
+
+    #[test]
+    fn rfc9112_c_2_2_only_http_1_0_is_told_that_a_connection_stays() {
+        let head = "HTTP/1.1 200 OK\nDate: d\n\n";
+        let ending = |shape| answered(head, shape).replace("HTTP/1.1 200 OK\nDate: d\n", "");
+        assert_eq!(ending(PLAIN), "\n");
+        assert_eq!(ending(Shape { say_keep_alive: true, ..PLAIN }), "Connection: keep-alive\n\n");
+        assert_eq!(ending(Shape { say_keep_alive: true, close: true, ..PLAIN }), "Connection: close\n\n");
+        assert_eq!(ending(Shape { framing: Framing::UntilClose, close: true, ..PLAIN }), "Connection: close\n\n");
     }
 
     #[test]
     fn rfc9110_8_6_a_bodiless_response_keeps_its_length_except_204() {
         assert!(answered("HTTP/1.1 304 NM\nContent-Length: 7\n\n", PLAIN).contains("Content-Length: 7\n"));
         assert!(!answered("HTTP/1.1 204 NC\nContent-Length: 7\n\n", PLAIN).contains("Content-Length"));
+        // RFC 9112 §6.3 rule 3: beside a coding it counts for nothing, and would look like the truth without it.
+        let both = "HTTP/1.1 304 NM\nContent-Length: 7\nTransfer-Encoding: chunked\n\n";
+        assert!(!answered(both, PLAIN).contains("Content-Length"));
     }
 
     #[test]

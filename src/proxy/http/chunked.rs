@@ -5,7 +5,7 @@
 
 use super::framing::Piece;
 use super::headers::{self, Field, Fields};
-use super::{Bad, MAX_TRAILERS, TCHAR, TRAILERS, all, bad};
+use super::{Bad, MAX_TRAILER_FIELDS, MAX_TRAILERS, TCHAR, all, bad};
 
 /// 16 digits are more than 2^63 already; leading zeros count.
 const MAX_SIZE_DIGITS: u8 = 16;
@@ -138,7 +138,7 @@ impl Decoder {
     fn check_trailers(&self) -> Result<(), Bad> {
         let mut list = Vec::new();
         headers::parse(&self.trailers, 0, self.trailers.len(), &mut list)?;
-        if list.len() > TRAILERS.fields {
+        if list.len() > MAX_TRAILER_FIELDS {
             return bad(431, "too many trailers");
         }
         Ok(())

@@ -237,7 +237,9 @@ mod tests {
         ] {
             check(&format!("Transfer-Encoding: {bad}"), Err(400));
         }
-        check("Transfer-Encoding: \x0bchunked", Err(400));
+        for odd in ["\x0bchunked", "chunked\x0b", "\x0cchunked", "chunked\x0c", "chunked\0", "chunked, \x0b"] {
+            check(&format!("Transfer-Encoding: {odd}"), Err(400));
+        }
         check("Transfer-Encoding: chunked\nTransfer-Encoding: chunked", Err(400));
         check("Transfer-Encoding: chunked\nTransfer-Encoding: identity", Err(400));
         for unknown in ["gzip", "gzip, chunked", "xchunked", "chunkedx"] {

@@ -5,12 +5,10 @@
 
 use super::headers::{self, Field, Fields, Name};
 use super::target::{Authority, Target};
-use super::{Bad, Caps, MAX_METHOD, MAX_TARGET, Method, TCHAR, Version, all, bad, scan};
+use super::{Bad, Caps, MAX_METHOD, Method, TCHAR, Version, all, bad, scan};
 
 /// RFC 9112 §2.2 asks servers to skip an empty line before the request; some old clients send two.
 const MAX_EMPTY_LINES: u8 = 2;
-/// Method, target, version and what lies between.
-const MAX_REQUEST_LINE: usize = MAX_METHOD + MAX_TARGET + 11;
 
 /// Where the search for the end of a head stands.
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,12 +26,11 @@ pub(in crate::proxy) struct Scanner {
 impl Scanner {
     /// Looks at what is new in `bytes`, which is the head so far from its first byte, and returns where the head lies
     /// once it is whole.
+    ///
+    /// # Errors
+    /// The same ones however the head drips in: each is raised by the first byte that nothing could mend.
     pub fn request(&mut self, bytes: &[u8]) -> Result<Option<std::ops::Range<usize>>, Bad> {
-        let found = self.scan(bytes, &super::REQUEST, MAX_EMPTY_LINES, is_noise)?;
-        if self.lines == 0 && bytes.len() - self.line as usize > MAX_REQUEST_LINE {
-            return bad(414, "request line too long");
-        }
-        Ok(found)
+        self.scan(bytes, &super::REQUEST, MAX_EMPTY_LINES, is_noise)
     }
 
     pub fn response(&mut self, bytes: &[u8]) -> Result<Option<std::ops::Range<usize>>, Bad> {
@@ -50,19 +47,24 @@ impl Scanner {
     ) -> Result<Option<std::ops::Range<usize>>, Bad> {
         loop {
             let from = self.at as usize;
-            let lf = scan::find_lf(&bytes[from..]).map(|i| from + i);
-            if self.lines == 0 && is_noise(&bytes[from..lf.unwrap_or(bytes.len())]) {
+            let room = &bytes[from..self.limit(caps).min(bytes.len())];
+            let lf = scan::find_lf(room);
+            if self.lines == 0 && is_noise(&room[..lf.unwrap_or(room.len())]) {
                 return bad(400, "bad character in the request line");
             }
-            let Some(lf) = lf else { break };
+            let Some(lf) = lf.map(|i| from + i) else {
+                self.at = (from + room.len()) as u32;
+                return if self.at as usize == bytes.len() { Ok(None) } else { self.too_large() };
+            };
             let line = self.line as usize;
             if lf == line || bytes[lf - 1] != b'\r' {
                 return bad(400, "bare LF");
             }
-            let length = lf - 1 - line;
             (self.at, self.line) = (lf as u32 + 1, lf as u32 + 1);
-            if length > 0 {
-                self.check(length, lf, self.lines, caps)?;
+            if lf - 1 > line {
+                if usize::from(self.lines) > caps.fields {
+                    return self.too_large();
+                }
                 self.lines += 1;
             } else if self.lines > 0 {
                 return Ok(Some(self.start as usize..lf + 1));
@@ -74,20 +76,20 @@ impl Scanner {
                 }
             }
         }
-        self.at = bytes.len() as u32;
-        self.check(bytes.len() - self.line as usize, bytes.len(), self.lines.saturating_sub(1), caps)?;
-        Ok(None)
     }
 
-    /// RFC 6585 §5. `line` is the length of a line that is not counted yet.
-    fn check(&self, line: usize, at: usize, fields: u16, caps: &Caps) -> Result<(), Bad> {
-        if self.lines == 0 && line > caps.line {
-            return bad(414, "request line too long"); // what is long in it can only be the target
+    /// Where the line that has not ended yet must have ended, CRLF included.
+    fn limit(&self, caps: &Caps) -> usize {
+        let line = if self.lines == 0 { caps.first } else { caps.line };
+        (self.line as usize + line + 2).min(self.start as usize + caps.head)
+    }
+
+    /// RFC 6585 §5.
+    fn too_large<T>(&self) -> Result<T, Bad> {
+        match self.lines {
+            0 => bad(414, "request line too long"), // what is long in it can only be the target
+            _ => bad(431, "head too large"),
         }
-        if line > caps.line || at - self.start as usize > caps.head || usize::from(fields) > caps.fields {
-            return bad(431, "head too large");
-        }
-        Ok(())
     }
 }
 
@@ -320,8 +322,18 @@ mod tests {
             "GET / HTTP/1.1\r\nA: b\rc\r\nHost: a\r\n\r\n",
             "GET / HTTP/1.1\r\r\nHost: a\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\r\n\r\n",
+            "GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nA: \0\r\n\r\n",
         ] {
             assert_eq!(request(bytes.as_bytes()), Err(400), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn rfc9110_9_1_a_method_is_any_token() {
+        for b in 0..=255u8 {
+            let head = [b"G".as_slice(), &[b], b"T / HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+            assert_eq!(request(&head).is_ok_and(|r| r.is_some()), super::super::is_tchar(b), "{b:#x}");
         }
     }
 
@@ -332,6 +344,13 @@ mod tests {
         check("GET / HTTP/1.1\nHost: a\nHost: a\n\n", 400);
         check("GET / HTTP/1.1\nHost:\n\n", 400);
         check("GET / HTTP/1.1\nHost: a, b\n\n", 400);
+        check("GET / HTTP/1.1\nHost: \nHost: a\n\n", 400);
+        for bad in
+            ["a b", "u@h", "h/p", "h:x", "h:70000", "h:1:2", "[::1", "[::1]x", "[g::]", ":80", "h?q", "h#f", "%61"]
+        {
+            check(&format!("GET / HTTP/1.1\nHost: {bad}\n\n"), 400);
+            check(&format!("GET / HTTP/1.0\nHost: {bad}\n\n"), 400);
+        }
         check("GET http://a.b/ HTTP/1.1\nHost: A.b:80\n\n", 200);
         check("GET https://a.b:443/ HTTP/1.1\nHost: a.b\n\n", 200);
         check("GET http://a.b/ HTTP/1.1\nHost: a.c\n\n", 400);
@@ -361,6 +380,41 @@ mod tests {
         // Before the line has ended, too.
         assert_eq!(request(format!("GET /{}", "x".repeat(9000)).as_bytes()), Err(414));
         assert_eq!(request(format!("GET / HTTP/1.1\r\nA: {}", "x".repeat(17 << 10)).as_bytes()), Err(431));
+    }
+
+    /// What the scanner says when the head drips in byte by byte.
+    fn dripped(bytes: &[u8]) -> Result<Option<std::ops::Range<usize>>, Bad> {
+        let mut scanner = Scanner::default();
+        (0..=bytes.len()).find_map(|n| scanner.request(&bytes[..n]).transpose()).transpose()
+    }
+
+    #[test]
+    fn a_limit_is_the_same_however_the_head_is_cut() {
+        let line = |n: usize| format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(n - 3));
+        let target = |n: usize| format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(n));
+        let head = |n: usize| {
+            let fields = format!("A: {}\r\n", "x".repeat((8 << 10) - 5)).repeat(3);
+            let rest = n - fields.len() - "GET / HTTP/1.1\r\nB: \r\n\r\n".len();
+            format!("GET / HTTP/1.1\r\n{fields}B: {}\r\n\r\n", "x".repeat(rest))
+        };
+        let mut accepted = 0;
+        for near in 0..8 {
+            let noisy = target(8300).replacen("x HTTP", "\u{1} HTTP", 1);
+            let bare = line((16 << 10) - 4 + near).replacen("\r\n\r\n", "\n\r\n", 1);
+            for bytes in [
+                line((16 << 10) - 4 + near),
+                target(8192 + 28 - 4 + near),
+                head((32 << 10) - 4 + near),
+                noisy,
+                bare,
+                "GET / HTTP/1.1\r\n".to_owned() + &"a: b\r\n".repeat(97 + near) + "\r\n",
+            ] {
+                let whole = Scanner::default().request(bytes.as_bytes());
+                assert_eq!(whole, dripped(bytes.as_bytes()), "{} bytes", bytes.len());
+                accepted += usize::from(whole.is_ok());
+            }
+        }
+        assert!((10..40).contains(&accepted), "both sides of each limit are met: {accepted}");
     }
 
     #[test]
@@ -418,6 +472,16 @@ mod tests {
             assert!(response(&format!("{bad}\nA: b\n\n")).is_err(), "{bad:?}");
         }
         assert!(response("HTTP/1.1 200 OK\nA: b\n c\n\n").is_err(), "obs-fold");
+    }
+
+    #[test]
+    fn limits_of_a_response_head() {
+        let fields = |n: usize| format!("HTTP/1.1 200 OK\n{}\n", "a: b\n".repeat(n));
+        assert!(response(&fields(200)).is_ok());
+        assert!(response(&fields(201)).is_err());
+        let size = |n: usize| format!("HTTP/1.1 200 OK\na: {}\n\n", "x".repeat(n));
+        assert!(response(&size((64 << 10) - 24)).is_ok());
+        assert!(response(&size((64 << 10) - 23)).is_err());
     }
 
     proptest::proptest! {

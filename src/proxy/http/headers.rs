@@ -305,6 +305,17 @@ mod tests {
     }
 
     #[test]
+    fn rfc9110_5_each_byte_of_a_field_line_is_judged() {
+        for b in 0..=255u8 {
+            let name = parsed(&[b"N", &[b][..], b"N: v\r\n"].concat()).is_ok();
+            assert_eq!(name, b == b':' || super::super::is_tchar(b), "{b:#x} in a name");
+            // RFC 9110 §5.5: CR, LF and NUL are dangerous, other controls but HTAB invalid, obs-text passes.
+            let value = parsed(&[b"N: v", &[b][..], b"v\r\n"].concat()).is_ok();
+            assert_eq!(value, b == b'\t' || (b >= b' ' && b != 0x7f), "{b:#x} in a value");
+        }
+    }
+
+    #[test]
     fn rfc9110_5_5_keeps_obs_text_and_trims_whitespace() {
         let head = b"A:\t x\tg\xff \t\r\nB:\r\n";
         let list = parsed(head).unwrap();

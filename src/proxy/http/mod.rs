@@ -73,21 +73,26 @@ pub(super) const MAX_METHOD: usize = 32;
 /// RFC 9112 §3 asks for at least 8000.
 pub(super) const MAX_TARGET: usize = 8192;
 
-/// How large a head may be.
+/// How large a head may be, in bytes; lines without their CRLF.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caps {
     pub head: usize,
+    /// The request line or status line.
+    pub first: usize,
+    /// A field line.
     pub line: usize,
     pub fields: usize,
 }
 
 /// A larger request head is an attack or a runaway cookie; 431.
-pub(super) const REQUEST: Caps = Caps { head: 32 << 10, line: 16 << 10, fields: 100 };
+pub(super) const REQUEST: Caps =
+    Caps { head: 32 << 10, first: MAX_METHOD + MAX_TARGET + " HTTP/1.1 ".len(), line: 16 << 10, fields: 100 };
 /// Apps are ours, so they get more; beyond, 502.
-pub(super) const RESPONSE: Caps = Caps { head: 64 << 10, line: 64 << 10, fields: 200 };
+pub(super) const RESPONSE: Caps = Caps { head: 64 << 10, first: 8 << 10, line: 64 << 10, fields: 200 };
 /// Trailers of one message, and what an attacker may make us hold for them.
 pub(super) const MAX_TRAILERS: usize = 8 << 10;
-pub(super) const TRAILERS: Caps = Caps { head: MAX_TRAILERS, line: MAX_TRAILERS, fields: 100 };
+/// How many of them.
+pub(super) const MAX_TRAILER_FIELDS: usize = 100;
 
 /// `tchar` of RFC 9110 §5.6.2.
 pub(super) const fn is_tchar(b: u8) -> bool {

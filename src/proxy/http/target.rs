@@ -170,6 +170,13 @@ mod tests {
         {
             assert_eq!(parse(Method::Get, target), Err(400), "{target}");
         }
+        for method in [Method::Get, Method::Head, Method::Post, Method::Other] {
+            assert_eq!(parse(method, "*"), Err(400), "{method:?}");
+        }
+        for b in 0..=255u8 {
+            let fine = Target::parse(Method::Get, &[b'/', b]).is_ok();
+            assert_eq!(fine, (0x21..0x7f).contains(&b) && b != b'#', "{b:#x}");
+        }
         assert_eq!(parse(Method::Get, &format!("/{}", "a".repeat(8192))), Err(414));
         assert!(parse(Method::Get, &format!("/{}", "a".repeat(7999))).is_ok());
     }

@@ -160,7 +160,14 @@ fn a_response_that_makes_no_sense_is_a_502_and_ends_the_link() {
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\nx",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1, 1\r\n\r\nx",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\n",
         "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nConnection: content-length\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/2.0 200 OK\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         "HTTP/1.1 200 OK\r\nPart",
         "",
@@ -174,6 +181,11 @@ fn a_response_that_makes_no_sense_is_a_502_and_ends_the_link() {
         assert_eq!(client.get("/").status, 502, "{nonsense:?}");
         assert_eq!(client.get("/").status, 502, "and the client's connection goes on");
         assert_eq!(origin.conns(), 2);
+    }
+    for large in ["a: b\r\n".repeat(201), format!("a: {}\r\n", "x".repeat(64 << 10))] {
+        let origin = Origin::new(move |_| format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{large}\r\n").into_bytes());
+        let world = World::serving(Limits::DEFAULT, &[origin.endpoint]);
+        assert_eq!(world.client().get("/").status, 502);
     }
     let endless = "HTTP/1.1 100 Continue\r\n\r\n".repeat(17) + "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     let origin = Origin::new(move |_| endless.clone().into_bytes());
@@ -203,6 +215,24 @@ fn bytes_behind_a_response_are_never_the_next_answer() {
         assert_eq!(client.get("/").text(), "one");
     }
     assert_eq!(origin.conns(), 5);
+}
+
+#[test]
+fn rfc9112_6_3_a_body_that_cannot_be_is_never_the_next_answer() {
+    let head = |status: &str| format!("HTTP/1.1 {status}\r\nContent-Length: 6\r\n\r\npoison").into_bytes();
+    let origin = Origin::new(move |seen| match seen.head.split(' ').nth(1).unwrap() {
+        "/204" => head("204 No Content"),
+        "/304" => head("304 Not Modified"),
+        _ => head("200 OK"), // to a HEAD
+    });
+    let world = World::with(Limits::DEFAULT, 1);
+    world.publish(&[origin.endpoint]);
+    let mut client = world.client();
+    for (i, request) in ["GET /204", "HEAD /", "GET /304", "HEAD /"].into_iter().enumerate() {
+        client.send(format!("{request} HTTP/1.1\r\nHost: app.test\r\n\r\n"));
+        assert_eq!(client.try_read(true).unwrap().body, b"");
+        assert_eq!(origin.conns(), i + 1, "{request}: the link ends with what nobody asked for");
+    }
 }
 
 #[test]

@@ -85,6 +85,33 @@ fn one_twin_field_more_reaches_no_endpoint() {
 }
 
 #[test]
+fn what_is_not_for_an_app_is_answered_here() {
+    let (world, origin) = world_without_requests();
+    let ask = |request: &str| {
+        let mut client = world.client();
+        client.send(format!("{request}\r\n\r\n"));
+        client.read()
+    };
+    // RFC 9110 §9.3.7, §9.3.6, §9.3.8; RFC 9112 §3.2.
+    for (request, status, allows) in [
+        ("OPTIONS * HTTP/1.1\r\nHost: app.test", 204, true),
+        ("OPTIONS http://app.test HTTP/1.1\r\nHost: app.test", 204, true),
+        ("TRACE / HTTP/1.1\r\nHost: app.test", 405, true),
+        ("CONNECT app.test:443 HTTP/1.1\r\nHost: app.test:443", 405, true),
+        ("GET / HTTP/1.0", 404, false),
+        ("GET / HTTP/1.1\r\nHost: elsewhere.test", 404, false),
+        ("GET / HTTP/1.1", 400, false),
+        ("PRI * HTTP/2.0", 505, false),
+    ] {
+        let answer = ask(request);
+        assert_eq!((answer.status, answer.field("allow").is_some()), (status, allows), "{request}");
+        let ours = ["server", "via", "strict-transport-security"].map(|name| answer.field(name));
+        assert_eq!((ours, answer.field("cache-control")), ([None; 3], Some("no-store")), "{request}");
+    }
+    assert_eq!(origin.conns(), 0);
+}
+
+#[test]
 fn an_oversized_head_is_told_so() {
     let (world, origin) = world_without_requests();
     for (request, status) in [

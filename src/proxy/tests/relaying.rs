@@ -129,6 +129,48 @@ fn rfc9112_6_3_a_body_until_close_is_framed_anew() {
 }
 
 #[test]
+fn rfc9110_6_5_trailers_go_to_those_who_asked_and_only_the_harmless_ones() {
+    let origin = Origin::new(|_| {
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: T\r\n\r\n2\r\nhi\r\n0\r\nT: x\r\nContent-Length: 9\r\n\r\n"
+            .to_vec()
+    });
+    let world = World::serving(Limits::DEFAULT, &[origin.endpoint]);
+    for (asks, end) in
+        [("TE: trailers\r\nConnection: TE, close\r\n", "0\r\nT: x\r\n\r\n"), ("Connection: close\r\n", "0\r\n\r\n")]
+    {
+        let mut client = world.client();
+        client.send(format!("GET / HTTP/1.1\r\nHost: app.test\r\n{asks}\r\n"));
+        let mut all = String::new();
+        client.reader.read_to_string(&mut all).unwrap();
+        assert!(all.ends_with(&format!("\r\n\r\n2\r\nhi\r\n{end}")), "{all}");
+    }
+    // HTTP/1.0 knows neither chunks nor trailers.
+    let mut client = world.client();
+    client.send("GET / HTTP/1.0\r\nHost: app.test\r\nTE: trailers\r\nConnection: TE, keep-alive\r\n\r\n");
+    let answer = client.read();
+    assert_eq!(
+        (answer.text(), answer.field("transfer-encoding"), answer.field("connection")),
+        ("hi", None, Some("close"))
+    );
+    client.expect_end();
+}
+
+#[test]
+fn rfc9112_c_2_2_an_endpoint_of_http_1_0_is_kept_when_it_says_so() {
+    for (says, conns) in [("Connection: keep-alive\r\n", 1), ("", 3), ("Connection: keep-alive, close\r\n", 3)] {
+        let origin = Origin::new(move |_| format!("HTTP/1.0 200 OK\r\n{says}Content-Length: 2\r\n\r\nhi").into_bytes());
+        let world = World::with(Limits::DEFAULT, 1);
+        world.publish(&[origin.endpoint]);
+        let mut client = world.client();
+        for _ in 0..3 {
+            let answer = client.get("/");
+            assert_eq!((answer.text(), answer.field("connection")), ("hi", None), "that is between us and it");
+        }
+        assert_eq!(origin.conns(), conns, "{says:?}");
+    }
+}
+
+#[test]
 fn rfc9112_c_2_2_http_1_0_keeps_alive_when_asked() {
     let origin = Origin::named("hello");
     let world = World::serving(Limits::DEFAULT, &[origin.endpoint]);
@@ -200,6 +242,24 @@ fn rfc9112_9_6_an_early_answer_is_read_in_spite_of_the_rest_of_the_request() {
     // What still comes is taken and thrown away, so no reset overtakes the answer.
     client.send([b'x'; 50_000]);
     client.expect_end();
+}
+
+#[test]
+fn rfc5842_7_2_an_app_that_sends_requests_back_to_us_is_told_of_the_loop() {
+    let back = Arc::new(std::sync::OnceLock::<SocketAddr>::new());
+    let (to, rounds) = (back.clone(), Arc::new(AtomicUsize::new(0)));
+    let count = rounds.clone();
+    let origin = Origin::new(move |seen| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let mut client = Client::new(*to.get().unwrap());
+        client.send(&seen.head);
+        let answer = client.read();
+        format!("HTTP/1.1 {} x\r\nContent-Length: 0\r\n\r\n", answer.status).into_bytes()
+    });
+    let world = World::serving(Limits::DEFAULT, &[origin.endpoint]);
+    back.set(world.http).unwrap();
+    assert_eq!(world.client().get("/").status, 508);
+    assert_eq!(rounds.load(Ordering::SeqCst), 20);
 }
 
 #[test]

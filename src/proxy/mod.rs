@@ -6,7 +6,7 @@
 //!
 //! Reading order: a `worker` is one event loop; it accepts `conn`s and gives each its turn, lending it its `tools`. A
 //! conn reads a head (`http`), `decide` says what becomes of it, `answer` writes what we say ourselves, and an
-//! `exchange` relays the rest over a `transport` to an endpoint that `balance` picked from the `table`, by a link from
+//! `exchange` relays the rest over a `transport` (on a `wire`) to an endpoint that `balance` picked from the `table`, by a link from
 //! the `pool`, with a head from `forward`; after a 101 it is a `tunnel`. `publish` and `ledger` bring tables in and
 //! notices out; `token`, `timer`, `limits` are what the loop stands on; `tls` and `certs` hide rustls.
 //!
@@ -29,6 +29,7 @@ mod token;
 mod timer;
 mod ledger;
 mod publish;
+mod wire;
 mod transport;
 mod tools;
 mod exchange;
@@ -36,6 +37,8 @@ mod bodies;
 mod tunnel;
 mod conn;
 mod worker;
+#[cfg(any(test, feature = "lab"))]
+mod sim;
 #[cfg(feature = "lab")]
 pub mod lab;
 #[cfg(test)]

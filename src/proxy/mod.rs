@@ -6,7 +6,7 @@
 //!
 //! Reading order: a `worker` is one event loop; it accepts `conn`s and gives each its turn, lending it its `tools`. A
 //! conn reads a head (`http`), `decide` says what becomes of it, `answer` writes what we say ourselves, and an
-//! `exchange` relays the rest over a `transport` to an endpoint that `balance` picked from the `table`, by a link from
+//! `exchange` relays the rest over a `transport` (on a `wire`) to an endpoint that `balance` picked from the `table`, by a link from
 //! the `pool`, with a head from `forward`; after a 101 it is a `tunnel`. `publish` and `ledger` bring tables in and
 //! notices out; `token`, `quick`, `timer`, `limits` are what the loop stands on; `tls` and `certs` hide rustls.
 //!
@@ -30,6 +30,7 @@ mod quick;
 mod timer;
 mod ledger;
 mod publish;
+mod wire;
 mod transport;
 mod tools;
 mod exchange;
@@ -37,6 +38,8 @@ mod bodies;
 mod tunnel;
 mod conn;
 mod worker;
+#[cfg(any(test, feature = "lab"))]
+mod sim;
 #[cfg(feature = "lab")]
 pub mod lab;
 #[cfg(test)]

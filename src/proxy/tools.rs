@@ -7,8 +7,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use mio::net::TcpStream;
-use mio::{Interest, Registry};
 use rustix::io::Errno;
 
 use super::balance;
@@ -22,6 +20,7 @@ use super::table::{Endpoint, EndpointId, Index};
 use super::timer::Wheel;
 use super::token::{Key, Slab, Target};
 use super::transport::{INBOX, Io, Socket};
+use super::wire::Net;
 use crate::crypto;
 
 /// Exchanges kept for reuse: about as many as one round of the loop ends.
@@ -77,7 +76,7 @@ pub(super) struct Tools {
     /// Bytes read in this turn, for fairness.
     pub moved: usize,
     start: Instant,
-    registry: Registry,
+    net: Net,
     index: Option<Arc<Index>>,
     links: Slab<Berth>,
     pool: Pool,
@@ -94,7 +93,7 @@ pub(super) struct Tools {
 }
 
 impl Tools {
-    pub fn new(worker: usize, registry: Registry, shared: Arc<Shared>) -> Self {
+    pub fn new(worker: usize, net: Net, shared: Arc<Shared>) -> Self {
         let mut tools = Tools {
             worker,
             limits: shared.settings.limits,
@@ -109,7 +108,7 @@ impl Tools {
             host: String::new(),
             moved: 0,
             start: Instant::now(),
-            registry,
+            net,
             index: None,
             links: Slab::new(),
             pool: Pool::default(),
@@ -226,15 +225,13 @@ impl Tools {
                 }
             }
         }
-        let stream = match TcpStream::connect(endpoint.addr) {
-            Err(e) if is_shortage(&e) && self.close_idle_links() => TcpStream::connect(endpoint.addr)?,
+        let stream = match self.net.connect(endpoint.addr) {
+            Err(e) if is_shortage(&e) && self.close_idle_links() => self.net.connect(endpoint.addr)?,
             result => result?,
         };
-        let _ = stream.set_nodelay(true); // slower without, not wrong
         let mut socket = Socket::connecting(stream);
         let key = self.links.insert_with(|_| Berth::Busy(conn));
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(e) = self.registry.register(socket.stream(), Target::Link(key).token(), interest) {
+        if let Err(e) = self.net.register(socket.stream(), Target::Link(key).token()) {
             self.links.remove(key);
             return Err(e);
         }
@@ -320,7 +317,7 @@ impl Tools {
     }
 
     pub fn register(&self, socket: &mut Socket, key: Key) -> io::Result<()> {
-        self.registry.register(socket.stream(), Target::Conn(key).token(), Interest::READABLE | Interest::WRITABLE)
+        self.net.register(socket.stream(), Target::Conn(key).token())
     }
 
     /// The Date field of this second (RFC 9110 §6.6.1).

@@ -1,18 +1,14 @@
-//! Transport: a TCP stream, with or without TLS, behind the same read and write.
+//! Transport: a stream, with or without TLS, behind the same read and write.
 //!
 //! Edge-triggered: registered once for both directions, readiness is kept here as bits, and a bit is cleared only by
 //! the kernel's "no more". **Invariant (no lost wake-up)**: whoever leaves a bit set comes back by itself; output
 //! that waits has a cleared write bit, so the kernel will report. All output goes through [`Socket::flush`].
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::Shutdown;
-use std::time::Duration;
-
-use mio::event::Event;
-use mio::net::TcpStream;
+use std::io::{self, ErrorKind};
 
 use super::http::buf::{Buf, CHUNK, Spare};
 use super::tls::{Fed, Tls};
+use super::wire::{Ready, Stream};
 
 /// One read of a body or a tunnel: what a full sink has to hold at most, so about two chunks a direction.
 pub(super) const BODY_READ: usize = 2 * CHUNK;
@@ -35,7 +31,7 @@ impl Io {
 }
 
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     tls: Option<Box<Tls>>,
     /// Waiting for the peer to take it.
     out: Buf,
@@ -74,7 +70,7 @@ pub(super) enum End {
 
 impl Socket {
     /// An accepted connection, taken to be readable: a first read costs less than a turn of the loop.
-    pub fn accepted(stream: TcpStream, tls: Option<Box<Tls>>) -> Self {
+    pub fn accepted(stream: Stream, tls: Option<Box<Tls>>) -> Self {
         Socket {
             stream,
             tls,
@@ -91,20 +87,20 @@ impl Socket {
     }
 
     /// A connection being made. On loopback it stands when `connect` returns, so the first write is tried at once.
-    pub fn connecting(stream: TcpStream) -> Self {
+    pub fn connecting(stream: Stream) -> Self {
         Socket { readable: false, connecting: true, ..Socket::accepted(stream, None) }
     }
 
-    pub fn stream(&mut self) -> &mut TcpStream {
+    pub fn stream(&mut self) -> &mut Stream {
         &mut self.stream
     }
 
     /// What the kernel reported.
-    pub fn on(&mut self, event: &Event) {
-        self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
-        self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
-        self.fin |= event.is_read_closed();
-        self.broken |= event.is_error() || (event.is_read_closed() && event.is_write_closed());
+    pub fn on(&mut self, ready: Ready) {
+        self.readable |= ready.readable || ready.read_closed || ready.error;
+        self.writable |= ready.writable || ready.write_closed || ready.error;
+        self.fin |= ready.read_closed;
+        self.broken |= ready.error || (ready.read_closed && ready.write_closed);
     }
 
     pub fn is_connecting(&self) -> bool {
@@ -233,7 +229,7 @@ impl Socket {
         if !self.flush(io)? {
             return Ok(false);
         }
-        match self.stream.shutdown(Shutdown::Write) {
+        match self.stream.shut() {
             Err(e) if e.kind() != ErrorKind::NotConnected => Err(e),
             _ => Ok(true),
         }
@@ -253,17 +249,12 @@ impl Socket {
 
     /// Makes the coming close a reset: a message cut short must not look complete (RFC 9112 §8).
     pub fn reset_on_close(&self) {
-        // If it cannot be had, the missing close_notify, last chunk or length still tells.
-        let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
+        self.stream.reset_on_close();
     }
 
-    /// Lets the kernel find out that a silent peer is gone: after a minute and a half, where its default is two hours.
+    /// Lets the kernel find out that a silent peer is gone.
     pub fn keep_alive(&self) {
-        use rustix::net::sockopt;
-        let _ = sockopt::set_socket_keepalive(&self.stream, true);
-        let _ = sockopt::set_tcp_keepidle(&self.stream, Duration::from_secs(45));
-        let _ = sockopt::set_tcp_keepintvl(&self.stream, Duration::from_secs(15));
-        let _ = sockopt::set_tcp_keepcnt(&self.stream, 3);
+        self.stream.keep_alive();
     }
 
     /// Gives the chunks back.
@@ -320,7 +311,7 @@ impl Socket {
 
 /// One read. `None` when there is nothing now; clears the bit then, and after a short read, which means the same
 /// unless the end is near.
-fn read(stream: &mut TcpStream, room: &mut [u8], readable: &mut bool, fin: bool) -> io::Result<Option<usize>> {
+fn read(stream: &mut Stream, room: &mut [u8], readable: &mut bool, fin: bool) -> io::Result<Option<usize>> {
     loop {
         match stream.read(room) {
             Ok(n) => {
@@ -338,7 +329,7 @@ fn read(stream: &mut TcpStream, room: &mut [u8], readable: &mut bool, fin: bool)
 }
 
 /// One write, which clears the bit when the peer is full or not there yet.
-fn write(stream: &mut TcpStream, bytes: &[u8], writable: &mut bool, connecting: &mut bool) -> io::Result<usize> {
+fn write(stream: &mut Stream, bytes: &[u8], writable: &mut bool, connecting: &mut bool) -> io::Result<usize> {
     loop {
         match stream.write(bytes) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),

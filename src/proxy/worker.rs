@@ -22,6 +22,7 @@ use super::tls::Tls;
 use super::token::{Key, Slab, Target};
 use super::tools::{Stopping, Tools};
 use super::transport::Socket;
+use super::wire::{Net, Ready, Stream};
 use crate::sys;
 
 /// Per wake; what is left wakes the next worker, which spreads bursts.
@@ -33,7 +34,7 @@ const EVICTED: usize = 32;
 
 pub(super) fn run(id: usize, poll: Poll, registry: Registry, shared: Arc<Shared>) {
     let _guard = AbortOnPanic;
-    Worker::new(id, poll, registry, shared).run();
+    Worker::new(id, poll, Net::Kernel(registry), shared).run();
 }
 
 /// Outside of a conn's turn a panic leaves the loop in an unknown state: better to start clean than to serve half.
@@ -47,7 +48,7 @@ impl Drop for AbortOnPanic {
     }
 }
 
-struct Worker {
+pub(super) struct Worker {
     poll: Poll,
     conns: Slab<Conn>,
     tools: Tools,
@@ -58,10 +59,12 @@ struct Worker {
     /// Out of descriptors, or full: look again at the next sweep.
     paused: bool,
     next_sweep: u64,
+    /// Scratch: whose time has come.
+    due: Vec<u32>,
 }
 
 impl Worker {
-    fn new(id: usize, poll: Poll, registry: Registry, shared: Arc<Shared>) -> Self {
+    pub fn new(id: usize, poll: Poll, net: Net, shared: Arc<Shared>) -> Self {
         let plain = shared.settings.http.iter().map(|l| (l.clone(), false));
         let secure = shared.settings.https.iter().map(|l| (l.clone(), true));
         let listeners = plain.chain(secure).collect();
@@ -69,17 +72,17 @@ impl Worker {
             poll,
             conns: Slab::new(),
             listeners,
-            tools: Tools::new(id, registry, shared),
+            tools: Tools::new(id, net, shared),
             queue: VecDeque::new(),
             listening: false,
             paused: false,
             next_sweep: 0,
+            due: Vec::new(),
         }
     }
 
     fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
-        let mut due = Vec::new();
         while !self.is_done() {
             match self.poll.poll(&mut events, self.patience()) {
                 Err(e) if e.kind() != std::io::ErrorKind::Interrupted => {
@@ -91,36 +94,41 @@ impl Worker {
             self.tools.look_at_the_clock();
             #[cfg(test)]
             self.tools.shared.rounds.fetch_add(1, Ordering::Relaxed);
-            // News first: what the table or a stop changes holds for the events of this round already.
-            self.hear();
-            for event in &events {
-                match Target::of(event.token()) {
-                    Target::Bell => {}
-                    Target::Listener(i) => self.accept(i),
-                    Target::Conn(key) => {
-                        if let Some(conn) = self.conns.get_mut(key) {
-                            conn.socket().on(event);
-                            self.enqueue(key);
-                        }
-                    }
-                    Target::Link(key) => {
-                        let Some(owner) = self.tools.owner_of(key) else { continue };
-                        let link = self.conns.get_mut(owner).and_then(Conn::link).filter(|link| link.key == key);
-                        if let Some(link) = link {
-                            link.socket.on(event);
-                            self.enqueue(owner);
-                        }
-                    }
-                }
-            }
-            self.give_turns();
-            self.keep_time(&mut due);
+            self.round(events.iter().map(|event| (Target::of(event.token()), Ready::from(event))));
         }
         self.close_all();
     }
 
+    /// One round of the loop: what is new, what was reported, everyone's turn, and whose time has come.
+    pub fn round(&mut self, reports: impl Iterator<Item = (Target, Ready)>) {
+        // News first: what the table or a stop changes holds for the events of this round already.
+        self.hear();
+        for (target, ready) in reports {
+            match target {
+                Target::Bell => {}
+                Target::Listener(i) => self.accept(i),
+                Target::Conn(key) => {
+                    if let Some(conn) = self.conns.get_mut(key) {
+                        conn.socket().on(ready);
+                        self.enqueue(key);
+                    }
+                }
+                Target::Link(key) => {
+                    let Some(owner) = self.tools.owner_of(key) else { continue };
+                    let link = self.conns.get_mut(owner).and_then(Conn::link).filter(|link| link.key == key);
+                    if let Some(link) = link {
+                        link.socket.on(ready);
+                        self.enqueue(owner);
+                    }
+                }
+            }
+        }
+        self.give_turns();
+        self.keep_time();
+    }
+
     /// How long there is nothing to do, unless the kernel reports.
-    fn patience(&self) -> Option<Duration> {
+    pub fn patience(&self) -> Option<Duration> {
         if !self.queue.is_empty() {
             return Some(Duration::ZERO);
         }
@@ -132,7 +140,7 @@ impl Worker {
         wait.map(|ms| Duration::from_millis(ms + 1))
     }
 
-    fn is_done(&self) -> bool {
+    pub fn is_done(&self) -> bool {
         self.tools.stopping.is_some_and(|s| self.conns.len() == 0 || s.deadline <= self.tools.now)
     }
 
@@ -176,7 +184,7 @@ impl Worker {
             match rustix::net::acceptfrom_with(&listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((fd, peer)) => {
                     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-                    let stream = TcpStream::from_std(std::net::TcpStream::from(fd));
+                    let stream = Stream::Tcp(TcpStream::from_std(std::net::TcpStream::from(fd)));
                     // Without an address the other end is gone already.
                     if let Some(peer) = peer {
                         self.admit(stream, peer.ip().to_canonical(), secure);
@@ -222,7 +230,7 @@ impl Worker {
         self.listen(false);
     }
 
-    fn admit(&mut self, stream: TcpStream, address: IpAddr, secure: bool) {
+    pub fn admit(&mut self, stream: Stream, address: IpAddr, secure: bool) {
         let tls = match self.tools.index() {
             Some(index) if secure => match Tls::new(&index.tls) {
                 Ok(tls) => Some(Box::new(tls)),
@@ -293,8 +301,9 @@ impl Worker {
         }
     }
 
-    fn keep_time(&mut self, due: &mut Vec<u32>) {
-        self.tools.timers.expire(self.tools.now, due);
+    fn keep_time(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        self.tools.timers.expire(self.tools.now, &mut due);
         for index in due.drain(..) {
             let Some(key) = self.conns.at(index).map(|conn| conn.key()) else { continue };
             self.with_conn(key, |conn, tools| {
@@ -302,6 +311,7 @@ impl Worker {
                 conn.turn(tools)
             });
         }
+        self.due = due;
         if self.tools.now >= self.next_sweep {
             self.next_sweep = self.tools.after(self.tools.now, self.tools.limits.sweep);
             self.tools.sweep();
@@ -312,7 +322,7 @@ impl Worker {
         self.hear();
     }
 
-    fn close_all(&mut self) {
+    pub fn close_all(&mut self) {
         let keys: Vec<Key> = self.conns.iter_mut().map(|conn| conn.key()).collect();
         for key in keys {
             self.drop_conn(key);

@@ -12,7 +12,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 
 use super::http::buf::{Buf, CHUNK, Spare};
-use super::tls::{Fed, Tls};
+use super::tls::{Fed, MAX_HELD, Tls, Wire};
 
 /// One read of a body or a tunnel: what a full sink has to hold at most, so about two chunks a direction.
 pub(super) const BODY_READ: usize = 2 * CHUNK;
@@ -24,13 +24,15 @@ pub(super) const INBOX: usize = (64 << 10) + BODY_READ + 2 * CHUNK;
 /// Scratch of one worker, lent for one call.
 pub(super) struct Io {
     pub spare: Spare,
+    /// As in `Tools`, in milliseconds.
+    pub now: u64,
     wire_in: Box<[u8]>,
-    wire_out: Vec<u8>,
+    wire_out: Wire,
 }
 
 impl Io {
     pub fn new() -> Self {
-        Io { spare: Spare::new(), wire_in: vec![0; BODY_READ].into(), wire_out: Vec::new() }
+        Io { spare: Spare::new(), now: 0, wire_in: vec![0; MAX_HELD + BODY_READ].into(), wire_out: Wire::default() }
     }
 }
 
@@ -187,9 +189,9 @@ impl Socket {
             None => self.send_wire(bytes, &mut io.spare),
             Some(tls) => {
                 io.wire_out.clear();
-                tls.seal(bytes, &mut io.wire_out).map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
+                tls.seal(bytes, io.now, &mut io.wire_out).map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
                 let wire = std::mem::take(&mut io.wire_out);
-                let result = self.send_wire(&wire, &mut io.spare);
+                let result = self.send_wire(wire.bytes(), &mut io.spare);
                 io.wire_out = wire;
                 result
             }
@@ -220,9 +222,9 @@ impl Socket {
         if !self.goodbye_said {
             self.goodbye_said = true;
             if let Some(tls) = self.tls.as_mut().filter(|tls| tls.is_ready()) {
-                let mut wire = Vec::new();
-                tls.close(&mut wire);
-                self.out.push(&wire, &mut io.spare);
+                io.wire_out.clear();
+                tls.close(&mut io.wire_out);
+                self.out.push(io.wire_out.bytes(), &mut io.spare);
             }
         }
         if !self.flush(io)? {
@@ -293,16 +295,18 @@ impl Socket {
 
     fn read_tls(&mut self, room: &mut [u8], io: &mut Io, max: usize) -> io::Result<(usize, End)> {
         let Some(tls) = self.tls.as_mut().filter(|_| !self.tls_over) else { return Ok((0, End::Clean)) };
-        let max = max.min(io.wire_in.len());
-        let n = match read(&mut self.stream, &mut io.wire_in[..max], &mut self.readable, self.fin)? {
+        let held = tls.held().len();
+        io.wire_in[..held].copy_from_slice(tls.held());
+        let end = io.wire_in.len().min(held + max);
+        let n = match read(&mut self.stream, &mut io.wire_in[held..end], &mut self.readable, self.fin)? {
             None => return Ok((0, End::NotYet)),
             Some(0) => return Ok((0, End::Clean)),
             Some(n) => n,
         };
         io.wire_out.clear();
-        let fed = tls.feed(&mut io.wire_in[..n], room, &mut io.wire_out);
+        let fed = tls.feed(&mut io.wire_in[..held + n], room, &mut io.wire_out);
         let reply = std::mem::take(&mut io.wire_out);
-        let sent = self.send_wire(&reply, &mut io.spare);
+        let sent = self.send_wire(reply.bytes(), &mut io.spare);
         io.wire_out = reply;
         let Fed { plain, closed } = fed.map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
         sent?;

@@ -44,6 +44,8 @@ pub(super) struct Conn {
     hungry: bool,
     /// It waits for a turn.
     pub queued: bool,
+    /// The worker counts it among the handshakes.
+    pub counted: bool,
     served: u32,
     /// When the phase began.
     since: u64,
@@ -93,6 +95,7 @@ impl Conn {
             scanner: Scanner::default(),
             hungry: false,
             queued: false,
+            counted: false,
             served: 0,
             since: now,
             fin_since: None,
@@ -114,6 +117,16 @@ impl Conn {
             Phase::Tunnel(tunnel) => Some(tunnel.link()),
             _ => None,
         }
+    }
+
+    /// In its TLS handshake.
+    pub fn is_shaking(&self) -> bool {
+        !self.socket.is_open() && matches!(self.phase, Phase::Idle | Phase::Head)
+    }
+
+    /// When its phase began.
+    pub fn since(&self) -> u64 {
+        self.since
     }
 
     /// Since when it is idle, if it is.

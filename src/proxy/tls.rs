@@ -263,11 +263,14 @@ impl Tls {
         }
     }
 
-    /// After an error the session has an alert to tell, in one more round.
+    /// After an error the session has an alert to tell, and before it perhaps the flight in which the error came up.
     fn alert(&mut self, wire: &mut [u8], reply: &mut Wire) {
-        let UnbufferedStatus { state, .. } = self.session.process_tls_records(wire);
-        if let Ok(ConnectionState::EncodeTlsData(mut data)) = state {
-            let _ = encode(&mut data, reply);
+        while self.session.wants_write() {
+            let UnbufferedStatus { state, .. } = self.session.process_tls_records(wire);
+            let Ok(ConnectionState::EncodeTlsData(mut data)) = state else { return };
+            if encode(&mut data, reply).is_err() {
+                return;
+            }
         }
     }
 }

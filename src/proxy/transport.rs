@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use mio::event::Event;
 use mio::net::TcpStream;
+use rustix::net::SendFlags;
 
 use super::http::buf::{Buf, CHUNK, Spare};
 use super::tls::{Fed, MAX_HELD, Tls, Wire};
@@ -47,6 +48,8 @@ pub(super) struct Socket {
     writable: bool,
     /// The peer has sent its FIN; a short read no longer means that there is nothing more.
     fin: bool,
+    /// The peer's FIN has been read: nothing is left unread, so a plain close sends ours and no reset.
+    ended: bool,
     /// Reset or both halves closed.
     broken: bool,
     /// `connect` has not been confirmed by a successful write.
@@ -85,6 +88,7 @@ impl Socket {
             readable: true,
             writable: true,
             fin: false,
+            ended: false,
             broken: false,
             connecting: false,
             goodbye_said: false,
@@ -217,23 +221,44 @@ impl Socket {
         self.out.clear(&mut io.spare);
     }
 
-    /// Says that nothing follows, once all is flushed. True when it is said.
-    pub fn finish(&mut self, io: &mut Io) -> io::Result<bool> {
+    /// Says that nothing follows, once all is flushed; a close that comes next may say it in TCP too, if `by_close`. True
+    /// when it is said.
+    pub fn finish(&mut self, by_close: bool, io: &mut Io) -> io::Result<bool> {
         if !self.goodbye_said {
             self.goodbye_said = true;
-            if let Some(tls) = self.tls.as_mut().filter(|tls| tls.is_ready()) {
-                io.wire_out.clear();
-                tls.close(&mut io.wire_out);
-                self.out.push(io.wire_out.bytes(), &mut io.spare);
-            }
+            self.queue_goodbye(io);
         }
         if !self.flush(io)? {
             return Ok(false);
+        }
+        if by_close {
+            return Ok(true);
         }
         match self.stream.shutdown(Shutdown::Write) {
             Err(e) if e.kind() != ErrorKind::NotConnected => Err(e),
             _ => Ok(true),
         }
+    }
+
+    /// Closing needs no shutdown and no waiting: the peer's FIN has been read.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// What a reset could destroy nothing for: without TLS, and nothing is here that was not read.
+    pub fn is_plain_and_read(&self) -> bool {
+        self.tls.is_none() && !self.has_stash() && !self.readable
+    }
+
+    /// The goodbye of TLS goes out in one packet with the FIN that follows.
+    fn queue_goodbye(&mut self, io: &mut Io) {
+        let Some(tls) = self.tls.as_mut().filter(|tls| tls.is_ready()) else { return };
+        io.wire_out.clear();
+        tls.close(&mut io.wire_out);
+        let bytes = io.wire_out.bytes();
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+        let sent = if self.out.is_empty() { rustix::net::send(&self.stream, bytes, flags).unwrap_or(0) } else { 0 };
+        self.out.push(&bytes[sent..], &mut io.spare); // an error is met again by the flush that follows
     }
 
     /// Throws away what the peer still sends; returns how much, and the end.
@@ -242,7 +267,10 @@ impl Socket {
             return (0, End::NotYet);
         }
         match read(&mut self.stream, &mut io.wire_in, &mut self.readable, self.fin) {
-            Ok(Some(0)) => (0, End::Clean),
+            Ok(Some(0)) => {
+                self.ended = true;
+                (0, End::Clean)
+            }
             Ok(n) => (n.unwrap_or(0), End::NotYet),
             Err(_) => (0, End::Broken),
         }
@@ -288,7 +316,10 @@ impl Socket {
         let max = max.min(room.len());
         Ok(match read(&mut self.stream, &mut room[..max], &mut self.readable, self.fin)? {
             None => (0, End::NotYet),
-            Some(0) => (0, End::Clean),
+            Some(0) => {
+                self.ended = true;
+                (0, End::Clean)
+            }
             Some(n) => (n, End::NotYet),
         })
     }
@@ -300,7 +331,10 @@ impl Socket {
         let end = io.wire_in.len().min(held + max);
         let n = match read(&mut self.stream, &mut io.wire_in[held..end], &mut self.readable, self.fin)? {
             None => return Ok((0, End::NotYet)),
-            Some(0) => return Ok((0, End::Clean)),
+            Some(0) => {
+                self.ended = true;
+                return Ok((0, End::Clean));
+            }
             Some(n) => n,
         };
         io.wire_out.clear();

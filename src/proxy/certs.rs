@@ -43,9 +43,9 @@ pub(crate) fn load(chain: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>> {
 }
 
 impl Certs {
-    /// `name` as a client sends it.
+    /// `name` as a client sends it: in any case, and perhaps with the final dot that RFC 6066 §3 leaves out.
     pub fn find(&self, name: &str) -> &Arc<CertifiedKey> {
-        let name = name.to_ascii_lowercase();
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         let wildcard = || name.split_once('.').and_then(|(_, suffix)| self.by_name.get(&format!("*.{suffix}")));
         self.by_name.get(&name).or_else(wildcard).unwrap_or(&self.default)
     }
@@ -85,6 +85,8 @@ pub(super) mod tests {
         let check =
             |name: &str, expected: &Arc<CertifiedKey>| assert!(Arc::ptr_eq(certs.find(name), expected), "{name}");
         check("A.b", &certs.by_name["a.b"]);
+        check("a.B.", &certs.by_name["a.b"]);
+        check("Z.b.", &certs.by_name["*.b"]);
         check("z.b", &certs.by_name["*.b"]);
         check("y.z.b", &certs.default);
         check("b", &certs.default);

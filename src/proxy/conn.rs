@@ -42,8 +42,12 @@ pub(super) struct Conn {
     scanner: Scanner,
     /// What has come is not a whole head yet.
     hungry: bool,
+    /// The client said that nothing follows its request, and the request has no body.
+    parting: bool,
     /// It waits for a turn.
     pub queued: bool,
+    /// The worker counts it among the handshakes.
+    pub counted: bool,
     served: u32,
     /// When the phase began.
     since: u64,
@@ -92,7 +96,9 @@ impl Conn {
             phase: Phase::Idle,
             scanner: Scanner::default(),
             hungry: false,
+            parting: false,
             queued: false,
+            counted: false,
             served: 0,
             since: now,
             fin_since: None,
@@ -114,6 +120,16 @@ impl Conn {
             Phase::Tunnel(tunnel) => Some(tunnel.link()),
             _ => None,
         }
+    }
+
+    /// In its TLS handshake.
+    pub fn is_shaking(&self) -> bool {
+        !self.socket.is_open() && matches!(self.phase, Phase::Idle | Phase::Head)
+    }
+
+    /// When its phase began.
+    pub fn since(&self) -> u64 {
+        self.since
     }
 
     /// Since when it is idle, if it is.
@@ -332,8 +348,12 @@ impl Conn {
         }
     }
 
+    /// In stages, so that no reset overtakes the answer (RFC 9112 §9.6), unless nothing can come that would cause one: the
+    /// client has closed, or it said that its request, which has been read, was its last (and must keep to that).
     fn finish_closing(&mut self, tools: &mut Tools) -> Step {
-        match self.socket.finish(&mut tools.io) {
+        let at_once = self.socket.has_ended() || (self.parting && self.socket.is_plain_and_read());
+        match self.socket.finish(at_once, &mut tools.io) {
+            Ok(true) if at_once => self.gone(),
             Ok(true) => {
                 self.enter(Phase::Linger { left: MAX_LINGER }, tools);
                 Step::Again

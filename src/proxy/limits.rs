@@ -11,6 +11,8 @@ pub(crate) struct Limits {
     /// From the first byte of a head to its end, TLS handshake included: absolute, or one byte at a time would hold a
     /// connection for ever.
     pub head: Duration,
+    /// The same for a TLS handshake when a worker has as many of them as it may.
+    pub handshake_when_busy: Duration,
     /// An idle client connection. Browsers give up after about as long.
     pub idle: Duration,
     /// The same when most connections are taken.
@@ -43,6 +45,9 @@ pub(crate) struct Limits {
     pub requests_per_conn: u32,
     /// Connections of all workers together; the limit of open descriptors may lower it.
     pub conns: usize,
+    /// TLS handshakes in progress per worker; who comes later waits in the accept queue. Each may hold a hello of up to
+    /// 64 KiB.
+    pub handshakes: usize,
     /// Idle links per endpoint and worker; more than that many at once are rare on loopback and cheap to reopen.
     pub links_per_endpoint: usize,
 }
@@ -50,6 +55,7 @@ pub(crate) struct Limits {
 impl Limits {
     pub const DEFAULT: Limits = Limits {
         head: Duration::from_secs(10),
+        handshake_when_busy: Duration::from_secs(2),
         idle: Duration::from_secs(60),
         idle_when_busy: Duration::from_secs(5),
         body: Duration::from_secs(30),
@@ -66,6 +72,7 @@ impl Limits {
         sweep: Duration::from_millis(500),
         requests_per_conn: 1000,
         conns: 60_000,
+        handshakes: 256,
         links_per_endpoint: 64,
     };
 }

@@ -7,6 +7,7 @@ mod churning;
 mod refusing;
 mod tunnelling;
 mod securing;
+mod shaking;
 mod stopping;
 mod starving;
 

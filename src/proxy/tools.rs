@@ -132,6 +132,7 @@ impl Tools {
 
     pub fn look_at_the_clock(&mut self) {
         self.now = self.ms(Instant::now());
+        self.io.now = self.now;
     }
 
     pub fn ms(&self, at: Instant) -> u64 {

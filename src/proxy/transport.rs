@@ -7,7 +7,7 @@
 use std::io::{self, ErrorKind};
 
 use super::http::buf::{Buf, CHUNK, Spare};
-use super::tls::{Fed, Tls};
+use super::tls::{Fed, MAX_HELD, Tls, Wire};
 use super::wire::{Ready, Stream};
 
 /// One read of a body or a tunnel: what a full sink has to hold at most, so about two chunks a direction.
@@ -20,13 +20,15 @@ pub(super) const INBOX: usize = (64 << 10) + BODY_READ + 2 * CHUNK;
 /// Scratch of one worker, lent for one call.
 pub(super) struct Io {
     pub spare: Spare,
+    /// As in `Tools`, in milliseconds.
+    pub now: u64,
     wire_in: Box<[u8]>,
-    wire_out: Vec<u8>,
+    wire_out: Wire,
 }
 
 impl Io {
     pub fn new() -> Self {
-        Io { spare: Spare::new(), wire_in: vec![0; BODY_READ].into(), wire_out: Vec::new() }
+        Io { spare: Spare::new(), now: 0, wire_in: vec![0; MAX_HELD + BODY_READ].into(), wire_out: Wire::default() }
     }
 }
 
@@ -41,6 +43,8 @@ pub(super) struct Socket {
     writable: bool,
     /// The peer has sent its FIN; a short read no longer means that there is nothing more.
     fin: bool,
+    /// The peer's FIN has been read: nothing is left unread, so a plain close sends ours and no reset.
+    ended: bool,
     /// Reset or both halves closed.
     broken: bool,
     /// `connect` has not been confirmed by a successful write.
@@ -79,6 +83,7 @@ impl Socket {
             readable: true,
             writable: true,
             fin: false,
+            ended: false,
             broken: false,
             connecting: false,
             goodbye_said: false,
@@ -188,9 +193,9 @@ impl Socket {
             None => self.send_wire(bytes, &mut io.spare),
             Some(tls) => {
                 io.wire_out.clear();
-                tls.seal(bytes, &mut io.wire_out).map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
+                tls.seal(bytes, io.now, &mut io.wire_out).map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
                 let wire = std::mem::take(&mut io.wire_out);
-                let result = self.send_wire(&wire, &mut io.spare);
+                let result = self.send_wire(wire.bytes(), &mut io.spare);
                 io.wire_out = wire;
                 result
             }
@@ -216,23 +221,43 @@ impl Socket {
         self.out.clear(&mut io.spare);
     }
 
-    /// Says that nothing follows, once all is flushed. True when it is said.
-    pub fn finish(&mut self, io: &mut Io) -> io::Result<bool> {
+    /// Says that nothing follows, once all is flushed; a close that comes next may say it in TCP too, if `by_close`. True
+    /// when it is said.
+    pub fn finish(&mut self, by_close: bool, io: &mut Io) -> io::Result<bool> {
         if !self.goodbye_said {
             self.goodbye_said = true;
-            if let Some(tls) = self.tls.as_mut().filter(|tls| tls.is_ready()) {
-                let mut wire = Vec::new();
-                tls.close(&mut wire);
-                self.out.push(&wire, &mut io.spare);
-            }
+            self.queue_goodbye(io);
         }
         if !self.flush(io)? {
             return Ok(false);
+        }
+        if by_close {
+            return Ok(true);
         }
         match self.stream.shut() {
             Err(e) if e.kind() != ErrorKind::NotConnected => Err(e),
             _ => Ok(true),
         }
+    }
+
+    /// Closing needs no shutdown and no waiting: the peer's FIN has been read.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// What a reset could destroy nothing for: without TLS, and nothing is here that was not read.
+    pub fn is_plain_and_read(&self) -> bool {
+        self.tls.is_none() && !self.has_stash() && !self.readable
+    }
+
+    /// The goodbye of TLS goes out in one packet with the FIN that follows.
+    fn queue_goodbye(&mut self, io: &mut Io) {
+        let Some(tls) = self.tls.as_mut().filter(|tls| tls.is_ready()) else { return };
+        io.wire_out.clear();
+        tls.close(&mut io.wire_out);
+        let bytes = io.wire_out.bytes();
+        let sent = if self.out.is_empty() { self.stream.write_more(bytes).unwrap_or(0) } else { 0 };
+        self.out.push(&bytes[sent..], &mut io.spare); // an error is met again by the flush that follows
     }
 
     /// Throws away what the peer still sends; returns how much, and the end.
@@ -241,7 +266,10 @@ impl Socket {
             return (0, End::NotYet);
         }
         match read(&mut self.stream, &mut io.wire_in, &mut self.readable, self.fin) {
-            Ok(Some(0)) => (0, End::Clean),
+            Ok(Some(0)) => {
+                self.ended = true;
+                (0, End::Clean)
+            }
             Ok(n) => (n.unwrap_or(0), End::NotYet),
             Err(_) => (0, End::Broken),
         }
@@ -282,23 +310,31 @@ impl Socket {
         let max = max.min(room.len());
         Ok(match read(&mut self.stream, &mut room[..max], &mut self.readable, self.fin)? {
             None => (0, End::NotYet),
-            Some(0) => (0, End::Clean),
+            Some(0) => {
+                self.ended = true;
+                (0, End::Clean)
+            }
             Some(n) => (n, End::NotYet),
         })
     }
 
     fn read_tls(&mut self, room: &mut [u8], io: &mut Io, max: usize) -> io::Result<(usize, End)> {
         let Some(tls) = self.tls.as_mut().filter(|_| !self.tls_over) else { return Ok((0, End::Clean)) };
-        let max = max.min(io.wire_in.len());
-        let n = match read(&mut self.stream, &mut io.wire_in[..max], &mut self.readable, self.fin)? {
+        let held = tls.held().len();
+        io.wire_in[..held].copy_from_slice(tls.held());
+        let end = io.wire_in.len().min(held + max);
+        let n = match read(&mut self.stream, &mut io.wire_in[held..end], &mut self.readable, self.fin)? {
             None => return Ok((0, End::NotYet)),
-            Some(0) => return Ok((0, End::Clean)),
+            Some(0) => {
+                self.ended = true;
+                return Ok((0, End::Clean));
+            }
             Some(n) => n,
         };
         io.wire_out.clear();
-        let fed = tls.feed(&mut io.wire_in[..n], room, &mut io.wire_out);
+        let fed = tls.feed(&mut io.wire_in[..held + n], room, &mut io.wire_out);
         let reply = std::mem::take(&mut io.wire_out);
-        let sent = self.send_wire(&reply, &mut io.spare);
+        let sent = self.send_wire(reply.bytes(), &mut io.spare);
         io.wire_out = reply;
         let Fed { plain, closed } = fed.map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
         sent?;

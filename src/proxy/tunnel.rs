@@ -78,7 +78,7 @@ fn carry(from: &mut Socket, to: &mut Socket, way: &mut Way, tools: &mut Tools) -
         return Ok(false);
     }
     if *way == Way::Ending {
-        if to.finish(&mut tools.io).map_err(|_| Broken)? {
+        if to.finish(false, &mut tools.io).map_err(|_| Broken)? {
             *way = Way::Ended;
         }
         return Ok(*way == Way::Ended);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
-use rustix::net::sockopt;
+use rustix::net::{SendFlags, sockopt};
 
 #[cfg(any(test, feature = "lab"))]
 use super::sim;
@@ -96,6 +96,15 @@ impl Stream {
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Stream::Tcp(stream) => stream.write(bytes),
+            #[cfg(any(test, feature = "lab"))]
+            Stream::Sim(stream) => stream.write(bytes),
+        }
+    }
+
+    /// As [`Stream::write`], and more follows at once: the kernel may wait for it to fill the packet.
+    pub fn write_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => Ok(rustix::net::send(stream, bytes, SendFlags::MORE | SendFlags::NOSIGNAL)?),
             #[cfg(any(test, feature = "lab"))]
             Stream::Sim(stream) => stream.write(bytes),
         }

@@ -29,6 +29,8 @@ use crate::sys;
 const ACCEPTS: usize = 4;
 /// Events of one poll.
 const EVENTS: usize = 256;
+/// Conns in their TLS handshake that get a turn per round: each may cost as much as ten requests, which would wait.
+const HANDSHAKES: usize = 8;
 /// Idle conns closed at once to make room, at most: looking for the oldest costs a walk over all.
 const EVICTED: usize = 32;
 
@@ -52,10 +54,13 @@ pub(super) struct Worker {
     poll: Poll,
     conns: Slab<Conn>,
     tools: Tools,
-    /// Whose turn it is. A conn is in it at most once.
+    /// Whose turn it is. A conn is in one of the two, at most once.
     queue: VecDeque<Key>,
-    listeners: Vec<(Arc<TcpListener>, bool)>,
-    listening: bool,
+    /// The same for those in their handshake.
+    shaking: VecDeque<Key>,
+    /// How many conns are in their handshake.
+    handshakes: usize,
+    doors: Vec<Door>,
     /// Out of descriptors, or full: look again at the next sweep.
     paused: bool,
     next_sweep: u64,
@@ -63,18 +68,27 @@ pub(super) struct Worker {
     due: Vec<u32>,
 }
 
+/// A listener, as this worker sees it.
+struct Door {
+    listener: Arc<TcpListener>,
+    secure: bool,
+    /// The kernel reports on it.
+    open: bool,
+}
+
 impl Worker {
     pub fn new(id: usize, poll: Poll, net: Net, shared: Arc<Shared>) -> Self {
-        let plain = shared.settings.http.iter().map(|l| (l.clone(), false));
-        let secure = shared.settings.https.iter().map(|l| (l.clone(), true));
-        let listeners = plain.chain(secure).collect();
+        let door = |secure| move |l: &Arc<TcpListener>| Door { listener: l.clone(), secure, open: false };
+        let plain = shared.settings.http.iter().map(door(false));
+        let doors = plain.chain(shared.settings.https.iter().map(door(true))).collect();
         Worker {
             poll,
             conns: Slab::new(),
-            listeners,
+            doors,
             tools: Tools::new(id, net, shared),
             queue: VecDeque::new(),
-            listening: false,
+            shaking: VecDeque::new(),
+            handshakes: 0,
             paused: false,
             next_sweep: 0,
             due: Vec::new(),
@@ -129,11 +143,12 @@ impl Worker {
 
     /// How long there is nothing to do, unless the kernel reports.
     pub fn patience(&self) -> Option<Duration> {
-        if !self.queue.is_empty() {
+        if !self.queue.is_empty() || !self.shaking.is_empty() {
             return Some(Duration::ZERO);
         }
         let now = self.tools.now;
-        let sweep = (self.paused || self.tools.has_idle_links()).then(|| self.next_sweep.saturating_sub(now));
+        let sweep = (self.paused || self.has_too_many_handshakes() || self.tools.has_idle_links())
+            .then(|| self.next_sweep.saturating_sub(now));
         let stop = self.tools.stopping.map(|s| s.deadline.saturating_sub(now));
         // One more, so that a deadline has passed when it is looked at.
         let wait = [self.tools.timers.wait(now), sweep, stop].into_iter().flatten().min();
@@ -156,30 +171,43 @@ impl Worker {
                 conn.arm(&mut self.tools);
             }
         }
-        let wanted = self.tools.index().is_some() && self.tools.stopping.is_none() && !self.paused;
-        if wanted != self.listening {
-            self.listen(wanted);
-        }
+        self.watch_doors();
     }
 
-    fn listen(&mut self, on: bool) {
-        for (i, (listener, _)) in self.listeners.iter().enumerate() {
-            let result = match on {
-                true => sys::watch_exclusive(&self.poll, listener, Target::Listener(i).token()),
-                false => sys::unwatch(&self.poll, listener),
+    /// Opens and closes the doors as wanted; who comes to a closed one waits in its accept queue, or for another worker.
+    fn watch_doors(&mut self) {
+        let wanted = self.tools.index().is_some() && self.tools.stopping.is_none() && !self.paused;
+        // A little below the limit, so that it does not flap.
+        let few = self.handshakes <= self.tools.limits.handshakes / 4 * 3;
+        let many = self.has_too_many_handshakes();
+        for (i, door) in self.doors.iter_mut().enumerate() {
+            let open = wanted && (!door.secure || few || (door.open && !many));
+            if open == door.open {
+                continue;
+            }
+            let result = match open {
+                true => sys::watch_exclusive(&self.poll, &door.listener, Target::Listener(i).token()),
+                false => sys::unwatch(&self.poll, &door.listener),
             };
             if let Err(e) = result {
                 log::error!("proxy-{} cannot watch a listener: {e}", self.tools.worker);
             }
+            door.open = open;
         }
-        self.listening = on;
+    }
+
+    fn has_too_many_handshakes(&self) -> bool {
+        self.handshakes >= self.tools.limits.handshakes
     }
 
     fn accept(&mut self, i: usize) {
-        let (listener, secure) = self.listeners[i].clone();
+        let (listener, secure) = (self.doors[i].listener.clone(), self.doors[i].secure);
         for _ in 0..ACCEPTS {
-            if !self.listening || !self.has_room() {
+            if !self.doors[i].open || !self.has_room() {
                 return;
+            }
+            if secure && self.has_too_many_handshakes() {
+                return self.watch_doors();
             }
             match rustix::net::acceptfrom_with(&listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((fd, peer)) => {
@@ -227,7 +255,7 @@ impl Worker {
     fn pause(&mut self) {
         self.paused = true;
         self.next_sweep = self.tools.after(self.tools.now, self.tools.limits.sweep);
-        self.listen(false);
+        self.watch_doors();
     }
 
     pub fn admit(&mut self, stream: Stream, address: IpAddr, secure: bool) {
@@ -244,6 +272,7 @@ impl Worker {
         let (socket, now) = (Socket::accepted(stream, tls), self.tools.now);
         let key = self.conns.insert_with(|key| Conn::new(key, socket, address, asker, now));
         self.tools.shared.conns.fetch_add(1, Ordering::Relaxed);
+        self.count_handshake(key);
         let registered = self.conns.get_mut(key).is_some_and(|conn| self.tools.register(conn.socket(), key).is_ok());
         if registered {
             self.enqueue(key);
@@ -255,19 +284,37 @@ impl Worker {
     fn enqueue(&mut self, key: Key) {
         if let Some(conn) = self.conns.get_mut(key).filter(|conn| !conn.queued) {
             conn.queued = true;
-            self.queue.push_back(key);
+            let queue = if conn.counted { &mut self.shaking } else { &mut self.queue };
+            queue.push_back(key);
         }
     }
 
-    /// One turn for each that waits now; who wants another gets it in the next round.
+    /// One turn for each that waits now, and for some of those in their handshake; who wants another gets it in the next
+    /// round.
     fn give_turns(&mut self) {
         for _ in 0..self.queue.len() {
-            let Some(key) = self.queue.pop_front() else { return };
-            self.with_conn(key, |conn, tools| {
-                conn.queued = false;
-                conn.turn(tools)
-            });
+            let Some(key) = self.queue.pop_front() else { break };
+            self.give_turn(key);
         }
+        for _ in 0..self.shaking.len().min(HANDSHAKES) {
+            let Some(key) = self.shaking.pop_front() else { break };
+            self.give_turn(key);
+            self.count_handshake(key);
+        }
+    }
+
+    fn give_turn(&mut self, key: Key) {
+        self.with_conn(key, |conn, tools| {
+            conn.queued = false;
+            conn.turn(tools)
+        });
+    }
+
+    /// Keeps the count of handshakes true after what may begin or end one.
+    fn count_handshake(&mut self, key: Key) {
+        let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.counted != conn.is_shaking()) else { return };
+        conn.counted = conn.is_shaking();
+        if conn.counted { self.handshakes += 1 } else { self.handshakes -= 1 }
     }
 
     /// Runs `act` on a conn and sees to what comes of it.
@@ -298,6 +345,7 @@ impl Worker {
         if let Some(mut conn) = self.conns.remove(key) {
             conn.leave(&mut self.tools);
             self.tools.shared.conns.fetch_sub(1, Ordering::Relaxed);
+            self.handshakes -= usize::from(conn.counted);
         }
     }
 
@@ -310,6 +358,7 @@ impl Worker {
                 conn.expired(tools);
                 conn.turn(tools)
             });
+            self.count_handshake(key);
         }
         self.due = due;
         if self.tools.now >= self.next_sweep {
@@ -318,8 +367,26 @@ impl Worker {
             // A little below the limit, so that it does not flap.
             let room = self.tools.shared.conns.load(Ordering::Relaxed) < self.tools.shared.max_conns / 10 * 9;
             self.paused &= !room;
+            self.close_stalled();
         }
         self.hear();
+    }
+
+    /// When handshakes are too many, those that stall have to go first: or as many silent clients would keep everybody
+    /// else waiting for the whole of [`super::limits::Limits::head`].
+    fn close_stalled(&mut self) {
+        if !self.has_too_many_handshakes() {
+            return;
+        }
+        let (now, limit) = (self.tools.now, self.tools.limits.handshake_when_busy.as_millis() as u64);
+        let stalled = |c: &&mut Conn| c.counted && !c.queued && now.saturating_sub(c.since()) >= limit;
+        let keys: Vec<Key> = self.conns.iter_mut().filter(stalled).map(|conn| conn.key()).collect();
+        if !keys.is_empty() {
+            log::info!("proxy-{} closes {} stalled TLS handshakes", self.tools.worker, keys.len());
+        }
+        for key in keys {
+            self.drop_conn(key);
+        }
     }
 
     pub fn close_all(&mut self) {

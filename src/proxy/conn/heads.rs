@@ -92,6 +92,7 @@ impl Conn {
             Version::V11 => !request.connection.close,
             Version::V10 => request.connection.keep_alive && !request.connection.close,
         };
+        self.parting = !stays && framing == Framing::None;
         let close = !stays || tools.stopping.is_some() || self.served + 1 >= tools.limits.requests_per_conn;
         let answer = match decision {
             Ok(Decision::Forward(upstream)) => {

@@ -88,7 +88,8 @@ fn carries_large_bodies_over_tls_both_ways() {
 fn a_new_certificate_is_used_with_the_next_table() {
     let origin = Origin::named("x");
     let mut world = World::serving(Limits::DEFAULT, &[origin.endpoint]);
-    ask(&mut BufReader::new(world.secure("app.test")), &get("/"));
+    let mut live = BufReader::new(world.secure("app.test"));
+    ask(&mut live, &get("/"));
     let mut certs = Certs::clone(&world.certs);
     certs.by_name.insert("app.test".into(), certs::tests::key("app.test"));
     world.certs = Arc::new(certs);
@@ -97,6 +98,7 @@ fn a_new_certificate_is_used_with_the_next_table() {
     let mut stream = BufReader::new(world.secure("app.test"));
     ask(&mut stream, &get("/"));
     assert_eq!(stream.get_ref().conn.peer_certificates().unwrap()[0], world.certs.by_name["app.test"].cert[0]);
+    assert_eq!(ask(&mut live, &get("/")).text(), "x", "who is connected notices nothing");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::net::Shutdown;
 
 use super::*;
 
-const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: app.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n";
+pub(super) const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: app.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n";
 const SWITCH: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: a\r\n\r\n";
 
@@ -15,15 +15,20 @@ fn echo(first: &'static [u8]) -> Origin {
         let head = read_head(&mut reader).unwrap();
         assert_eq!((field(&head, "connection"), field(&head, "upgrade")), (Some("Upgrade"), Some("websocket")));
         assert_eq!(field(&head, "sec-websocket-key"), Some("k"));
-        stream.write_all(&[SWITCH, first].concat()).unwrap();
-        let mut buffer = [0; 5000];
-        loop {
-            match reader.read(&mut buffer) {
-                Ok(0) | Err(_) => return,
-                Ok(n) => stream.write_all(&buffer[..n]).unwrap(),
-            }
-        }
+        switch_and_echo(&mut reader, &mut stream, first);
     })
+}
+
+/// Says the 101 and `first` in one write, then repeats what comes until its end.
+pub(super) fn switch_and_echo(reader: &mut impl Read, stream: &mut TcpStream, first: &[u8]) {
+    stream.write_all(&[SWITCH, first].concat()).unwrap();
+    let mut buffer = [0; 5000];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) | Err(_) => return,
+            Ok(n) => stream.write_all(&buffer[..n]).unwrap(),
+        }
+    }
 }
 
 #[test]

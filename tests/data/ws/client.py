@@ -3,8 +3,7 @@
     python client.py ws[s]://ADDRESS HOST
 Says `ok NAME` for each check and ends with 0, or raises at the first that fails.
 
-Not the client with threads: over TLS it loses events by itself, since it reads and writes one TLS session at a time
-from two of them.
+Not the client with threads: over TLS its reads time out now and then, with no proxy of ours in between too.
 """
 
 import asyncio

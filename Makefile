@@ -1,6 +1,6 @@
 # Two of these do everything on a fresh machine: `make demo` and `make test`.
 .POSIX:
-.PHONY: build test lint bench demo install ci setup
+.PHONY: build test lint bench soak demo install ci setup
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -26,6 +26,10 @@ lint:
 # Prints tables; loopback only, a few minutes.
 bench: setup
 	PATH="$(TOOLS):$$PATH" $(CARGO) bench --locked --bench deploy
+
+# Thirty seconds of every sort of traffic while tables are published a hundred times a second.
+soak:
+	TAKO_CHURN_SECONDS=30 $(CARGO) test --release --locked --lib proxy::tests::churning -- --nocapture
 
 # The same build as the tests use: a fresh machine compiles once for both.
 demo:

@@ -3,6 +3,7 @@
 set -eu
 
 missing=""
+optional=""
 need() { # program, Debian package
     command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$missing $2"
 }
@@ -12,6 +13,7 @@ need ssh openssh-client
 need sshd openssh-server
 need node nodejs
 need npm npm
+python3 -c 'import ensurepip, venv' 2>/dev/null || optional="python3-venv"
 
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
@@ -26,6 +28,12 @@ if [ -n "$missing" ]; then
     fi
 fi
 
+if [ -n "$optional" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "installing: $optional"
+    apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -q --no-install-recommends "$optional" >/dev/null || true # said below
+fi
+
 # Bun and Deno come as npm packages; without them their tests are skipped, and say so.
 tools=target/tools
 for tool in bun deno; do
@@ -36,3 +44,19 @@ for tool in bun deno; do
         fi
     fi
 done
+
+# The peers of the WebSocket matrix, `ws` and Python's `websockets`, pinned; without one its tests are skipped too.
+mkdir -p "$tools"
+ws=8.18.3
+if ! grep -qs "\"version\": \"$ws\"" "$tools/node_modules/ws/package.json"; then
+    if ! npm install --prefix "$tools" --no-audit --no-fund --silent "ws@$ws" >"$tools/ws.log" 2>&1; then
+        echo "note: ws could not be installed by npm, its tests will be skipped (see $tools/ws.log)"
+    fi
+fi
+websockets=15.0.1
+if ! "$tools/python/bin/python" -c "import websockets as w; assert w.__version__ == '$websockets'" 2>/dev/null; then
+    if ! { python3 -m venv "$tools/python" && "$tools/python/bin/pip" install -q "websockets==$websockets"; } \
+        >"$tools/python.log" 2>&1; then
+        echo "note: websockets could not be installed by pip, its tests will be skipped (see $tools/python.log)"
+    fi
+fi

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Idle ─▶ Head ─▶ Exchange ─▶ Idle …        (keep-alive)
-//!    │        │        ├──▶ Tunnel ─▶ gone    (101)
+//!    │        │        ├──▶ Tunnel ─▶ gone    (101; Closing when the endpoint alone has ended)
 //!    └────────┴────────┴──▶ Closing ─▶ Linger ─▶ gone
 //! ```
 //! It reads heads and has `decide` judge them (`heads`), and lets an [`Exchange`] do the rest; it does not know how that
@@ -334,18 +334,16 @@ impl Conn {
 
     fn tunnel(&mut self, tools: &mut Tools) -> Step {
         let Phase::Tunnel(tunnel) = &mut self.phase else { return Step::Wait };
-        match tunnel.turn(&mut self.socket, tools) {
-            Ok(_) if tunnel.is_over() => {
-                self.leave(tools);
-                Step::Again
-            }
-            Ok(true) => Step::Again,
-            Ok(false) => Step::Wait,
-            Err(_) => {
-                self.abort(tools);
-                Step::Again
-            }
+        let moved = tunnel.turn(&mut self.socket, tools);
+        if !tunnel.is_over() {
+            return if moved { Step::Again } else { Step::Wait };
         }
+        let left = tunnel.is_left_by_client();
+        self.leave(tools);
+        if !left {
+            self.enter(Phase::Closing, tools); // it may be speaking, and a reset would overtake the tail
+        }
+        Step::Again
     }
 
     /// In stages, so that no reset overtakes the answer (RFC 9112 §9.6), unless nothing can come that would cause one: the

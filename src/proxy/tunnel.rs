@@ -1,10 +1,15 @@
 //! Tunnel: bytes both ways after a 101 (RFC 6455 §5), unread and unchanged.
 //!
 //! ```text
-//!   each way:   Open ─▶ Ending ─▶ Ended      both Ended: gone; either side broken: gone
-//!                 read an end │ all before it is written, the end is passed on
+//!   each way:   Open ─▶ Ending ─▶ Ended      neither way delivers any more: gone
+//!                 │ source ended  │ all before it is written, the end is passed on
+//!                 └──────┴──▶ Deaf           the sink broke: the rest is thrown away
 //! ```
-//! **Invariant**: a side is read only while the other has nothing waiting, so a tunnel pins two chunks a direction.
+//! A way outlives the death of its source, so that what was said before still arrives; that nothing was cut is for the
+//! protocol inside to tell (RFC 6455 §7.1.5: no close frame is a 1006).
+//!
+//! **Invariant**: a side is read only while the other has nothing waiting, so a tunnel pins two chunks a direction. A
+//! side that is dead is not waited for, and the other only as long as a write may take.
 
 use super::table::EndpointId;
 use super::tools::{Link, Tools};
@@ -22,13 +27,12 @@ pub(super) struct Tunnel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Open,
-    /// The source has ended; what came before is still being written.
+    /// The source has ended or broke; what came before is still being written.
     Ending,
     Ended,
+    /// The sink broke; what the source says is thrown away.
+    Deaf,
 }
-
-/// Either side broke: nothing can be delivered any more.
-pub(super) struct Broken;
 
 impl Tunnel {
     pub fn new(link: Link, held: EndpointId, client: &Socket, now: u64) -> Self {
@@ -38,26 +42,32 @@ impl Tunnel {
     }
 
     /// Moves what can be moved. True when something was.
-    pub fn turn(&mut self, client: &mut Socket, tools: &mut Tools) -> Result<bool, Broken> {
-        // A side that has ended is not read again, so its death is not noticed by reading.
-        let dead = |socket: &Socket, from: Way| socket.is_broken() && from == Way::Ended;
-        if dead(client, self.up) || dead(&self.link.socket, self.down) {
-            return Err(Broken);
-        }
-        let up = carry(client, &mut self.link.socket, &mut self.up, tools)?;
-        let down = carry(&mut self.link.socket, client, &mut self.down, tools)?;
+    pub fn turn(&mut self, client: &mut Socket, tools: &mut Tools) -> bool {
+        let link = &mut self.link.socket;
+        let up = carry(client, link, &mut self.up, tools);
+        let down = carry(link, client, &mut self.down, tools);
         if up || down {
             self.progress = tools.now;
         }
-        Ok(up || down)
+        // Neither is progress: a side that talks to the dead does not prolong what is left.
+        let ignored_up = ignore(client, &mut self.up, tools);
+        let ignored_down = ignore(link, &mut self.down, tools);
+        up || down || ignored_up || ignored_down
     }
 
+    /// Nothing more can be delivered.
     pub fn is_over(&self) -> bool {
-        self.up == Way::Ended && self.down == Way::Ended
+        self.up.is_over() && self.down.is_over()
+    }
+
+    /// The client has said its end, or nobody is there.
+    pub fn is_left_by_client(&self) -> bool {
+        self.up == Way::Ended
     }
 
     pub fn deadline(&self, tools: &Tools) -> u64 {
-        tools.after(self.progress, tools.limits.tunnel)
+        let leaving = [self.up, self.down].iter().any(|way| matches!(way, Way::Ending | Way::Deaf));
+        tools.after(self.progress, if leaving { tools.limits.write } else { tools.limits.tunnel })
     }
 
     pub fn link(&mut self) -> &mut Link {
@@ -70,33 +80,67 @@ impl Tunnel {
     }
 }
 
-fn carry(from: &mut Socket, to: &mut Socket, way: &mut Way, tools: &mut Tools) -> Result<bool, Broken> {
-    if *way == Way::Ended {
-        return Ok(false);
+impl Way {
+    fn is_over(self) -> bool {
+        matches!(self, Way::Ended | Way::Deaf)
     }
-    if !to.flush(&mut tools.io).map_err(|_| Broken)? {
-        return Ok(false);
+}
+
+/// Moves what one way can take. True when something moved.
+fn carry(from: &mut Socket, to: &mut Socket, way: &mut Way, tools: &mut Tools) -> bool {
+    if way.is_over() {
+        return false;
+    }
+    let waited = !to.is_clear();
+    match to.flush(&mut tools.io) {
+        Ok(_) if to.is_broken() => return deafen(to, way, tools),
+        Ok(true) => {}
+        Ok(false) => return false,
+        Err(_) => return deafen(to, way, tools),
     }
     if *way == Way::Ending {
-        if to.finish(false, &mut tools.io).map_err(|_| Broken)? {
-            *way = Way::Ended;
+        match to.finish(false, &mut tools.io) {
+            Ok(true) => *way = Way::Ended,
+            Ok(false) => {}
+            Err(_) => return deafen(to, way, tools),
         }
-        return Ok(*way == Way::Ended);
+        return waited || *way == Way::Ended;
     }
     if !from.has_stash() && !from.is_readable() {
-        return Ok(false);
+        return waited;
     }
     let mut inbox = std::mem::take(&mut tools.inbox);
     let got = from.gather(&mut inbox, &mut tools.io, BODY_READ, !from.has_stash());
     tools.moved += got.fresh;
     let sent = to.send(&inbox[..got.len], &mut tools.io);
     tools.inbox = inbox;
-    sent.map_err(|_| Broken)?;
-    match got.end {
-        End::Broken => return Err(Broken),
-        End::Clean => *way = Way::Ending,
-        End::NotYet => {}
+    if sent.is_err() {
+        return deafen(to, way, tools);
+    }
+    if got.end != End::NotYet {
+        *way = Way::Ending;
     }
     // Readable still, though nothing came of it: a part of a TLS record.
-    Ok(got.len > 0 || got.end != End::NotYet || from.is_readable())
+    waited || got.len > 0 || got.end != End::NotYet || from.is_readable()
+}
+
+fn deafen(to: &mut Socket, way: &mut Way, tools: &mut Tools) -> bool {
+    *way = Way::Deaf;
+    to.drop_unsent(&mut tools.io);
+    to.look_again(); // its own words may still have to be read
+    true
+}
+
+/// Reads what a deaf way is told, lest a source that must write before it reads never gets to that. True when
+/// something came.
+fn ignore(from: &mut Socket, way: &mut Way, tools: &mut Tools) -> bool {
+    if *way != Way::Deaf {
+        return false;
+    }
+    let (n, end) = from.discard(&mut tools.io);
+    tools.moved += n;
+    if end != End::NotYet {
+        *way = Way::Ended;
+    }
+    n > 0
 }

@@ -188,11 +188,14 @@ pub struct WebSocket {
 }
 
 impl WebSocket {
-    /// Sends a text message, masked as a client must (RFC 6455 §5.3); up to 125 bytes.
+    /// Sends a text message, masked as a client must (RFC 6455 §5.3); less than 64 KiB.
     pub fn send(&mut self, text: &str) -> io::Result<()> {
-        assert!(text.len() < 126);
+        let length = u16::try_from(text.len()).map_err(io::Error::other)?;
         let mask = [1, 2, 3, 4];
-        let mut frame = vec![0x81, 0x80 | text.len() as u8];
+        let mut frame = match length {
+            0..126 => vec![0x81, 0x80 | length as u8],
+            126.. => [&[0x81, 0x80 | 126][..], &length.to_be_bytes()].concat(),
+        };
         frame.extend_from_slice(&mask);
         frame.extend(text.bytes().enumerate().map(|(i, b)| b ^ mask[i % 4]));
         self.client.send(&frame)

@@ -1,8 +1,8 @@
 //! The one integration binary: black box, over the real programs.
 //!
-//! `sandbox` is a private world (data, socket, home, server, sshd) that ends with its value; `http` and `ws` are
-//! clients that count every byte against us; `traffic` is steady load that forgives nothing. The other modules are the
-//! tests, by what a user does. `tidy` holds the rules of the house.
+//! `sandbox` is a private world (data, socket, home, server, sshd) that ends with its value; `http` is a client that
+//! counts every byte against us; `traffic` is steady load that forgives nothing. The other modules are the tests, by
+//! what a user does; `websocket` brings peers that others wrote. `tidy` holds the rules of the house.
 #![allow(clippy::unwrap_used)]
 
 mod sandbox;
@@ -12,6 +12,7 @@ mod traffic;
 mod tidy;
 mod control;
 mod deploy;
+mod websocket;
 mod failures;
 mod recovery;
 mod bad_input;

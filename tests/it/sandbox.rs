@@ -105,6 +105,10 @@ impl Server {
         wait_for("tako-server to stop", || process.0.try_wait().unwrap()).success()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("it runs").0.id()
+    }
+
     pub fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }

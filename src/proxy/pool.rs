@@ -2,6 +2,7 @@
 //! in the worker's slab.
 //!
 //! **Invariant**: a link is in exactly one stack while it is idle, and each stack is in the order of its times.
+//! None is used at or after the time its endpoint may close it.
 
 use std::collections::HashMap;
 
@@ -10,7 +11,14 @@ use super::token::Key;
 
 #[derive(Default)]
 pub(super) struct Pool {
-    stacks: HashMap<EndpointId, Vec<(Key, u64)>>,
+    stacks: HashMap<EndpointId, Vec<Idle>>,
+}
+
+#[derive(Clone, Copy)]
+struct Idle {
+    key: Key,
+    since: u64,
+    until: u64,
 }
 
 impl Pool {
@@ -18,17 +26,18 @@ impl Pool {
         self.stacks.is_empty()
     }
 
-    /// Adds a link that became idle at `now`; returns the oldest one if there are more than `max`.
-    pub fn put(&mut self, endpoint: EndpointId, key: Key, now: u64, max: usize) -> Option<Key> {
+    /// Adds a link that became idle at `now` and is of use until `until`; returns the oldest one if there are more than
+    /// `max`.
+    pub fn put(&mut self, endpoint: EndpointId, key: Key, now: u64, until: u64, max: usize) -> Option<Key> {
         let stack = self.stacks.entry(endpoint).or_default();
-        stack.push((key, now));
-        (stack.len() > max).then(|| stack.remove(0).0)
+        stack.push(Idle { key, since: now, until });
+        (stack.len() > max).then(|| stack.remove(0).key)
     }
 
     /// The latest link, if it has been idle for less than `max_age`.
     pub fn take(&mut self, endpoint: EndpointId, now: u64, max_age: u64) -> Option<Key> {
         let stack = self.stacks.get_mut(&endpoint)?;
-        let key = stack.pop_if(|(_, since)| *since + max_age > now)?.0;
+        let key = stack.pop_if(|idle| idle.since + max_age > now && idle.until > now)?.key;
         if stack.is_empty() {
             self.stacks.remove(&endpoint);
         }
@@ -38,19 +47,23 @@ impl Pool {
     /// Forgets a link that the endpoint closed.
     pub fn forget(&mut self, endpoint: EndpointId, key: Key) {
         if let Some(stack) = self.stacks.get_mut(&endpoint) {
-            stack.retain(|(other, _)| *other != key);
+            stack.retain(|idle| idle.key != key);
             if stack.is_empty() {
                 self.stacks.remove(&endpoint);
             }
         }
     }
 
-    /// Removes and returns the links to endpoints that `keep` does not name, and those idle since before `oldest`.
-    pub fn prune(&mut self, keep: impl Fn(EndpointId) -> bool, oldest: u64) -> Vec<Key> {
+    /// Removes and returns the links to endpoints that `keep` does not name, and those whose time is over at `now`.
+    pub fn prune(&mut self, keep: impl Fn(EndpointId) -> bool, now: u64) -> Vec<Key> {
         let mut pruned = Vec::new();
         self.stacks.retain(|endpoint, stack| {
-            let young = if keep(*endpoint) { stack.partition_point(|(_, since)| *since < oldest) } else { stack.len() };
-            pruned.extend(stack.drain(..young).map(|(key, _)| key));
+            let kept = keep(*endpoint);
+            stack.retain(|idle| {
+                let stays = kept && idle.until > now;
+                pruned.extend((!stays).then_some(idle.key));
+                stays
+            });
             !stack.is_empty()
         });
         pruned
@@ -70,13 +83,14 @@ mod tests {
         let mut slab = Slab::new();
         let keys: Vec<Key> = (0..4).map(|i| slab.insert_with(|_| i)).collect();
         let mut pool = Pool::default();
-        assert_eq!(pool.put(X, keys[0], 10, 2), None);
-        assert_eq!(pool.put(X, keys[1], 20, 2), None);
-        assert_eq!(pool.put(X, keys[2], 30, 2), Some(keys[0]));
-        assert_eq!(pool.put(Y, keys[3], 30, 2), None);
+        assert_eq!(pool.put(X, keys[0], 10, 50, 2), None);
+        assert_eq!(pool.put(X, keys[1], 20, 60, 2), None);
+        assert_eq!(pool.put(X, keys[2], 30, 70, 2), Some(keys[0]));
+        assert_eq!(pool.put(Y, keys[3], 30, 70, 2), None);
         assert_eq!(pool.take(X, 40, 10), None, "too old for this request");
         assert_eq!(pool.take(X, 40, 11), Some(keys[2]));
-        assert_eq!(pool.prune(|_| true, 21), [keys[1]]);
+        assert_eq!(pool.take(X, 60, 100), None, "its endpoint may close it now");
+        assert_eq!(pool.prune(|_| true, 60), [keys[1]]);
         pool.forget(X, keys[1]);
         assert_eq!(pool.prune(|id| id != Y, 0), [keys[3]]);
         assert!(pool.is_empty());

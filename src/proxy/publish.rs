@@ -26,6 +26,10 @@ pub(super) struct Shared {
     /// Connections of all workers.
     pub conns: AtomicUsize,
     pub max_conns: usize,
+    /// What may wait in chunks, in bytes.
+    pub memory: usize,
+    /// One per worker, written by that one alone.
+    pub loads: Box<[Load]>,
     /// How often a loop went round: a test can see that a worker with nothing to do sleeps.
     #[cfg(test)]
     pub rounds: AtomicU64,
@@ -37,6 +41,16 @@ pub(super) struct Shared {
     desk: Mutex<Desk>,
     bells: Vec<Waker>,
     notices: Sender<Notice>,
+}
+
+/// What one worker carries, for the others and for those who look on. On a cache line of its own: it is written with
+/// every turn of the loop.
+#[derive(Default)]
+#[repr(align(64))]
+pub(super) struct Load {
+    pub conns: AtomicUsize,
+    /// Bytes that wait in chunks.
+    pub waiting: AtomicUsize,
 }
 
 struct Desk {
@@ -52,6 +66,7 @@ impl Shared {
     pub fn new(
         settings: Settings,
         max_conns: usize,
+        memory: usize,
         configs: Configs,
         bells: Vec<Waker>,
         notices: Sender<Notice>,
@@ -61,6 +76,8 @@ impl Shared {
             settings,
             conns: AtomicUsize::new(0),
             max_conns,
+            memory,
+            loads: bells.iter().map(|_| Load::default()).collect(),
             #[cfg(test)]
             rounds: AtomicU64::new(0),
             #[cfg(test)]

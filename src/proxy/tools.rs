@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use mio::net::TcpStream;
@@ -30,6 +31,8 @@ pub(super) struct Link {
     pub socket: Socket,
     /// It has carried an exchange before.
     pub used: bool,
+    /// For how long it may lie idle: our limit, or less if the endpoint says so.
+    pub idle: Duration,
 }
 
 /// Who an event on a link is for.
@@ -72,6 +75,8 @@ pub(super) struct Tools {
     pub host: String,
     /// Bytes read in this turn, for fairness.
     pub moved: usize,
+    /// Set when this turn ends for want of memory; see [`Tools::may_read`].
+    pub starved: bool,
     start: Instant,
     registry: Registry,
     index: Option<Arc<Index>>,
@@ -88,6 +93,7 @@ pub(super) struct Tools {
 
 impl Tools {
     pub fn new(worker: usize, registry: Registry, shared: Arc<Shared>) -> Self {
+        let memory = shared.memory / shared.loads.len().max(1);
         let mut tools = Tools {
             worker,
             limits: shared.settings.limits,
@@ -95,12 +101,13 @@ impl Tools {
             now: 0,
             stopping: None,
             timers: Wheel::new(),
-            io: Io::new(),
+            io: Io::new(memory),
             inbox: Box::default(),
             outbox: Vec::new(),
             fields: Vec::new(),
             host: String::new(),
             moved: 0,
+            starved: false,
             start: Instant::now(),
             registry,
             index: None,
@@ -231,7 +238,7 @@ impl Tools {
             self.links.remove(key);
             return Err(e);
         }
-        Ok(Link { key, endpoint: endpoint.id, socket, used: false })
+        Ok(Link { key, endpoint: endpoint.id, socket, used: false, idle: self.limits.link_idle })
     }
 
     /// An idle link, if it still stands. Its close may be on the way unseen: the events of this turn are not all read.
@@ -257,10 +264,10 @@ impl Tools {
         }
         debug_assert!(link.socket.is_clear() && !link.socket.has_stash(), "parked with bytes");
         link.socket.clear(&mut self.io);
-        let (key, endpoint) = (link.key, link.endpoint);
+        let (key, endpoint, until) = (link.key, link.endpoint, self.after(self.now, link.idle));
         let Some(berth) = self.links.get_mut(key) else { return };
         *berth = Berth::Idle(link);
-        if let Some(oldest) = self.pool.put(endpoint, key, self.now, self.limits.links_per_endpoint) {
+        if let Some(oldest) = self.pool.put(endpoint, key, self.now, until, self.limits.links_per_endpoint) {
             self.links.remove(oldest);
         }
     }
@@ -287,8 +294,7 @@ impl Tools {
 
     /// Closes links that have been idle for too long. True while some are left.
     pub fn sweep(&mut self) -> bool {
-        let oldest = self.now.saturating_sub(self.limits.link_idle.as_millis() as u64);
-        for key in self.pool.prune(|_| true, oldest) {
+        for key in self.pool.prune(|_| true, self.now) {
             self.links.remove(key);
         }
         !self.pool.is_empty()
@@ -332,7 +338,27 @@ impl Tools {
 
     /// Most connections are taken.
     pub fn is_busy(&self) -> bool {
-        self.shared.conns.load(std::sync::atomic::Ordering::Relaxed) > self.shared.max_conns / 5 * 4
+        self.shared.conns.load(Ordering::Relaxed) > self.shared.max_conns * 4 / 5
+    }
+
+    /// To be asked before a read for which the other side may not have room. When it says no, the conn gets another
+    /// turn once memory has come back, so that nobody waits for an event that has passed.
+    pub fn may_read(&mut self) -> bool {
+        let may = !self.io.spare.is_short();
+        self.starved |= !may;
+        may
+    }
+
+    /// The same for heads, which may use the last of it.
+    pub fn may_read_head(&mut self) -> bool {
+        let may = !self.io.spare.is_exhausted();
+        self.starved |= !may;
+        may
+    }
+
+    /// The window in which a client that we wait for must move something.
+    pub fn pace(&self) -> Duration {
+        if self.io.spare.is_short() { self.limits.pace_when_short } else { self.limits.pace }
     }
 }
 

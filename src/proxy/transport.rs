@@ -13,6 +13,7 @@ use mio::net::TcpStream;
 
 use super::http::buf::{Buf, CHUNK, Spare};
 use super::tls::{Fed, Tls};
+use crate::sys;
 
 /// One read of a body or a tunnel: what a full sink has to hold at most, so about two chunks a direction.
 pub(super) const BODY_READ: usize = 2 * CHUNK;
@@ -29,8 +30,9 @@ pub(super) struct Io {
 }
 
 impl Io {
-    pub fn new() -> Self {
-        Io { spare: Spare::new(), wire_in: vec![0; BODY_READ].into(), wire_out: Vec::new() }
+    /// `memory`: what may wait in chunks, in bytes.
+    pub fn new(memory: usize) -> Self {
+        Io { spare: Spare::new(memory), wire_in: vec![0; BODY_READ].into(), wire_out: Vec::new() }
     }
 }
 
@@ -259,6 +261,11 @@ impl Socket {
         let _ = sockopt::set_tcp_keepidle(&self.stream, Duration::from_secs(45));
         let _ = sockopt::set_tcp_keepintvl(&self.stream, Duration::from_secs(15));
         let _ = sockopt::set_tcp_keepcnt(&self.stream, 3);
+    }
+
+    /// What the kernel says that the connection has moved since it began.
+    pub fn moved(&self) -> Option<sys::Moved> {
+        sys::tcp_moved(&self.stream)
     }
 
     /// Gives the chunks back.

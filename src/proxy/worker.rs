@@ -1,35 +1,28 @@
-//! Worker: one event loop on one thread. It polls, accepts, gives conns their turns, and keeps time.
+//! Worker: one event loop on one thread. It polls, gives conns their turns, and keeps time; its `door` accepts.
 //!
 //! **Invariant**: the loop never blocks but in `poll`, and a panic in one conn's turn costs that conn alone: this file
 //! has the only `catch_unwind`.
 
+mod door;
+
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mio::net::TcpStream;
 use mio::{Events, Poll, Registry};
-use rustix::io::Errno;
-use rustix::net::SocketFlags;
 
 use super::conn::{Conn, Turn};
-use super::decide::Asker;
 use super::publish::Shared;
-use super::tls::Tls;
 use super::token::{Key, Slab, Target};
 use super::tools::{Stopping, Tools};
-use super::transport::Socket;
-use crate::sys;
+use door::Door;
 
-/// Per wake; what is left wakes the next worker, which spreads bursts.
-const ACCEPTS: usize = 4;
 /// Events of one poll.
 const EVENTS: usize = 256;
-/// Idle conns closed at once to make room, at most: looking for the oldest costs a walk over all.
-const EVICTED: usize = 32;
+/// Conns that get another turn at once when memory has come back: each may take some of it.
+const FED: usize = 8;
 
 pub(super) fn run(id: usize, poll: Poll, registry: Registry, shared: Arc<Shared>) {
     let _guard = AbortOnPanic;
@@ -53,26 +46,25 @@ struct Worker {
     tools: Tools,
     /// Whose turn it is. A conn is in it at most once.
     queue: VecDeque<Key>,
-    listeners: Vec<(Arc<TcpListener>, bool)>,
-    listening: bool,
-    /// Out of descriptors, or full: look again at the next sweep.
-    paused: bool,
+    /// Who stopped reading for want of memory. A conn is in it at most once.
+    starved: VecDeque<Key>,
+    /// Memory was short when it was last looked at.
+    short: bool,
+    door: Door,
     next_sweep: u64,
 }
 
 impl Worker {
     fn new(id: usize, poll: Poll, registry: Registry, shared: Arc<Shared>) -> Self {
-        let plain = shared.settings.http.iter().map(|l| (l.clone(), false));
-        let secure = shared.settings.https.iter().map(|l| (l.clone(), true));
-        let listeners = plain.chain(secure).collect();
+        let door = Door::new(&shared);
         Worker {
             poll,
             conns: Slab::new(),
-            listeners,
             tools: Tools::new(id, registry, shared),
             queue: VecDeque::new(),
-            listening: false,
-            paused: false,
+            starved: VecDeque::new(),
+            short: false,
+            door,
             next_sweep: 0,
         }
     }
@@ -115,6 +107,7 @@ impl Worker {
             }
             self.give_turns();
             self.keep_time(&mut due);
+            self.feed_the_starved();
         }
         self.close_all();
     }
@@ -125,7 +118,8 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let now = self.tools.now;
-        let sweep = (self.paused || self.tools.has_idle_links()).then(|| self.next_sweep.saturating_sub(now));
+        let sweeps = self.door.paused || self.tools.has_idle_links() || self.tools.is_busy();
+        let sweep = sweeps.then(|| self.next_sweep.saturating_sub(now));
         let stop = self.tools.stopping.map(|s| s.deadline.saturating_sub(now));
         // One more, so that a deadline has passed when it is looked at.
         let wait = [self.tools.timers.wait(now), sweep, stop].into_iter().flatten().min();
@@ -144,103 +138,17 @@ impl Worker {
         {
             let idle_until = self.tools.after(self.tools.now, self.tools.limits.stop_idle);
             self.tools.stopping = Some(Stopping { deadline: self.tools.ms(deadline), idle_until });
-            for conn in self.conns.iter_mut() {
-                conn.arm(&mut self.tools);
-            }
+            self.arm_all();
         }
-        let wanted = self.tools.index().is_some() && self.tools.stopping.is_none() && !self.paused;
-        if wanted != self.listening {
+        let wanted = self.tools.index().is_some() && self.tools.stopping.is_none() && !self.door.paused;
+        if wanted != self.door.listening {
             self.listen(wanted);
         }
     }
 
-    fn listen(&mut self, on: bool) {
-        for (i, (listener, _)) in self.listeners.iter().enumerate() {
-            let result = match on {
-                true => sys::watch_exclusive(&self.poll, listener, Target::Listener(i).token()),
-                false => sys::unwatch(&self.poll, listener),
-            };
-            if let Err(e) = result {
-                log::error!("proxy-{} cannot watch a listener: {e}", self.tools.worker);
-            }
-        }
-        self.listening = on;
-    }
-
-    fn accept(&mut self, i: usize) {
-        let (listener, secure) = self.listeners[i].clone();
-        for _ in 0..ACCEPTS {
-            if !self.listening || !self.has_room() {
-                return;
-            }
-            match rustix::net::acceptfrom_with(&listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok((fd, peer)) => {
-                    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-                    let stream = TcpStream::from_std(std::net::TcpStream::from(fd));
-                    // Without an address the other end is gone already.
-                    if let Some(peer) = peer {
-                        self.admit(stream, peer.ip().to_canonical(), secure);
-                    }
-                }
-                Err(Errno::AGAIN) => return,
-                // The client gave up in the queue, or the kernel has passing trouble (accept(2)).
-                Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::PERM | Errno::NETDOWN) => {}
-                Err(e) if self.tools.close_idle_links() => log::info!("proxy closes its idle links: {e}"),
-                Err(e) => {
-                    log::warn!("proxy-{} pauses accepting: {e}", self.tools.worker);
-                    return self.pause();
-                }
-            }
-        }
-    }
-
-    /// Makes room by closing the longest idle conns, or pauses.
-    fn has_room(&mut self) -> bool {
-        let (conns, max) = (&self.tools.shared.conns, self.tools.shared.max_conns);
-        if conns.load(Ordering::Relaxed) < max {
-            return true;
-        }
-        let mut idle: Vec<_> = self.conns.iter_mut().filter_map(|c| c.idle_since().map(|s| (s, c.key()))).collect();
-        idle.sort_unstable_by_key(|(since, _)| *since);
-        let some = (idle.len() / 8).clamp(1, EVICTED);
-        for (_, key) in idle.into_iter().take(some) {
-            if self.conns.get_mut(key).is_some_and(|conn| conn.is_quiet()) {
-                self.drop_conn(key);
-            }
-        }
-        let full = self.tools.shared.conns.load(Ordering::Relaxed) >= max;
-        if full {
-            log::warn!("proxy-{} pauses accepting: {max} connections", self.tools.worker);
-            self.pause();
-        }
-        !full
-    }
-
-    fn pause(&mut self) {
-        self.paused = true;
-        self.next_sweep = self.tools.after(self.tools.now, self.tools.limits.sweep);
-        self.listen(false);
-    }
-
-    fn admit(&mut self, stream: TcpStream, address: IpAddr, secure: bool) {
-        let tls = match self.tools.index() {
-            Some(index) if secure => match Tls::new(&index.tls) {
-                Ok(tls) => Some(Box::new(tls)),
-                Err(_) => return,
-            },
-            _ => None,
-        };
-        let loopback = address.is_loopback();
-        let trusted = loopback || self.tools.shared.settings.trusted_proxies.iter().any(|net| net.contains(address));
-        let asker = Asker { secure, loopback, trusted };
-        let (socket, now) = (Socket::accepted(stream, tls), self.tools.now);
-        let key = self.conns.insert_with(|key| Conn::new(key, socket, address, asker, now));
-        self.tools.shared.conns.fetch_add(1, Ordering::Relaxed);
-        let registered = self.conns.get_mut(key).is_some_and(|conn| self.tools.register(conn.socket(), key).is_ok());
-        if registered {
-            self.enqueue(key);
-        } else {
-            self.drop_conn(key);
+    fn arm_all(&mut self) {
+        for conn in self.conns.iter_mut() {
+            conn.arm(&mut self.tools);
         }
     }
 
@@ -272,6 +180,10 @@ impl Worker {
             act(conn, tools)
         };
         match catch_unwind(AssertUnwindSafe(turn)) {
+            Ok(Turn::Wait) if std::mem::take(&mut tools.starved) && !conn.starved => {
+                conn.starved = true;
+                self.starved.push_back(key);
+            }
             Ok(Turn::Wait) => {}
             Ok(Turn::Again) => self.enqueue(key),
             Ok(Turn::Gone) => self.drop_conn(key),
@@ -289,6 +201,7 @@ impl Worker {
     fn drop_conn(&mut self, key: Key) {
         if let Some(mut conn) = self.conns.remove(key) {
             conn.leave(&mut self.tools);
+            self.door.leave(&conn);
             self.tools.shared.conns.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -305,11 +218,29 @@ impl Worker {
         if self.tools.now >= self.next_sweep {
             self.next_sweep = self.tools.after(self.tools.now, self.tools.limits.sweep);
             self.tools.sweep();
-            // A little below the limit, so that it does not flap.
-            let room = self.tools.shared.conns.load(Ordering::Relaxed) < self.tools.shared.max_conns / 10 * 9;
-            self.paused &= !room;
+            self.sweep_conns();
         }
         self.hear();
+    }
+
+    /// Lets some of those who stopped for want of memory go on, once there is some.
+    fn feed_the_starved(&mut self) {
+        let short = self.tools.io.spare.is_short();
+        if short && !self.short {
+            log::warn!("proxy-{} is short of memory: slow clients have little time now", self.tools.worker);
+            self.arm_all();
+        }
+        self.short = short;
+        let fed = if short { 0 } else { FED.min(self.starved.len()) };
+        for key in self.starved.drain(..fed).collect::<Vec<_>>() {
+            if let Some(conn) = self.conns.get_mut(key) {
+                conn.starved = false;
+                self.enqueue(key);
+            }
+        }
+        let load = &self.tools.shared.loads[self.tools.worker];
+        load.conns.store(self.conns.len(), Ordering::Relaxed);
+        load.waiting.store(self.tools.io.spare.lent(), Ordering::Relaxed);
     }
 
     fn close_all(&mut self) {
@@ -318,6 +249,10 @@ impl Worker {
             self.drop_conn(key);
         }
         #[cfg(debug_assertions)]
-        debug_assert!(self.tools.holds_nothing(), "an endpoint is still held at the end");
+        {
+            debug_assert!(self.tools.holds_nothing(), "an endpoint is still held at the end");
+            debug_assert!(self.door.is_empty(), "a connection is still counted at the end");
+            debug_assert_eq!(self.tools.io.spare.lent(), 0, "a chunk was not given back");
+        }
     }
 }

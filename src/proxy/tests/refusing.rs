@@ -182,7 +182,7 @@ fn a_client_that_does_not_read_is_cut_off() {
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
         while stream.write_all(&[7; 64 << 10]).is_ok() {}
     });
-    let world = World::serving(Limits { write: Duration::from_millis(200), ..short() }, &[origin.endpoint]);
+    let world = World::serving(Limits { pace: Duration::from_millis(100), ..short() }, &[origin.endpoint]);
     let mut client = world.client();
     client.send(get("/"));
     let generation = world.publish(&[]);

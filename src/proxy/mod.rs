@@ -8,7 +8,7 @@
 //! conn reads a head (`http`), `decide` says what becomes of it, `answer` writes what we say ourselves, and an
 //! `exchange` relays the rest over a `transport` to an endpoint that `balance` picked from the `table`, by a link from
 //! the `pool`, with a head from `forward`; after a 101 it is a `tunnel`. `publish` and `ledger` bring tables in and
-//! notices out; `token`, `timer`, `limits` are what the loop stands on, `pace` and `crowd` keep one client from taking it
+//! notices out; `handoff` evens the workers out; `token`, `timer`, `limits` are what the loop stands on, `pace` and `crowd` keep one client from taking it
 //! all; `tls` and `certs` hide rustls.
 //!
 //! **Invariant (drained)**: [`Notice::Drained`] is said once for an endpoint, when every worker has adopted a table
@@ -31,6 +31,7 @@ mod timer;
 mod pace;
 mod crowd;
 mod ledger;
+mod handoff;
 mod publish;
 mod transport;
 mod tools;

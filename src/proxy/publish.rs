@@ -12,6 +12,7 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 use mio::Waker;
 
+use super::handoff::Queue;
 use super::ledger::Ledger;
 use super::table::{EndpointId, Index, Table};
 use super::tls::Configs;
@@ -43,14 +44,16 @@ pub(super) struct Shared {
     notices: Sender<Notice>,
 }
 
-/// What one worker carries, for the others and for those who look on. On a cache line of its own: it is written with
-/// every turn of the loop.
+/// What one worker carries, for the others and for those who look on. On cache lines of its own: it is written with every
+/// turn of the loop.
 #[derive(Default)]
 #[repr(align(64))]
 pub(super) struct Load {
     pub conns: AtomicUsize,
     /// Bytes that wait in chunks.
     pub waiting: AtomicUsize,
+    /// Connections that others have for it.
+    pub handed: Queue,
 }
 
 struct Desk {
@@ -153,10 +156,14 @@ impl Shared {
     }
 
     fn ring(&self) {
-        for bell in &self.bells {
-            if let Err(e) = bell.wake() {
-                log::error!("wake a proxy worker: {e}"); // it will look at its next event
-            }
+        for worker in 0..self.bells.len() {
+            self.ring_for(worker);
+        }
+    }
+
+    pub fn ring_for(&self, worker: usize) {
+        if let Err(e) = self.bells[worker].wake() {
+            log::error!("wake proxy-{worker}: {e}"); // it will look at its next event
         }
     }
 

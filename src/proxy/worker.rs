@@ -85,6 +85,7 @@ impl Worker {
             self.tools.shared.rounds.fetch_add(1, Ordering::Relaxed);
             // News first: what the table or a stop changes holds for the events of this round already.
             self.hear();
+            self.take_handed();
             for event in &events {
                 match Target::of(event.token()) {
                     Target::Bell => {}
@@ -127,7 +128,8 @@ impl Worker {
     }
 
     fn is_done(&self) -> bool {
-        self.tools.stopping.is_some_and(|s| self.conns.len() == 0 || s.deadline <= self.tools.now)
+        let is_empty = || self.conns.len() == 0 && self.tools.shared.loads[self.tools.worker].handed.len() == 0;
+        self.tools.stopping.is_some_and(|s| is_empty() || s.deadline <= self.tools.now)
     }
 
     /// Adopts the newest table and the wish to stop.

@@ -10,7 +10,7 @@
 //! [`Limits::idle_when_busy`]: crate::proxy::limits::Limits::idle_when_busy
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -22,7 +22,8 @@ use super::Worker;
 use crate::proxy::conn::Conn;
 use crate::proxy::crowd::Crowd;
 use crate::proxy::decide::Asker;
-use crate::proxy::publish::Shared;
+use crate::proxy::handoff::{self, Handed};
+use crate::proxy::publish::{Load, Shared};
 use crate::proxy::tls::Tls;
 use crate::proxy::token::{Key, Target};
 use crate::proxy::transport::Socket;
@@ -101,7 +102,7 @@ impl Worker {
                     let stream = TcpStream::from_std(std::net::TcpStream::from(fd));
                     // Without an address the other end is gone already.
                     if let Some(peer) = peer {
-                        self.admit(stream, peer.ip().to_canonical(), secure);
+                        self.place(Handed { stream, address: peer.ip().to_canonical(), secure });
                     }
                 }
                 Err(Errno::AGAIN) => return,
@@ -134,7 +135,36 @@ impl Worker {
         self.listen(false);
     }
 
-    fn admit(&mut self, stream: TcpStream, address: IpAddr, secure: bool) {
+    /// Keeps an accepted connection, or hands it to a worker that has clearly fewer.
+    fn place(&mut self, handed: Handed) {
+        let (shared, me) = (self.tools.shared.clone(), self.tools.worker);
+        let carries = |(i, load): (usize, &Load)| match i == me {
+            true => self.conns.len(),
+            false => load.conns.load(Ordering::Relaxed) + load.handed.len(),
+        };
+        let Some(other) = handoff::better(me, shared.loads.iter().enumerate().map(carries)) else {
+            return self.admit(handed);
+        };
+        if let Err(handed) = shared.loads[other].handed.offer(handed) {
+            return self.admit(handed);
+        }
+        shared.ring_for(other);
+        if shared.stopping().is_some() {
+            // It may have looked for the last time.
+            while let Some(handed) = shared.loads[other].handed.take() {
+                self.admit(handed);
+            }
+        }
+    }
+
+    /// Lets in what other workers have handed over.
+    pub(super) fn take_handed(&mut self) {
+        while let Some(handed) = self.tools.shared.loads[self.tools.worker].handed.take() {
+            self.admit(handed);
+        }
+    }
+
+    fn admit(&mut self, Handed { stream, address, secure }: Handed) {
         let settings = &self.tools.shared.settings;
         let loopback = address.is_loopback();
         let trusted = loopback || settings.trusted_proxies.iter().any(|net| net.contains(address));

@@ -1,6 +1,6 @@
 # Two of these do everything on a fresh machine: `make demo` and `make test`.
 .POSIX:
-.PHONY: build test lint bench soak demo install ci setup
+.PHONY: build test lint bench soak attack demo install ci setup
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -30,6 +30,9 @@ bench: setup
 # Thirty seconds of every sort of traffic while tables are published a hundred times a second.
 soak:
 	TAKO_CHURN_SECONDS=30 $(CARGO) test --release --locked --lib proxy::tests::churning -- --nocapture
+# A real server under slowhttptest while a good client is measured; two minutes, skipped where it is not installed.
+attack: setup
+	PATH="$(TOOLS):$$PATH" $(CARGO) test --locked --test attack
 
 # The same build as the tests use: a fresh machine compiles once for both.
 demo:

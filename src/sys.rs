@@ -135,6 +135,50 @@ pub(crate) fn unwatch(poll: &mio::Poll, fd: impl AsFd) -> io::Result<()> {
     Ok(epoll::delete(borrow(poll), fd)?)
 }
 
+/// What a TCP connection has moved since it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moved {
+    /// Bytes that the peer's kernel has acknowledged.
+    pub acked: u64,
+    /// Bytes that have come, read or not.
+    pub received: u64,
+}
+
+/// Asks the kernel what `stream` has moved (tcp(7), TCP_INFO). `None` when it does not say, as before Linux 4.1.
+pub(crate) fn tcp_moved(stream: impl AsFd) -> Option<Moved> {
+    /// Up to and with `tcpi_bytes_received` of `struct tcp_info` (linux/tcp.h), which only ever grows at its end.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        states: [u8; 8],
+        counters: [u32; 24],
+        pacing_rates: [u64; 2],
+        acked: u64,
+        received: u64,
+    }
+    let mut info = Info::default();
+    let mut size = libc::socklen_t::try_from(size_of::<Info>()).expect("136 fits");
+    // SAFETY: the kernel writes at most `size` bytes, the length of `info`, and any bytes are a valid one.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut size,
+        )
+    };
+    let known = check(result).is_ok() && size as usize == size_of::<Info>();
+    known.then_some(Moved { acked: info.acked, received: info.received })
+}
+
+/// Bytes of memory that this machine has.
+pub(crate) fn memory() -> Option<u64> {
+    // SAFETY: both read a number.
+    let (pages, page) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    Some(u64::try_from(pages).ok()? * u64::try_from(page).ok()?)
+}
+
 /// Raises the limit of open descriptors as far as allowed and returns it.
 pub(crate) fn raise_descriptor_limit() -> u64 {
     let limit = rustix::process::getrlimit(Resource::Nofile);
@@ -224,6 +268,19 @@ mod tests {
         assert_eq!(spawned.stdout.read_to_end(&mut Vec::new()).unwrap(), 0);
         spawned.child.wait().unwrap();
         kill_group(spawned.pid, Signal::KILL).unwrap();
+    }
+
+    #[test]
+    fn knows_what_a_connection_has_moved() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        client.write_all(&[1; 1000]).unwrap();
+        server.read_exact(&mut [0; 1000]).unwrap();
+        let (sent, got) = (tcp_moved(&client).unwrap(), tcp_moved(&server).unwrap());
+        assert_eq!((sent.received, got.received), (0, 1000));
+        assert!((1000..1002).contains(&sent.acked), "{sent:?}, where the SYN may count for one");
+        assert!(memory().unwrap() > 1 << 20);
     }
 
     #[test]

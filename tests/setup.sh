@@ -60,3 +60,10 @@ if ! "$tools/python/bin/python" -c "import websockets as w; assert w.__version__
         echo "note: websockets could not be installed by pip, its tests will be skipped (see $tools/python.log)"
     fi
 fi
+
+# The same for slowhttptest, which attacks the proxy in `make attack`.
+if ! command -v slowhttptest >/dev/null 2>&1; then
+    if [ "$(id -u)" != 0 ] || ! { apt-get update -q && apt-get install -y -q --no-install-recommends slowhttptest; } >/dev/null 2>&1; then
+        echo "note: slowhttptest is not installed (apt-get install slowhttptest), make attack will be skipped"
+    fi
+fi

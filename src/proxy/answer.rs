@@ -67,6 +67,11 @@ impl Answer {
         Answer { status: 503, text: "Overloaded", extra: Extra::RetryAfter(1) }
     }
 
+    /// Too many connections from where this one comes from (RFC 6585 §4).
+    pub const fn crowd() -> Self {
+        Answer { status: 429, text: "Too many connections", extra: Extra::RetryAfter(1) }
+    }
+
     pub const fn healthy() -> Self {
         Answer::new(200, "ok")
     }
@@ -149,6 +154,7 @@ fn reason(status: u16) -> &'static str {
         413 => "Content Too Large",
         414 => "URI Too Long",
         417 => "Expectation Failed",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         501 => "Not Implemented",
         502 => "Bad Gateway",

@@ -12,6 +12,7 @@
 //! with the kernel. After a refusal no byte of the connection is read as a request again.
 
 mod heads;
+mod slow;
 
 use std::net::IpAddr;
 
@@ -20,14 +21,13 @@ use super::decide::Asker;
 use super::exchange::{Exchange, Outcome};
 use super::http::Version;
 use super::http::head::Scanner;
+use super::pace::Pace;
 use super::token::Key;
 use super::tools::{Link, Tools};
 use super::transport::{End, Socket};
 use super::tunnel::Tunnel;
 use heads::PLAIN;
 
-/// After this much discarded input a client is not reading but sending (RFC 9112 §9.6 sets no limit).
-const MAX_LINGER: usize = 256 << 10;
 /// What one turn may read before others get theirs.
 const BUDGET: usize = 64 << 10;
 /// And how many steps it may take: some sixteen small requests.
@@ -47,12 +47,17 @@ pub(super) struct Conn {
     /// It waits for a turn.
     pub queued: bool,
     /// The worker counts it among the handshakes.
-    pub counted: bool,
+    pub shaking: bool,
+    /// It waits for memory to read into.
+    pub starved: bool,
+    /// It is counted in the crowd from its address.
+    counted: bool,
     served: u32,
     /// When the phase began.
     since: u64,
     /// When the client's FIN was seen during an exchange.
     fin_since: Option<u64>,
+    pace: Pace,
 }
 
 enum Phase {
@@ -87,7 +92,7 @@ enum Step {
 }
 
 impl Conn {
-    pub fn new(key: Key, socket: Socket, address: IpAddr, asker: Asker, now: u64) -> Self {
+    pub fn new(key: Key, socket: Socket, address: IpAddr, asker: Asker, counted: bool, now: u64) -> Self {
         Conn {
             key,
             socket,
@@ -98,15 +103,23 @@ impl Conn {
             hungry: false,
             parting: false,
             queued: false,
-            counted: false,
+            shaking: false,
+            starved: false,
+            counted,
             served: 0,
             since: now,
             fin_since: None,
+            pace: Pace::new(),
         }
     }
 
     pub fn key(&self) -> Key {
         self.key
+    }
+
+    /// The address in whose crowd it is counted, if it is.
+    pub fn counted(&self) -> Option<IpAddr> {
+        self.counted.then_some(self.address)
     }
 
     pub fn socket(&mut self) -> &mut Socket {
@@ -144,7 +157,7 @@ impl Conn {
 
     /// Runs until it would wait or others must have their turn, then arms its timer.
     pub fn turn(&mut self, tools: &mut Tools) -> Turn {
-        tools.moved = 0;
+        (tools.moved, tools.starved) = (0, false);
         for _ in 0..MAX_STEPS {
             let step = match &self.phase {
                 Phase::Idle | Phase::Head => self.await_head(tools),
@@ -170,6 +183,7 @@ impl Conn {
 
     /// Sets the timer to what the phase allows. Called after every turn: the deadline is computed, never kept up.
     pub fn arm(&mut self, tools: &mut Tools) {
+        self.pace.on(self.wait(), tools.now);
         match self.deadline(tools) {
             Some(at) => tools.timers.set(self.key.index, at),
             None => tools.timers.clear(self.key.index),
@@ -180,8 +194,8 @@ impl Conn {
         let limits = &tools.limits;
         let at = |limit| tools.after(self.since, limit);
         Some(match &self.phase {
-            Phase::Idle if !self.socket.is_clear() => at(limits.write),
             Phase::Idle if !self.socket.is_open() => at(limits.head),
+            Phase::Idle if !self.socket.is_clear() => at(limits.write),
             Phase::Idle => {
                 let idle = at(if tools.is_busy() { limits.idle_when_busy } else { limits.idle });
                 tools.stopping.map_or(idle, |s| idle.min(s.idle_until))
@@ -191,9 +205,12 @@ impl Conn {
                 let own = exchange.deadline(&self.socket, tools);
                 let fin = self.fin_since.map(|since| tools.after(since, limits.half_closed));
                 let fin = fin.filter(|_| !exchange.has_begun() || exchange.is_event_stream());
-                return own.into_iter().chain(fin).min();
+                return own.into_iter().chain(fin).chain(self.pace.deadline(tools.pace())).min();
             }
-            Phase::Tunnel(tunnel) => tunnel.deadline(tools),
+            Phase::Tunnel(tunnel) => {
+                let pace = self.pace.deadline(tools.pace()).unwrap_or(u64::MAX);
+                tunnel.deadline(tools).min(pace)
+            }
             Phase::Closing => at(limits.write),
             Phase::Linger { .. } => at(limits.linger),
             Phase::Gone => 0,
@@ -204,6 +221,9 @@ impl Conn {
     pub fn expired(&mut self, tools: &mut Tools) {
         if self.deadline(tools).is_none_or(|at| at > tools.now) {
             return;
+        }
+        if self.pace.deadline(tools.pace()).is_some_and(|at| at <= tools.now) {
+            return self.judge_pace(tools);
         }
         match &mut self.phase {
             Phase::Idle if self.socket.is_clear() && self.socket.is_open() => {
@@ -220,7 +240,7 @@ impl Conn {
                 let half_closed = tools.limits.half_closed;
                 let gone = self.fin_since.is_some_and(|since| tools.after(since, half_closed) <= tools.now);
                 let idle = exchange.deadline(&self.socket, tools).is_none_or(|at| at > tools.now);
-                let result = if gone && idle { Err(Outcome::Abort) } else { exchange.expired(&self.socket, tools) };
+                let result = if gone && idle { Err(Outcome::Abort) } else { exchange.expired(tools) };
                 if let Err(outcome) = result {
                     self.end_exchange(outcome, tools);
                 }
@@ -353,7 +373,7 @@ impl Conn {
         match self.socket.finish(at_once, &mut tools.io) {
             Ok(true) if at_once => self.gone(),
             Ok(true) => {
-                self.enter(Phase::Linger { left: MAX_LINGER }, tools);
+                self.enter(Phase::Linger { left: tools.limits.linger_bytes }, tools);
                 Step::Again
             }
             Ok(false) => Step::Wait,

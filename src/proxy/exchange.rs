@@ -158,6 +158,12 @@ impl Exchange {
         matches!(&self.reply, Reply::Body(Body { silent: true, .. }))
     }
 
+    /// The client alone holds things up: the endpoint has taken what came of the body, and has not begun to answer.
+    pub fn awaits_body(&self) -> bool {
+        let idle = |link: &Link| link.socket.is_clear() && !link.socket.is_connecting();
+        !self.intake.is_done() && !self.mute && !self.has_begun() && self.link.as_ref().is_some_and(idle)
+    }
+
     pub fn link(&mut self) -> Option<&mut Link> {
         self.link.as_mut()
     }
@@ -188,7 +194,7 @@ impl Exchange {
         let limits = &tools.limits;
         let limit = match (&self.link, &self.reply) {
             (Some(link), _) if link.socket.is_connecting() => limits.connect,
-            _ if !client.is_clear() => limits.write,
+            _ if !client.is_clear() => return None, // nothing is read meanwhile; the conn sees to its pace
             (Some(link), _) if !link.socket.is_clear() => limits.write,
             _ if !self.intake.is_done() && !self.mute => limits.body,
             (_, Reply::Body(Body { silent: true, .. })) => return None,
@@ -199,7 +205,7 @@ impl Exchange {
     }
 
     /// The deadline has passed.
-    pub fn expired(&mut self, client: &Socket, tools: &mut Tools) -> Result<(), Outcome> {
+    pub fn expired(&mut self, tools: &mut Tools) -> Result<(), Outcome> {
         if let Some(link) = self.link.as_mut().filter(|l| l.socket.is_connecting()) {
             let mut unsent = link.socket.take_unsent();
             self.connect_timeouts += 1;
@@ -209,7 +215,6 @@ impl Exchange {
         }
         let stuck = self.link.as_ref().is_some_and(|l| !l.socket.is_clear());
         Err(match self.reply {
-            Reply::Head if !client.is_clear() => Outcome::Abort,
             Reply::Head if !stuck && !self.intake.is_done() && !self.mute => Outcome::Own(Answer::request_timeout()),
             Reply::Head => Outcome::Own(Answer::gateway_timeout()),
             _ => Outcome::Abort,

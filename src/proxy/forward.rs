@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::ops::Range;
+use std::time::Duration;
 
 use super::http::framing::{Framing, response_length};
 use super::http::head::{Request, Response};
@@ -192,6 +193,17 @@ pub(super) struct Shape {
     /// HTTP/1.0 must be told (RFC 9112 §C.2.2).
     pub say_keep_alive: bool,
     pub trailers: bool,
+}
+
+/// For how long an endpoint lets its connection be idle, a second less than it says so that no request meets its close
+/// (`Keep-Alive: timeout=N`, RFC 2068 §19.7.1; Node says 5). `None` when it does not say.
+pub(super) fn idle_limit(response: &Response<'_>) -> Option<Duration> {
+    let timeouts = response.fields.members(Name::KeepAlive).filter_map(|member| {
+        let (name, value) = member.split_at_checked("timeout=".len())?;
+        let seconds = std::str::from_utf8(value).ok()?.trim().parse::<u32>().ok()?;
+        name.eq_ignore_ascii_case(b"timeout=").then_some(seconds)
+    });
+    timeouts.min().map(|seconds| Duration::from_secs(seconds.saturating_sub(1).into()))
 }
 
 /// Writes the head of a final response for the client.

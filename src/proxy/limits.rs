@@ -19,8 +19,21 @@ pub(crate) struct Limits {
     pub idle_when_busy: Duration,
     /// Without a byte of a request body that is due.
     pub body: Duration,
-    /// Without the peer taking all of what waits for it (at most about two chunks).
+    /// A client that we wait for, for its body or to take what waits for it, has this long as grace, and then moves
+    /// `pace_bytes` in each further one; see `pace`.
+    pub pace: Duration,
+    /// The same while memory is short: then who is slow costs the others.
+    pub pace_when_short: Duration,
+    /// 273 bytes a second, sixteen times that when memory is short. Servers that have such a rule ask for 240 (Kestrel,
+    /// IIS) or 500 (Apache's mod_reqtimeout): below the slowest modem, so it cuts attacks and no honest client. A body
+    /// holds a place in the app, which has far fewer of them than we do.
+    pub pace_bytes: u64,
+    /// Without an endpoint taking all of what waits for it (at most about two chunks), and for a client to take our own
+    /// last words.
     pub write: Duration,
+    /// For a client's kernel to acknowledge what it was sent, or to open its window: as long as keep-alive probes take
+    /// to find out that nobody is there. It ends what we no longer hold ourselves: sent tails, silent streams.
+    pub unacked: Duration,
     /// Endpoints are near: a longer handshake means a full accept queue.
     pub connect: Duration,
     /// From the last byte of the request to the head of the response.
@@ -29,6 +42,8 @@ pub(crate) struct Limits {
     pub between_bytes: Duration,
     /// After our FIN, for the client to read the answer and close (RFC 9112 §9.6).
     pub linger: Duration,
+    /// And so many bytes: a client that has sent more is not reading but sending.
+    pub linger_bytes: usize,
     /// A tunnel without a byte in either direction.
     pub tunnel: Duration,
     /// After a client's FIN, for the response to begin: scripts half-close, browsers that went away do too.
@@ -39,7 +54,7 @@ pub(crate) struct Limits {
     pub link_fresh: Duration,
     /// After `stop`, for a client's next request on a connection it believes to be open.
     pub stop_idle: Duration,
-    /// How often an idle worker looks after idle links and paused listeners.
+    /// How often a worker looks after idle links, paused listeners, and idle conns when most are taken.
     pub sweep: Duration,
     /// Bounds what one connection can accumulate anywhere.
     pub requests_per_conn: u32,
@@ -48,6 +63,15 @@ pub(crate) struct Limits {
     /// TLS handshakes in progress per worker; who comes later waits in the accept queue. Each may hold a hello of up to
     /// 64 KiB.
     pub handshakes: usize,
+    /// Of these, from one address (IPv6: one /64, which is what one customer gets): enough for a large office behind
+    /// one address, few enough that thirty attackers are needed to fill us.
+    pub conns_per_address: usize,
+    /// The same for a trusted forwarder, and for loopback, where tunnels and other proxies of this machine come from:
+    /// behind one there may be everybody.
+    pub conns_per_forwarder: usize,
+    /// Bytes that wait in chunks, of all workers together; a quarter of the machine's memory may lower it. When they are
+    /// lent, nothing more is read until some come back.
+    pub memory: usize,
     /// Idle links per endpoint and worker; more than that many at once are rare on loopback and cheap to reopen.
     pub links_per_endpoint: usize,
 }
@@ -59,11 +83,16 @@ impl Limits {
         idle: Duration::from_secs(60),
         idle_when_busy: Duration::from_secs(5),
         body: Duration::from_secs(30),
+        pace: Duration::from_secs(15),
+        pace_when_short: Duration::from_millis(900),
+        pace_bytes: 4096,
         write: Duration::from_secs(30),
+        unacked: Duration::from_secs(90),
         connect: Duration::from_secs(5),
         response_head: Duration::from_secs(60),
         between_bytes: Duration::from_secs(60),
         linger: Duration::from_secs(2),
+        linger_bytes: 256 << 10,
         tunnel: Duration::from_secs(3600),
         half_closed: Duration::from_secs(5),
         link_idle: Duration::from_secs(4),
@@ -73,6 +102,9 @@ impl Limits {
         requests_per_conn: 1000,
         conns: 60_000,
         handshakes: 256,
+        conns_per_address: 2048,
+        conns_per_forwarder: 60_000,
+        memory: 1 << 30,
         links_per_endpoint: 64,
     };
 }

@@ -8,7 +8,8 @@
 //! conn reads a head (`http`), `decide` says what becomes of it, `answer` writes what we say ourselves, and an
 //! `exchange` relays the rest over a `transport` (on a `wire`) to an endpoint that `balance` picked from the `table`, by a link from
 //! the `pool`, with a head from `forward`; after a 101 it is a `tunnel`. `publish` and `ledger` bring tables in and
-//! notices out; `token`, `quick`, `timer`, `limits` are what the loop stands on; `tls` and `certs` hide rustls.
+//! notices out; `handoff` evens the workers out; `token`, `quick`, `timer`, `limits` are what the loop stands on, `pace`
+//! and `crowd` keep one client from taking it all; `tls` and `certs` hide rustls.
 //!
 //! **Invariant (drained)**: [`Notice::Drained`] is said once for an endpoint, when every worker has adopted a table
 //! without it *and* holds no exchange or tunnel on it. The second alone would be a race.
@@ -28,7 +29,10 @@ mod pool;
 mod token;
 mod quick;
 mod timer;
+mod pace;
+mod crowd;
 mod ledger;
+mod handoff;
 mod publish;
 mod wire;
 mod transport;
@@ -52,6 +56,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 use mio::{Poll, Waker};
+use rustix::net::sockopt;
 
 use limits::Limits;
 use publish::Shared;
@@ -61,8 +66,14 @@ use token::Target;
 use crate::error::{Context, Result};
 use crate::sys;
 
-/// Descriptors that are not connections: polls, wakers, listeners, and what the rest of the program has open.
+/// Descriptors that are not connections: polls, wakers, listeners, the management socket with its clients, idle links of a
+/// few apps.
 const OTHER_DESCRIPTORS: u64 = 192;
+/// And one in so many, for what grows with the machine: instances with their pipes, a deploy that unpacks. Under attack
+/// these must still be had.
+const OTHER_SHARE: u64 = 16;
+/// Of the machine's memory, one part in so many may wait in chunks: the rest is for the apps.
+const MEMORY_SHARE: u64 = 4;
 
 /// What the control plane lends and decides.
 pub(crate) struct Settings {
@@ -103,8 +114,10 @@ pub(crate) struct Proxy {
 pub(crate) fn start(settings: Settings) -> Result<(Proxy, Receiver<Notice>)> {
     for listener in settings.http.iter().chain(&settings.https) {
         listener.set_nonblocking(true).context(|| "make a listener non-blocking".into())?;
-        // Accepted connections inherit it, which saves a call for each; slower without, not wrong.
-        let _ = rustix::net::sockopt::set_tcp_nodelay(listener, true);
+        // Accepted connections inherit both, which saves two calls for each; slower or later without, not wrong.
+        let _ = sockopt::set_tcp_nodelay(listener, true);
+        let unacked = u32::try_from(settings.limits.unacked.as_millis()).unwrap_or(u32::MAX);
+        let _ = sockopt::set_tcp_user_timeout(listener, unacked);
     }
     let mut polls = Vec::new();
     let mut bells = Vec::new();
@@ -114,13 +127,15 @@ pub(crate) fn start(settings: Settings) -> Result<(Proxy, Receiver<Notice>)> {
         bells.push(bell.context(|| format!("make the bell of proxy-{i}"))?);
         polls.push(poll);
     }
-    // A connection may need a second descriptor, towards its endpoint.
-    let descriptors = sys::raise_descriptor_limit().saturating_sub(OTHER_DESCRIPTORS) / 2;
-    let max_conns = settings.limits.conns.min(usize::try_from(descriptors).unwrap_or(usize::MAX)).max(16);
-    log::info!("proxy workers={} max_conns={max_conns}", polls.len());
+    let descriptors = sys::raise_descriptor_limit();
+    let max_conns = settings.limits.conns.min(conns_for(descriptors));
+    let share = sys::memory().map_or(u64::MAX, |memory| memory / MEMORY_SHARE);
+    let memory = settings.limits.memory.min(usize::try_from(share).unwrap_or(usize::MAX));
+    let workers = polls.len();
+    log::info!("proxy workers={workers} descriptors={descriptors} max_conns={max_conns} memory_mib={}", memory >> 20);
 
     let (notices, heard) = crossbeam_channel::unbounded(); // see `publish` for what bounds it
-    let shared = Arc::new(Shared::new(settings, max_conns, tls::Configs::new()?, bells, notices));
+    let shared = Arc::new(Shared::new(settings, max_conns, memory, tls::Configs::new()?, bells, notices));
     let mut proxy = Proxy { shared, workers: Vec::new() };
     for (i, poll) in polls.into_iter().enumerate() {
         let shared = proxy.shared.clone();
@@ -130,6 +145,12 @@ pub(crate) fn start(settings: Settings) -> Result<(Proxy, Receiver<Notice>)> {
         proxy.workers.push(handle.context(|| format!("start the thread proxy-{i}"))?);
     }
     Ok((proxy, heard))
+}
+
+/// How many connections so many descriptors are enough for: each may need a second one, towards its endpoint.
+fn conns_for(descriptors: u64) -> usize {
+    let ours = descriptors.saturating_sub(OTHER_DESCRIPTORS + descriptors / OTHER_SHARE) / 2;
+    usize::try_from(ours).unwrap_or(usize::MAX).max(16)
 }
 
 impl Proxy {

@@ -2,6 +2,7 @@
 //! in the worker's slab.
 //!
 //! **Invariant**: a link is in exactly one stack while it is idle, and each stack is in the order of its times.
+//! None is used at or after the time its endpoint may close it.
 
 use super::quick::Map;
 use super::table::EndpointId;
@@ -10,8 +11,15 @@ use super::token::Key;
 #[derive(Default)]
 pub(super) struct Pool {
     /// An empty stack stays until its endpoint is pruned: the next link is a request away.
-    stacks: Map<EndpointId, Vec<(Key, u64)>>,
+    stacks: Map<EndpointId, Vec<Idle>>,
     idle: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Idle {
+    key: Key,
+    since: u64,
+    until: u64,
 }
 
 impl Pool {
@@ -19,18 +27,20 @@ impl Pool {
         self.idle == 0
     }
 
-    /// Adds a link that became idle at `now`; returns the oldest one if there are more than `max`.
-    pub fn put(&mut self, endpoint: EndpointId, key: Key, now: u64, max: usize) -> Option<Key> {
+    /// Adds a link that became idle at `now` and is of use until `until`; returns the oldest one if there are more than
+    /// `max`.
+    pub fn put(&mut self, endpoint: EndpointId, key: Key, now: u64, until: u64, max: usize) -> Option<Key> {
         let stack = self.stacks.entry(endpoint).or_default();
-        stack.push((key, now));
-        let oldest = (stack.len() > max).then(|| stack.remove(0).0);
+        stack.push(Idle { key, since: now, until });
+        let oldest = (stack.len() > max).then(|| stack.remove(0).key);
         self.idle += usize::from(oldest.is_none());
         oldest
     }
 
     /// The latest link, if it has been idle for less than `max_age`.
     pub fn take(&mut self, endpoint: EndpointId, now: u64, max_age: u64) -> Option<Key> {
-        let (key, _) = self.stacks.get_mut(&endpoint)?.pop_if(|(_, since)| *since + max_age > now)?;
+        let stack = self.stacks.get_mut(&endpoint)?;
+        let key = stack.pop_if(|idle| idle.since + max_age > now && idle.until > now)?.key;
         self.idle -= 1;
         Some(key)
     }
@@ -39,18 +49,21 @@ impl Pool {
     pub fn forget(&mut self, endpoint: EndpointId, key: Key) {
         if let Some(stack) = self.stacks.get_mut(&endpoint) {
             let before = stack.len();
-            stack.retain(|(other, _)| *other != key);
+            stack.retain(|idle| idle.key != key);
             self.idle -= before - stack.len();
         }
     }
 
-    /// Removes and returns the links to endpoints that `keep` does not name, and those idle since before `oldest`.
-    pub fn prune(&mut self, keep: impl Fn(EndpointId) -> bool, oldest: u64) -> Vec<Key> {
+    /// Removes and returns the links to endpoints that `keep` does not name, and those whose time is over at `now`.
+    pub fn prune(&mut self, keep: impl Fn(EndpointId) -> bool, now: u64) -> Vec<Key> {
         let mut pruned = Vec::new();
         self.stacks.retain(|endpoint, stack| {
             let kept = keep(*endpoint);
-            let young = if kept { stack.partition_point(|(_, since)| *since < oldest) } else { stack.len() };
-            pruned.extend(stack.drain(..young).map(|(key, _)| key));
+            stack.retain(|idle| {
+                let stays = kept && idle.until > now;
+                pruned.extend((!stays).then_some(idle.key));
+                stays
+            });
             kept
         });
         self.idle -= pruned.len();
@@ -71,13 +84,14 @@ mod tests {
         let mut slab = Slab::new();
         let keys: Vec<Key> = (0..4).map(|i| slab.insert_with(|_| i)).collect();
         let mut pool = Pool::default();
-        assert_eq!(pool.put(X, keys[0], 10, 2), None);
-        assert_eq!(pool.put(X, keys[1], 20, 2), None);
-        assert_eq!(pool.put(X, keys[2], 30, 2), Some(keys[0]));
-        assert_eq!(pool.put(Y, keys[3], 30, 2), None);
+        assert_eq!(pool.put(X, keys[0], 10, 50, 2), None);
+        assert_eq!(pool.put(X, keys[1], 20, 60, 2), None);
+        assert_eq!(pool.put(X, keys[2], 30, 70, 2), Some(keys[0]));
+        assert_eq!(pool.put(Y, keys[3], 30, 70, 2), None);
         assert_eq!(pool.take(X, 40, 10), None, "too old for this request");
         assert_eq!(pool.take(X, 40, 11), Some(keys[2]));
-        assert_eq!(pool.prune(|_| true, 21), [keys[1]]);
+        assert_eq!(pool.take(X, 60, 100), None, "its endpoint may close it now");
+        assert_eq!(pool.prune(|_| true, 60), [keys[1]]);
         pool.forget(X, keys[1]);
         assert_eq!(pool.prune(|id| id != Y, 0), [keys[3]]);
         assert!(pool.is_empty());

@@ -12,6 +12,7 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 use mio::Waker;
 
+use super::handoff::Queue;
 use super::ledger::Ledger;
 use super::quick::Set;
 use super::table::{EndpointId, Index, Table};
@@ -27,6 +28,10 @@ pub(super) struct Shared {
     /// Connections of all workers.
     pub conns: AtomicUsize,
     pub max_conns: usize,
+    /// What may wait in chunks, in bytes.
+    pub memory: usize,
+    /// One per worker, written by that one alone.
+    pub loads: Box<[Load]>,
     /// How often a loop went round: a test can see that a worker with nothing to do sleeps.
     #[cfg(test)]
     pub rounds: AtomicU64,
@@ -38,6 +43,18 @@ pub(super) struct Shared {
     desk: Mutex<Desk>,
     bells: Vec<Waker>,
     notices: Sender<Notice>,
+}
+
+/// What one worker carries, for the others and for those who look on. On cache lines of its own: it is written with every
+/// turn of the loop.
+#[derive(Default)]
+#[repr(align(64))]
+pub(super) struct Load {
+    pub conns: AtomicUsize,
+    /// Bytes that wait in chunks.
+    pub waiting: AtomicUsize,
+    /// Connections that others have for it.
+    pub handed: Queue,
 }
 
 struct Desk {
@@ -53,6 +70,7 @@ impl Shared {
     pub fn new(
         settings: Settings,
         max_conns: usize,
+        memory: usize,
         configs: Configs,
         bells: Vec<Waker>,
         notices: Sender<Notice>,
@@ -62,6 +80,8 @@ impl Shared {
             settings,
             conns: AtomicUsize::new(0),
             max_conns,
+            memory,
+            loads: bells.iter().map(|_| Load::default()).collect(),
             #[cfg(test)]
             rounds: AtomicU64::new(0),
             #[cfg(test)]
@@ -137,10 +157,14 @@ impl Shared {
     }
 
     fn ring(&self) {
-        for bell in &self.bells {
-            if let Err(e) = bell.wake() {
-                log::error!("wake a proxy worker: {e}"); // it will look at its next event
-            }
+        for worker in 0..self.bells.len() {
+            self.ring_for(worker);
+        }
+    }
+
+    pub fn ring_for(&self, worker: usize) {
+        if let Err(e) = self.bells[worker].wake() {
+            log::error!("wake proxy-{worker}: {e}"); // it will look at its next event
         }
     }
 

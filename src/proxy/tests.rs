@@ -10,6 +10,9 @@ mod securing;
 mod shaking;
 mod stopping;
 mod starving;
+mod slowing;
+mod crowding;
+mod hoarding;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -100,6 +103,18 @@ impl World {
                 Err(_) => panic!("never heard {wanted:?}, only {before:?}"),
             }
         }
+    }
+
+    /// Connections of each worker.
+    fn conns(&self) -> Vec<usize> {
+        let loads = &self.proxy.as_ref().unwrap().shared.loads;
+        loads.iter().map(|load| load.conns.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Bytes that wait in chunks.
+    fn waiting(&self) -> usize {
+        let loads = &self.proxy.as_ref().unwrap().shared.loads;
+        loads.iter().map(|load| load.waiting.load(Ordering::Relaxed)).sum()
     }
 
     fn stop(&mut self, within: Duration) {

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::io::Errno;
@@ -33,6 +34,8 @@ pub(super) struct Link {
     pub socket: Socket,
     /// It has carried an exchange before.
     pub used: bool,
+    /// For how long it may lie idle: our limit, or less if the endpoint says so.
+    pub idle: Duration,
 }
 
 /// Who an event on a link is for.
@@ -75,6 +78,8 @@ pub(super) struct Tools {
     pub host: String,
     /// Bytes read in this turn, for fairness.
     pub moved: usize,
+    /// Set when this turn ends for want of memory; see [`Tools::may_read`].
+    pub starved: bool,
     start: Instant,
     net: Net,
     index: Option<Arc<Index>>,
@@ -94,6 +99,7 @@ pub(super) struct Tools {
 
 impl Tools {
     pub fn new(worker: usize, net: Net, shared: Arc<Shared>) -> Self {
+        let memory = shared.memory / shared.loads.len().max(1);
         let mut tools = Tools {
             worker,
             limits: shared.settings.limits,
@@ -101,12 +107,13 @@ impl Tools {
             now: 0,
             stopping: None,
             timers: Wheel::new(),
-            io: Io::new(),
+            io: Io::new(memory),
             inbox: Box::default(),
             outbox: Vec::new(),
             fields: Vec::new(),
             host: String::new(),
             moved: 0,
+            starved: false,
             start: Instant::now(),
             net,
             index: None,
@@ -236,7 +243,7 @@ impl Tools {
             self.links.remove(key);
             return Err(e);
         }
-        Ok(Link { key, endpoint: endpoint.id, socket, used: false })
+        Ok(Link { key, endpoint: endpoint.id, socket, used: false, idle: self.limits.link_idle })
     }
 
     /// An idle link, if it still stands. The events of this round have been heard before any turn, so what the kernel
@@ -267,10 +274,10 @@ impl Tools {
         }
         debug_assert!(link.socket.is_clear() && !link.socket.has_stash(), "parked with bytes");
         link.socket.clear(&mut self.io);
-        let (key, endpoint) = (link.key, link.endpoint);
+        let (key, endpoint, until) = (link.key, link.endpoint, self.after(self.now, link.idle));
         let Some(berth) = self.links.get_mut(key) else { return };
         *berth = Berth::Idle(link);
-        if let Some(oldest) = self.pool.put(endpoint, key, self.now, self.limits.links_per_endpoint) {
+        if let Some(oldest) = self.pool.put(endpoint, key, self.now, until, self.limits.links_per_endpoint) {
             self.links.remove(oldest);
         }
     }
@@ -297,8 +304,7 @@ impl Tools {
 
     /// Closes links that have been idle for too long. True while some are left.
     pub fn sweep(&mut self) -> bool {
-        let oldest = self.now.saturating_sub(self.limits.link_idle.as_millis() as u64);
-        for key in self.pool.prune(|_| true, oldest) {
+        for key in self.pool.prune(|_| true, self.now) {
             self.links.remove(key);
         }
         !self.pool.is_empty()
@@ -360,7 +366,27 @@ impl Tools {
 
     /// Most connections are taken.
     pub fn is_busy(&self) -> bool {
-        self.shared.conns.load(std::sync::atomic::Ordering::Relaxed) > self.shared.max_conns / 5 * 4
+        self.shared.conns.load(Ordering::Relaxed) > self.shared.max_conns * 4 / 5
+    }
+
+    /// To be asked before a read for which the other side may not have room. When it says no, the conn gets another
+    /// turn once memory has come back, so that nobody waits for an event that has passed.
+    pub fn may_read(&mut self) -> bool {
+        let may = !self.io.spare.is_short();
+        self.starved |= !may;
+        may
+    }
+
+    /// The same for heads, which may use the last of it.
+    pub fn may_read_head(&mut self) -> bool {
+        let may = !self.io.spare.is_exhausted();
+        self.starved |= !may;
+        may
+    }
+
+    /// The window in which a client that we wait for must move something.
+    pub fn pace(&self) -> Duration {
+        if self.io.spare.is_short() { self.limits.pace_when_short } else { self.limits.pace }
     }
 }
 

@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind};
 use super::http::buf::{Buf, CHUNK, Spare};
 use super::tls::{Fed, MAX_HELD, Tls, Wire};
 use super::wire::{Ready, Stream};
+use crate::sys;
 
 /// One read of a body or a tunnel: what a full sink has to hold at most, so about two chunks a direction.
 pub(super) const BODY_READ: usize = 2 * CHUNK;
@@ -27,8 +28,10 @@ pub(super) struct Io {
 }
 
 impl Io {
-    pub fn new() -> Self {
-        Io { spare: Spare::new(), now: 0, wire_in: vec![0; MAX_HELD + BODY_READ].into(), wire_out: Wire::default() }
+    /// `memory`: what may wait in chunks, in bytes.
+    pub fn new(memory: usize) -> Self {
+        let wire_in = vec![0; MAX_HELD + BODY_READ].into();
+        Io { spare: Spare::new(memory), now: 0, wire_in, wire_out: Wire::default() }
     }
 }
 
@@ -283,6 +286,11 @@ impl Socket {
     /// Lets the kernel find out that a silent peer is gone.
     pub fn keep_alive(&self) {
         self.stream.keep_alive();
+    }
+
+    /// What the kernel says that the connection has moved since it began.
+    pub fn moved(&self) -> Option<sys::Moved> {
+        self.stream.moved()
     }
 
     /// Gives the chunks back.

@@ -106,7 +106,7 @@ fn carry(from: &mut Socket, to: &mut Socket, way: &mut Way, tools: &mut Tools) -
         }
         return waited || *way == Way::Ended;
     }
-    if !from.has_stash() && !from.is_readable() {
+    if !(from.has_stash() || from.is_readable() && tools.may_read()) {
         return waited;
     }
     let mut inbox = std::mem::take(&mut tools.inbox);

@@ -15,6 +15,7 @@ use rustix::net::{SendFlags, sockopt};
 
 #[cfg(any(test, feature = "lab"))]
 use super::sim;
+use crate::sys;
 
 pub(super) enum Stream {
     Tcp(TcpStream),
@@ -136,6 +137,15 @@ impl Stream {
             }
             #[cfg(any(test, feature = "lab"))]
             Stream::Sim(stream) => stream.reset_on_close(),
+        }
+    }
+
+    /// What the kernel says that the connection has moved since it began.
+    pub fn moved(&self) -> Option<sys::Moved> {
+        match self {
+            Stream::Tcp(stream) => sys::tcp_moved(stream),
+            #[cfg(any(test, feature = "lab"))]
+            Stream::Sim(stream) => stream.moved(),
         }
     }
 

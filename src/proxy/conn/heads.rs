@@ -26,7 +26,8 @@ impl Conn {
             Err(_) => return self.gone(),
         }
         let has_work = self.socket.has_stash() && !self.hungry;
-        if !has_work && !self.socket.is_readable() {
+        let holds = self.socket.has_stash();
+        if !has_work && !(self.socket.is_readable() && (holds || tools.may_read_head())) {
             return Step::Wait;
         }
         let mut inbox = std::mem::take(&mut tools.inbox);

@@ -100,7 +100,7 @@ impl Exchange {
             }
             Err(_) => self.hush(tools),
         }
-        if self.mute || self.intake.is_done() {
+        if self.mute || self.intake.is_done() || !(client.has_stash() || client.is_readable() && tools.may_read()) {
             return Ok(waiting);
         }
         let mut body = std::mem::take(&mut tools.outbox);

@@ -22,7 +22,9 @@ impl Exchange {
             return Ok(false);
         };
         let has_work = link.socket.has_stash() && !self.hungry;
-        if !has_work && !link.socket.is_readable() {
+        // Whoever holds memory goes on, or it would never come back.
+        let holds = link.socket.has_stash() || client.has_stash() || !self.kept.is_empty();
+        if !has_work && !(link.socket.is_readable() && (holds || tools.may_read())) {
             return Ok(false);
         }
         let mut inbox = std::mem::take(&mut tools.inbox);
@@ -90,6 +92,7 @@ impl Exchange {
         match response.status {
             101 if self.facts.wants_websocket && forward::has_websocket(response.fields) => {
                 forward::switching(out, response);
+                self.kept.clear(&mut tools.io.spare);
                 self.reply = Reply::Switched;
                 return Ok(());
             }
@@ -127,6 +130,9 @@ impl Exchange {
             Version::V11 => !response.connection.close,
             Version::V10 => response.connection.keep_alive && !response.connection.close,
         };
+        if let (Some(link), Some(said)) = (&mut self.link, forward::idle_limit(response)) {
+            link.idle = said.min(tools.limits.link_idle);
+        }
         let kind = response.fields.first(Name::ContentType).unwrap_or(b"");
         let silent = starts_with_ignore_case(kind, b"text/event-stream");
         self.reply = Reply::Body(Body { decoder: Decoder::new(framing), shape, reusable: sound && stays, silent });

@@ -1,6 +1,7 @@
 //! Where bytes wait: borrowed chunks, given back as soon as they are empty.
 //!
-//! **Invariant**: an empty [`Buf`] holds no memory, so an idle connection holds none.
+//! **Invariant**: an empty [`Buf`] holds no memory, so an idle connection holds none. What all bufs of a worker hold is
+//! counted; who reads for them asks first whether it may be more.
 
 /// What a borrowed chunk holds at first. Bodies are moved in pieces of at most two.
 pub(in crate::proxy) const CHUNK: usize = 16 << 10;
@@ -10,21 +11,45 @@ const KEEP: usize = 4 * CHUNK;
 const SPARE: usize = 64;
 
 /// Unused chunks of one worker, latest first, because that one is still in the cache.
-pub(in crate::proxy) struct Spare(Vec<Vec<u8>>);
+pub(in crate::proxy) struct Spare {
+    chunks: Vec<Vec<u8>>,
+    /// Bytes that bufs hold.
+    lent: usize,
+    /// The most that they should hold; a read that was begun below it may go a few chunks beyond.
+    limit: usize,
+}
 
 impl Spare {
-    pub fn new() -> Self {
-        Spare(Vec::new())
+    pub fn new(limit: usize) -> Self {
+        Spare { chunks: Vec::new(), lent: 0, limit }
+    }
+
+    pub fn lent(&self) -> usize {
+        self.lent
+    }
+
+    /// Bodies and tunnels have to wait: an eighth is left for heads, so that small requests still get through.
+    pub fn is_short(&self) -> bool {
+        self.lent >= self.limit / 8 * 7
+    }
+
+    /// Everything has to wait.
+    pub fn is_exhausted(&self) -> bool {
+        self.lent >= self.limit
     }
 
     fn take(&mut self) -> Vec<u8> {
-        self.0.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK))
+        let chunk = self.chunks.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK));
+        self.lent += chunk.capacity();
+        chunk
     }
 
     fn give(&mut self, mut chunk: Vec<u8>) {
-        if self.0.len() < SPARE && chunk.capacity() <= KEEP {
+        debug_assert!(self.lent >= chunk.capacity(), "more given back than lent");
+        self.lent = self.lent.saturating_sub(chunk.capacity());
+        if self.chunks.len() < SPARE && chunk.capacity() <= KEEP {
             chunk.clear();
-            self.0.push(chunk);
+            self.chunks.push(chunk);
         }
     }
 }
@@ -59,7 +84,9 @@ impl Buf {
             self.chunk.drain(..self.start);
             self.start = 0;
         }
+        let before = self.chunk.capacity();
         self.chunk.extend_from_slice(bytes);
+        spare.lent += self.chunk.capacity() - before;
     }
 
     /// Forgets the first `n` bytes.
@@ -91,13 +118,30 @@ mod tests {
 
     #[test]
     fn keeps_order_and_gives_its_memory_back() {
-        let (mut buf, mut spare) = (Buf::new(), Spare::new());
+        let (mut buf, mut spare) = (Buf::new(), Spare::new(CHUNK));
         buf.push(&[1; CHUNK - 1], &mut spare);
         buf.consume(CHUNK - 3, &mut spare);
         buf.push(&[2, 3, 4], &mut spare);
         assert_eq!(buf.bytes(), [1, 1, 2, 3, 4]);
         assert_eq!(buf.chunk.capacity(), CHUNK, "room is made by moving, not by growing");
         buf.consume(5, &mut spare);
-        assert_eq!((buf.chunk.capacity(), spare.0.len()), (0, 1));
+        assert_eq!((buf.chunk.capacity(), spare.chunks.len(), spare.lent()), (0, 1, 0));
+    }
+
+    #[test]
+    fn what_is_lent_is_counted_as_it_grows_and_comes_back() {
+        let (mut one, mut other, mut spare) = (Buf::new(), Buf::new(), Spare::new(8 * CHUNK));
+        one.push(&[1; 5 * CHUNK], &mut spare);
+        assert!(spare.lent() >= 5 * CHUNK && !spare.is_short());
+        other.push(&[1], &mut spare);
+        other.replace(&[1; 2 * CHUNK], &mut spare);
+        assert!(spare.is_short());
+        other.push(&[1; 2 * CHUNK], &mut spare);
+        assert!(spare.is_exhausted());
+        one.clear(&mut spare);
+        assert!(!spare.is_short());
+        assert!(spare.chunks.iter().all(|c| c.capacity() <= KEEP), "one that a big head has grown is not kept");
+        other.consume(4 * CHUNK, &mut spare);
+        assert_eq!(spare.lent(), 0);
     }
 }

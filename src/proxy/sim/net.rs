@@ -18,6 +18,7 @@ use mio::Token;
 
 use crate::proxy::token::Target;
 use crate::proxy::wire::Ready;
+use crate::sys;
 
 /// How an endpoint takes a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +80,8 @@ struct Wire {
     stage: Stage,
     /// Arrived, and not read by the data plane yet.
     inbox: VecDeque<u8>,
+    /// All that has arrived, in bytes.
+    came: u64,
     /// The peer's FIN has arrived.
     fin: bool,
     end_read: bool,
@@ -159,6 +162,7 @@ impl Net {
             queued: false,
             stage,
             inbox: VecDeque::new(),
+            came: 0,
             fin: false,
             end_read: false,
             error: None,
@@ -218,7 +222,10 @@ impl End {
             return;
         }
         assert!(!self.wire.borrow().fin, "a script sends after its end");
-        self.wire.borrow_mut().inbox.extend(bytes);
+        let mut wire = self.wire.borrow_mut();
+        wire.inbox.extend(bytes);
+        wire.came += bytes.len() as u64;
+        drop(wire);
         self.wake();
     }
 
@@ -320,6 +327,11 @@ impl Wire {
 }
 
 impl Stream {
+    pub(in crate::proxy) fn moved(&self) -> Option<sys::Moved> {
+        let wire = self.0.wire.borrow();
+        Some(sys::Moved { acked: wire.seen as u64, received: wire.came })
+    }
+
     pub(in crate::proxy) fn register(&self, token: Token) {
         self.0.wire.borrow_mut().token = Some(token);
         self.0.wake(); // what is so already is reported at once

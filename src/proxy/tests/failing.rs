@@ -336,3 +336,19 @@ fn a_panic_in_a_turn_costs_one_connection_and_leaves_nothing_held() {
     world.publish(&[]);
     world.hear(&Notice::Drained(origin.endpoint.id));
 }
+
+#[test]
+fn a_link_is_not_used_beyond_what_its_endpoint_says() {
+    for (said, conns) in [("timeout=1", 2), ("max=3, Timeout=0", 2), ("timeout=60", 1), ("timeout=x", 1), ("max=1", 1)]
+    {
+        let origin = Origin::new(move |_| {
+            format!("HTTP/1.1 200 OK\r\nKeep-Alive: {said}\r\nContent-Length: 1\r\n\r\nx").into_bytes()
+        });
+        let world = World::with(Limits { link_idle: PATIENCE, link_fresh: PATIENCE, ..Limits::DEFAULT }, 1);
+        world.publish(&[origin.endpoint]);
+        let mut client = world.client();
+        client.get("/");
+        client.get("/");
+        assert_eq!(origin.conns(), conns, "{said}");
+    }
+}

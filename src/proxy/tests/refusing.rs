@@ -201,35 +201,3 @@ fn a_body_that_does_not_come_is_a_408() {
     assert_eq!((answer.status, answer.field("connection")), (408, Some("close")));
     client.expect_end();
 }
-
-#[test]
-fn a_client_that_does_not_read_is_cut_off() {
-    let origin = Origin::raw(|mut stream| {
-        read_request(&mut BufReader::new(stream.try_clone().unwrap())).unwrap();
-        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
-        while stream.write_all(&[7; 64 << 10]).is_ok() {}
-    });
-    let world = World::serving(Limits { write: Duration::from_millis(200), ..short() }, &[origin.endpoint]);
-    let mut client = world.client();
-    client.send(get("/"));
-    let generation = world.publish(&[]);
-    world.hear(&Notice::Acked(generation));
-    world.hear(&Notice::Drained(origin.endpoint.id));
-}
-
-#[test]
-fn room_is_made_by_closing_the_longest_idle() {
-    let origin = Origin::named("x");
-    let world = World::with(Limits { conns: 16, ..Limits::DEFAULT }, 1);
-    world.publish(&[origin.endpoint]);
-    let mut clients: Vec<Client> = (0..40)
-        .map(|_| {
-            let mut client = world.client();
-            assert_eq!(client.get("/").status, 200);
-            client
-        })
-        .collect();
-    // The first ones had to go, whoever is served now is not disturbed.
-    assert!(clients[0].reader.fill_buf().map_or(true, <[u8]>::is_empty));
-    assert_eq!(clients[39].get("/").status, 200);
-}

@@ -11,15 +11,15 @@ use crate::proxy::tls;
 type Version = &'static rustls::SupportedProtocolVersion;
 
 impl World {
-    fn conns(&self) -> usize {
+    fn all_conns(&self) -> usize {
         self.proxy.as_ref().unwrap().shared.conns.load(Ordering::SeqCst)
     }
 
     /// A client that connects and says nothing; accepted when this returns.
     fn silent(&self) -> Client {
-        let before = self.conns();
+        let before = self.all_conns();
         let client = Client::new(self.https);
-        wait_until("a silent client is accepted", || self.conns() > before);
+        wait_until("a silent client is accepted", || self.all_conns() > before);
         client
     }
 
@@ -55,7 +55,7 @@ fn resumes_across(version: Version) {
     let first = world.silent();
     assert_eq!(world.shake(&config), HandshakeKind::Full);
     assert_eq!(world.shake(&config), HandshakeKind::Resumed);
-    wait_until("the first two are gone", || world.conns() == 1);
+    wait_until("the first two are gone", || world.all_conns() == 1);
     // And now it is the other way round.
     let second = world.silent();
     drop(first);

@@ -259,7 +259,7 @@ mod tests {
             let mut list = Vec::new();
             let request = Request::parse(head, &mut list).unwrap();
             let mut room = String::new();
-            decide(&request, request.host_name(&mut room).map(|h| &*h), TLS, &index)
+            decide(&request, request.host_name(&mut room), TLS, &index)
         };
         assert_eq!(decide(b"GET / HTTP/1.0\r\n\r\n"), Ok(Decision::NotFound));
         assert_eq!(decide(b"GET http://a.b/ HTTP/1.0\r\n\r\n"), Ok(Decision::Forward(0)));

@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn rfc9110_7_6_1_hop_by_hop_fields_end_here() {
         let head = "GET / HTTP/1.1\nHost: a.b\nConnection: keep-alive, X-Own\nX-Own: 1\nKeep-Alive: timeout=5\nTE: gzip\n\
-            Trailer: x\nUpgrade: h2c\nHTTP2-Settings: x\nProxy-Connection: x\nProxy-Authorization: x\n\n";
+            Trailer: x\nUpgrade: h2c\nHTTP2-Settings: x\nProxy-Connection: x\nProxy-Authorization: x\nClose: x\n\n";
         assert_eq!(sent(head, true), format!("GET / HTTP/1.1\nHost: a.b\n{OURS}\n"));
     }
 
@@ -480,7 +480,7 @@ mod tests {
 
     #[test]
     fn responses_lose_hop_by_hop_fields_and_gain_a_date() {
-        let head = "HTTP/1.1 200 Fine\nConnection: close, X\nX: 1\nKeep-Alive: x\nTransfer-Encoding: chunked\nUpgrade: h2c\n\
+        let head = "HTTP/1.1 200 Fine\nConnection: close, X\nX: 1\nClose: x\nKeep-Alive: x\nTransfer-Encoding: chunked\nUpgrade: h2c\n\
             Set-Cookie: a\nSet-Cookie: b\nTrailer: t\nX-Tako-Internal-Token: x\n\n";
         let shape = Shape { framing: Framing::Chunked, ..PLAIN };
         let expected = "HTTP/1.1 200 Fine\nSet-Cookie: a\nSet-Cookie: b\nDate: now\nTransfer-Encoding: chunked\n\n";

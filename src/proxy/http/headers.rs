@@ -44,6 +44,8 @@ impl Field {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::proxy) enum Name {
     Accept,
+    /// Reserved: `Connection: close` would name it (RFC 9112 §9.6).
+    Close,
     Connection,
     ContentLength,
     ContentType,
@@ -77,7 +79,7 @@ impl Name {
         let candidates: &[(&str, Name)] = match name.len() {
             2 => &[("te", Name::Te)],
             4 => &[("host", Name::Host), ("date", Name::Date)],
-            5 => &[("proxy", Name::Proxy)],
+            5 => &[("proxy", Name::Proxy), ("close", Name::Close)],
             6 => &[("accept", Name::Accept), ("expect", Name::Expect)],
             7 => &[("upgrade", Name::Upgrade), ("trailer", Name::Trailer)],
             9 => &[("forwarded", Name::Forwarded), ("x-real-ip", Name::XForwarded)],
@@ -119,7 +121,8 @@ impl Name {
     pub fn is_hop_by_hop(self) -> bool {
         matches!(
             self,
-            Name::Connection
+            Name::Close
+                | Name::Connection
                 | Name::KeepAlive
                 | Name::ProxyConnection
                 | Name::ProxyAuthenticate

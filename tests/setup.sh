@@ -36,3 +36,13 @@ for tool in bun deno; do
         fi
     fi
 done
+
+# A scanner of TLS, in an environment of its own; without it its test is skipped, and says so.
+if ! command -v sslyze >/dev/null 2>&1 && [ ! -x "$tools/sslyze/bin/sslyze" ]; then
+    mkdir -p "$tools"
+    if ! { python3 -m venv "$tools/sslyze" && "$tools/sslyze/bin/pip" install --quiet "sslyze>=6.3,<7"; } \
+        >"$tools/sslyze.log" 2>&1; then
+        rm -rf "$tools/sslyze"
+        echo "note: sslyze could not be installed by pip, its test will be skipped (see $tools/sslyze.log)"
+    fi
+fi

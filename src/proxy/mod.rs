@@ -8,7 +8,7 @@
 //! conn reads a head (`http`), `decide` says what becomes of it, `answer` writes what we say ourselves, and an
 //! `exchange` relays the rest over a `transport` to an endpoint that `balance` picked from the `table`, by a link from
 //! the `pool`, with a head from `forward`; after a 101 it is a `tunnel`. `publish` and `ledger` bring tables in and
-//! notices out; `token`, `timer`, `limits` are what the loop stands on; `tls` and `certs` hide rustls.
+//! notices out; `token`, `timer`, `limits` are what the loop stands on; `tls`, `entropy` and `certs` hide rustls.
 //!
 //! **Invariant (drained)**: [`Notice::Drained`] is said once for an endpoint, when every worker has adopted a table
 //! without it *and* holds no exchange or tunnel on it. The second alone would be a race.
@@ -19,6 +19,7 @@ mod http;
 pub(crate) mod table;
 pub(crate) mod certs;
 pub(crate) mod tls;
+mod entropy;
 pub(crate) mod limits;
 mod decide;
 mod answer;

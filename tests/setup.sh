@@ -67,3 +67,13 @@ if ! command -v slowhttptest >/dev/null 2>&1; then
         echo "note: slowhttptest is not installed (apt-get install slowhttptest), make attack will be skipped"
     fi
 fi
+
+# A scanner of TLS, in an environment of its own; without it its test is skipped, and says so.
+if ! command -v sslyze >/dev/null 2>&1 && [ ! -x "$tools/sslyze/bin/sslyze" ]; then
+    mkdir -p "$tools"
+    if ! { python3 -m venv "$tools/sslyze" && "$tools/sslyze/bin/pip" install --quiet "sslyze>=6.3,<7"; } \
+        >"$tools/sslyze.log" 2>&1; then
+        rm -rf "$tools/sslyze"
+        echo "note: sslyze could not be installed by pip, its test will be skipped (see $tools/sslyze.log)"
+    fi
+fi

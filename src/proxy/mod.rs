@@ -6,10 +6,10 @@
 //!
 //! Reading order: a `worker` is one event loop; it accepts `conn`s and gives each its turn, lending it its `tools`. A
 //! conn reads a head (`http`), `decide` says what becomes of it, `answer` writes what we say ourselves, and an
-//! `exchange` relays the rest over a `transport` (on a `wire`) to an endpoint that `balance` picked from the `table`, by a link from
-//! the `pool`, with a head from `forward`; after a 101 it is a `tunnel`. `publish` and `ledger` bring tables in and
+//! `exchange` relays the rest over a `transport` (on a `wire`) to an endpoint that `balance` picked from the `table`, by
+//! a link from the `pool`, with a head from `forward`; after a 101 it is a `tunnel`. `publish` and `ledger` bring tables in and
 //! notices out; `handoff` evens the workers out; `token`, `quick`, `timer`, `limits` are what the loop stands on, `pace`
-//! and `crowd` keep one client from taking it all; `tls` and `certs` hide rustls.
+//! and `crowd` keep one client from taking it all; `tls`, `entropy` and `certs` hide rustls.
 //!
 //! **Invariant (drained)**: [`Notice::Drained`] is said once for an endpoint, when every worker has adopted a table
 //! without it *and* holds no exchange or tunnel on it. The second alone would be a race.
@@ -20,6 +20,7 @@ mod http;
 pub(crate) mod table;
 pub(crate) mod certs;
 pub(crate) mod tls;
+mod entropy;
 pub(crate) mod limits;
 mod decide;
 mod answer;

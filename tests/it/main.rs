@@ -18,3 +18,4 @@ mod recovery;
 mod bad_input;
 mod cli;
 mod server;
+mod tls;

@@ -17,7 +17,7 @@ pub(super) struct Client<'a> {
     pub address: IpAddr,
     pub trusted: bool,
     pub https: bool,
-    /// For a request without a usable one of its own.
+    /// The one that [`request_id`] finds, or a new one.
     pub request_id: &'a [u8],
 }
 
@@ -34,6 +34,11 @@ pub(super) fn expects_continue(request: &Request<'_>) -> Result<bool, Bad> {
         expects = true;
     }
     Ok(expects)
+}
+
+/// The id that the request brings, if it is fit to be kept.
+pub(super) fn request_id<'a>(request: &Request<'a>) -> Option<&'a [u8]> {
+    request.fields.all(Name::XRequestId).filter(|value| is_request_id(value)).last()
 }
 
 /// Whether to let it become a WebSocket (RFC 6455 §4.1). Every other upgrade, h2c above all, is left out.
@@ -75,7 +80,6 @@ pub(super) fn request(out: &mut Vec<u8>, request: &Request<'_>, framing: Framing
     };
     field(out, b"Host", host);
 
-    let mut request_id = client.request_id;
     for (id, name, value) in request.fields.iter() {
         match id {
             Name::Host | Name::ContentLength | Name::Forwarded | Name::Proxy | Name::InternalToken => {}
@@ -85,15 +89,14 @@ pub(super) fn request(out: &mut Vec<u8>, request: &Request<'_>, framing: Framing
                     field(out, name, value);
                 }
             }
-            Name::XRequestId if is_request_id(value) => request_id = value,
-            Name::XRequestId => {}
+            Name::XRequestId => {}                                // written below
             Name::Expect if request.version == Version::V10 => {} // RFC 9110 §10.1.1: to be ignored
             id if id.is_hop_by_hop() || dropped(request.fields, request.connection, id, name) => {}
             _ => field(out, name, value),
         }
     }
     forwarded(out, request, host, client);
-    field(out, b"X-Request-Id", request_id);
+    field(out, b"X-Request-Id", client.request_id);
 
     match framing {
         Framing::Length(n) => number(out, b"Content-Length", n),
@@ -142,8 +145,22 @@ pub(super) struct Shape {
     pub trailers: bool,
 }
 
+/// What our own fields of a response say when the endpoint does not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Defaults<'a> {
+    /// RFC 9110 §6.6.1
+    pub date: &'a [u8],
+    /// Who reports a fault can name the request that we logged.
+    pub request_id: &'a [u8],
+}
+
 /// Writes the head of a final response for the client.
-pub(super) fn response(out: &mut Vec<u8>, response: &Response<'_>, shape: Shape, date: &[u8]) -> Result<(), Bad> {
+pub(super) fn response(
+    out: &mut Vec<u8>,
+    response: &Response<'_>,
+    shape: Shape,
+    defaults: Defaults<'_>,
+) -> Result<(), Bad> {
     // What a GET would have got (RFC 9110 §8.6); a 204 has no length at all. Judged before a byte is written.
     let unsent = match shape.framing {
         Framing::None if response.status != 204 => response_length(response.fields)?,
@@ -151,8 +168,12 @@ pub(super) fn response(out: &mut Vec<u8>, response: &Response<'_>, shape: Shape,
     };
     status_line(out, response);
     end_to_end(out, response, shape.trailers);
-    if response.fields.first(Name::Date).is_none() {
-        field(out, b"Date", date); // RFC 9110 §6.6.1
+    for (id, name, value) in
+        [(Name::Date, &b"Date"[..], defaults.date), (Name::XRequestId, b"X-Request-Id", defaults.request_id)]
+    {
+        if response.fields.first(id).is_none() {
+            field(out, name, value);
+        }
     }
     match shape.framing {
         Framing::Length(n) => number(out, b"Content-Length", n),
@@ -275,7 +296,12 @@ mod tests {
         let mut list = Vec::new();
         let parsed = Request::parse(head.as_bytes(), &mut list).unwrap();
         let framing = framing::request(&parsed).unwrap();
-        let client = Client { address: [10, 0, 0, 9].into(), trusted, https: true, request_id: b"made" };
+        let client = Client {
+            address: [10, 0, 0, 9].into(),
+            trusted,
+            https: true,
+            request_id: request_id(&parsed).unwrap_or(b"made"),
+        };
         let mut out = Vec::new();
         request(&mut out, &parsed, framing, client);
         String::from_utf8(out).unwrap().replace("\r\n", "\n")
@@ -385,7 +411,7 @@ mod tests {
         let mut list = Vec::new();
         let parsed = Response::parse(head.as_bytes(), &mut list).unwrap();
         let mut out = Vec::new();
-        response(&mut out, &parsed, shape, b"now").unwrap();
+        response(&mut out, &parsed, shape, Defaults { date: b"now", request_id: b"id" }).unwrap();
         String::from_utf8(out).unwrap().replace("\r\n", "\n")
     }
 
@@ -396,10 +422,10 @@ mod tests {
         let head = "HTTP/1.1 200 Fine\nConnection: close, X\nX: 1\nKeep-Alive: x\nTransfer-Encoding: chunked\nUpgrade: h2c\n\
             Set-Cookie: a\nSet-Cookie: b\nTrailer: t\nX-Tako-Internal-Token: x\n\n";
         let shape = Shape { framing: Framing::Chunked, ..PLAIN };
-        let expected = "HTTP/1.1 200 Fine\nSet-Cookie: a\nSet-Cookie: b\nDate: now\nTransfer-Encoding: chunked\n\n";
+        let expected = "HTTP/1.1 200 Fine\nSet-Cookie: a\nSet-Cookie: b\nDate: now\nX-Request-Id: id\nTransfer-Encoding: chunked\n\n";
         assert_eq!(answered(head, shape), expected);
         let dated = answered("HTTP/1.1 200 OK\nDate: then\n\n", Shape { close: true, ..PLAIN });
-        assert_eq!(dated, "HTTP/1.1 200 OK\nDate: then\nConnection: close\n\n");
+        assert_eq!(dated, "HTTP/1.1 200 OK\nDate: then\nX-Request-Id: id\nConnection: close\n\n");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::token::Key;
 #[derive(Default)]
 pub(super) struct Pool {
     stacks: HashMap<EndpointId, Vec<(Key, u64)>>,
+    len: usize,
 }
 
 impl Pool {
@@ -18,17 +19,26 @@ impl Pool {
         self.stacks.is_empty()
     }
 
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Adds a link that became idle at `now`; returns the oldest one if there are more than `max`.
     pub fn put(&mut self, endpoint: EndpointId, key: Key, now: u64, max: usize) -> Option<Key> {
         let stack = self.stacks.entry(endpoint).or_default();
         stack.push((key, now));
-        (stack.len() > max).then(|| stack.remove(0).0)
+        self.len += 1;
+        (stack.len() > max).then(|| {
+            self.len -= 1;
+            stack.remove(0).0
+        })
     }
 
     /// The latest link, if it has been idle for less than `max_age`.
     pub fn take(&mut self, endpoint: EndpointId, now: u64, max_age: u64) -> Option<Key> {
         let stack = self.stacks.get_mut(&endpoint)?;
         let key = stack.pop_if(|(_, since)| *since + max_age > now)?.0;
+        self.len -= 1;
         if stack.is_empty() {
             self.stacks.remove(&endpoint);
         }
@@ -38,7 +48,9 @@ impl Pool {
     /// Forgets a link that the endpoint closed.
     pub fn forget(&mut self, endpoint: EndpointId, key: Key) {
         if let Some(stack) = self.stacks.get_mut(&endpoint) {
+            let before = stack.len();
             stack.retain(|(other, _)| *other != key);
+            self.len -= before - stack.len();
             if stack.is_empty() {
                 self.stacks.remove(&endpoint);
             }
@@ -53,6 +65,7 @@ impl Pool {
             pruned.extend(stack.drain(..young).map(|(key, _)| key));
             !stack.is_empty()
         });
+        self.len -= pruned.len();
         pruned
     }
 }
@@ -78,7 +91,8 @@ mod tests {
         assert_eq!(pool.take(X, 40, 11), Some(keys[2]));
         assert_eq!(pool.prune(|_| true, 21), [keys[1]]);
         pool.forget(X, keys[1]);
+        assert_eq!(pool.len(), 1);
         assert_eq!(pool.prune(|id| id != Y, 0), [keys[3]]);
-        assert!(pool.is_empty());
+        assert!(pool.is_empty() && pool.len() == 0);
     }
 }

@@ -12,6 +12,7 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 use mio::Waker;
 
+use super::counters::{App, Counters, Metrics};
 use super::ledger::Ledger;
 use super::table::{EndpointId, Index, Table};
 use super::tls::Configs;
@@ -26,6 +27,8 @@ pub(super) struct Shared {
     /// Connections of all workers.
     pub conns: AtomicUsize,
     pub max_conns: usize,
+    /// Of each worker, which alone writes them.
+    pub counters: Vec<Arc<Counters>>,
     /// How often a loop went round: a test can see that a worker with nothing to do sleeps.
     #[cfg(test)]
     pub rounds: AtomicU64,
@@ -61,6 +64,7 @@ impl Shared {
             settings,
             conns: AtomicUsize::new(0),
             max_conns,
+            counters: bells.iter().map(|_| Arc::default()).collect(),
             #[cfg(test)]
             rounds: AtomicU64::new(0),
             #[cfg(test)]
@@ -98,6 +102,21 @@ impl Shared {
 
     pub fn newest(&self) -> Option<Arc<Index>> {
         self.desk().newest.clone()
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        let newest = self.newest();
+        let upstreams = newest.iter().flat_map(|index| &index.upstreams);
+        let app = |endpoints: usize| App { endpoints: endpoints as u64, ..App::default() };
+        let mut sum = Metrics {
+            apps: upstreams.map(|u| (u.name.clone(), app(u.endpoints.len()))).collect(),
+            connections: self.conns.load(Ordering::Relaxed) as u64,
+            max_connections: self.max_conns as u64,
+            tables: self.generation(),
+            ..Metrics::default()
+        };
+        self.counters.iter().for_each(|counters| counters.add_to(&mut sum));
+        sum
     }
 
     /// See [`Ledger::adopted`]. Notices are sent under the lock, so that they are heard in the order they came true.

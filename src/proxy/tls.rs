@@ -56,6 +56,8 @@ pub(super) struct Tls {
     /// An incomplete record; empty and without memory otherwise.
     incomplete: Vec<u8>,
     ready: bool,
+    /// Why it broke.
+    fault: Option<&'static str>,
 }
 
 /// The peer broke the protocol, or cannot agree with us. What there is to tell it has been written.
@@ -74,12 +76,31 @@ pub(super) struct Fed {
 impl Tls {
     pub fn new(config: &Arc<ServerConfig>) -> Result<Self, Broken> {
         let session = UnbufferedServerConnection::new(config.clone()).map_err(|_| Broken)?;
-        Ok(Tls { session, incomplete: Vec::new(), ready: false })
+        Ok(Tls { session, incomplete: Vec::new(), ready: false, fault: None })
     }
 
     /// The handshake is over.
     pub fn is_ready(&self) -> bool {
         self.ready
+    }
+
+    /// Once the handshake is over: whether it went on from an earlier one.
+    pub fn is_resumed(&self) -> bool {
+        self.session.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
+    }
+
+    /// As access lines say it.
+    pub fn version(&self) -> Option<&'static str> {
+        match self.session.protocol_version()? {
+            rustls::ProtocolVersion::TLSv1_2 => Some("1.2"),
+            rustls::ProtocolVersion::TLSv1_3 => Some("1.3"),
+            _ => None,
+        }
+    }
+
+    /// Why it broke, if it did: one of a few words.
+    pub fn fault(&self) -> Option<&'static str> {
+        self.fault
     }
 
     /// Takes all of `wire` as it came from the peer; decrypts into `plain` and appends to `reply` what the peer must
@@ -177,7 +198,8 @@ impl Tls {
                     Ok(false)
                 }
                 Ok(_) => Err(Broken), // early data is not offered
-                Err(_) => {
+                Err(e) => {
+                    self.fault = Some(word_for(&e));
                     self.alert(&mut wire[used + discard..], reply);
                     Err(Broken)
                 }
@@ -202,6 +224,21 @@ impl Tls {
                 })
             });
         }
+    }
+}
+
+/// What is told of an error: bounded, and nothing of what the peer sent.
+fn word_for(error: &rustls::Error) -> &'static str {
+    use rustls::Error as E;
+    match error {
+        E::InvalidMessage(_) | E::InappropriateMessage { .. } | E::InappropriateHandshakeMessage { .. } => "not TLS",
+        E::PeerIncompatible(_) => "nothing in common",
+        E::PeerMisbehaved(_) => "misbehaved",
+        E::AlertReceived(_) => "alert received",
+        E::NoApplicationProtocol => "no common protocol",
+        E::DecryptError => "cannot decrypt",
+        E::PeerSentOversizedRecord => "record too large",
+        _ => "other",
     }
 }
 

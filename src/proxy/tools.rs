@@ -12,8 +12,11 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry};
 use rustix::io::Errno;
 
+use super::access::Visit;
 use super::balance;
+use super::counters::{Book, Counters};
 use super::http::headers::Field;
+use super::journal::Journal;
 use super::limits::Limits;
 use super::pool::Pool;
 use super::publish::Shared;
@@ -62,6 +65,8 @@ pub(super) struct Tools {
     pub limits: Limits,
     /// Milliseconds since the start, read once per turn of the loop.
     pub now: u64,
+    /// The same in microseconds.
+    pub now_us: u64,
     pub stopping: Option<Stopping>,
     pub timers: Wheel,
     pub io: Io,
@@ -72,9 +77,15 @@ pub(super) struct Tools {
     pub host: String,
     /// Bytes read in this turn, for fairness.
     pub moved: usize,
+    pub counters: Arc<Counters>,
+    pub journal: Journal,
+    /// Spent ones, to be used again; see `record`.
+    pub(super) visits: Vec<Box<Visit>>,
+    /// What is counted of each upstream of the table.
+    pub(super) books: Vec<Arc<Book>>,
+    pub(super) index: Option<Arc<Index>>,
     start: Instant,
     registry: Registry,
-    index: Option<Arc<Index>>,
     links: Slab<Berth>,
     pool: Pool,
     held: HashMap<EndpointId, u32>,
@@ -91,8 +102,13 @@ impl Tools {
         let mut tools = Tools {
             worker,
             limits: shared.settings.limits,
+            counters: shared.counters[worker].clone(),
+            journal: Journal::new(shared.settings.access.clone()),
+            visits: Vec::new(),
+            books: Vec::new(),
             shared,
             now: 0,
+            now_us: 0,
             stopping: None,
             timers: Wheel::new(),
             io: Io::new(),
@@ -124,11 +140,16 @@ impl Tools {
     }
 
     pub fn look_at_the_clock(&mut self) {
-        self.now = self.ms(Instant::now());
+        self.now_us = self.us(Instant::now());
+        self.now = self.now_us / 1000;
     }
 
     pub fn ms(&self, at: Instant) -> u64 {
-        at.saturating_duration_since(self.start).as_millis() as u64
+        self.us(at) / 1000
+    }
+
+    pub fn us(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.start).as_micros() as u64
     }
 
     pub fn after(&self, since: u64, limit: Duration) -> u64 {
@@ -153,6 +174,7 @@ impl Tools {
         }
         let holding = self.held.keys().filter(|id| !index.has(**id)).copied().collect();
         let generation = index.generation;
+        self.books = self.counters.adopt(&index);
         self.index = Some(index);
         self.shared.adopted(self.worker, generation, holding);
     }
@@ -305,6 +327,10 @@ impl Tools {
 
     pub fn has_idle_links(&self) -> bool {
         !self.pool.is_empty()
+    }
+
+    pub fn idle_links(&self) -> usize {
+        self.pool.len()
     }
 
     pub fn register(&self, socket: &mut Socket, key: Key) -> io::Result<()> {

@@ -115,8 +115,10 @@ impl Worker {
             }
             self.give_turns();
             self.keep_time(&mut due);
+            self.tools.settle();
         }
         self.close_all();
+        self.tools.journal.finish();
     }
 
     /// How long there is nothing to do, unless the kernel reports.
@@ -127,8 +129,9 @@ impl Worker {
         let now = self.tools.now;
         let sweep = (self.paused || self.tools.has_idle_links()).then(|| self.next_sweep.saturating_sub(now));
         let stop = self.tools.stopping.map(|s| s.deadline.saturating_sub(now));
+        let lines = self.tools.journal.due().map(|at| at.saturating_sub(now));
         // One more, so that a deadline has passed when it is looked at.
-        let wait = [self.tools.timers.wait(now), sweep, stop].into_iter().flatten().min();
+        let wait = [self.tools.timers.wait(now), sweep, stop, lines].into_iter().flatten().min();
         wait.map(|ms| Duration::from_millis(ms + 1))
     }
 
@@ -205,6 +208,7 @@ impl Worker {
         let some = (idle.len() / 8).clamp(1, EVICTED);
         for (_, key) in idle.into_iter().take(some) {
             if self.conns.get_mut(key).is_some_and(|conn| conn.is_quiet()) {
+                self.tools.counters.evicted.up();
                 self.drop_conn(key);
             }
         }
@@ -217,6 +221,7 @@ impl Worker {
     }
 
     fn pause(&mut self) {
+        self.tools.counters.accept_pauses.up();
         self.paused = true;
         self.next_sweep = self.tools.after(self.tools.now, self.tools.limits.sweep);
         self.listen(false);
@@ -236,6 +241,7 @@ impl Worker {
         let (socket, now) = (Socket::accepted(stream, tls), self.tools.now);
         let key = self.conns.insert_with(|key| Conn::new(key, socket, address, asker, now));
         self.tools.shared.conns.fetch_add(1, Ordering::Relaxed);
+        self.tools.counters.accepted.up();
         let registered = self.conns.get_mut(key).is_some_and(|conn| self.tools.register(conn.socket(), key).is_ok());
         if registered {
             self.enqueue(key);
@@ -276,6 +282,7 @@ impl Worker {
             Ok(Turn::Again) => self.enqueue(key),
             Ok(Turn::Gone) => self.drop_conn(key),
             Err(_) => {
+                self.tools.counters.panics.up();
                 log::error!(
                     "a panic in a conn's turn; the connection is closed; this is a bug worker={}",
                     self.tools.worker

@@ -17,3 +17,4 @@ mod recovery;
 mod bad_input;
 mod cli;
 mod server;
+mod observe;

@@ -10,21 +10,31 @@ const KEEP: usize = 4 * CHUNK;
 const SPARE: usize = 64;
 
 /// Unused chunks of one worker, latest first, because that one is still in the cache.
-pub(in crate::proxy) struct Spare(Vec<Vec<u8>>);
+pub(in crate::proxy) struct Spare {
+    chunks: Vec<Vec<u8>>,
+    lent: u64,
+}
 
 impl Spare {
     pub fn new() -> Self {
-        Spare(Vec::new())
+        Spare { chunks: Vec::new(), lent: 0 }
+    }
+
+    /// How many are in use.
+    pub fn lent(&self) -> u64 {
+        self.lent
     }
 
     fn take(&mut self) -> Vec<u8> {
-        self.0.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK))
+        self.lent += 1;
+        self.chunks.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK))
     }
 
     fn give(&mut self, mut chunk: Vec<u8>) {
-        if self.0.len() < SPARE && chunk.capacity() <= KEEP {
+        self.lent = self.lent.saturating_sub(1); // a turn that panicked gave nothing back
+        if self.chunks.len() < SPARE && chunk.capacity() <= KEEP {
             chunk.clear();
-            self.0.push(chunk);
+            self.chunks.push(chunk);
         }
     }
 }
@@ -98,6 +108,6 @@ mod tests {
         assert_eq!(buf.bytes(), [1, 1, 2, 3, 4]);
         assert_eq!(buf.chunk.capacity(), CHUNK, "room is made by moving, not by growing");
         buf.consume(5, &mut spare);
-        assert_eq!((buf.chunk.capacity(), spare.0.len()), (0, 1));
+        assert_eq!((buf.chunk.capacity(), spare.chunks.len()), (0, 1));
     }
 }

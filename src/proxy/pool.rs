@@ -93,6 +93,6 @@ mod tests {
         pool.forget(X, keys[1]);
         assert_eq!(pool.len(), 1);
         assert_eq!(pool.prune(|id| id != Y, 0), [keys[3]]);
-        assert!(pool.is_empty() && pool.len() == 0);
+        assert_eq!((pool.is_empty(), pool.len()), (true, 0));
     }
 }

@@ -80,6 +80,7 @@ pub(super) struct Tools {
     pub counters: Arc<Counters>,
     pub journal: Journal,
     /// Spent ones, to be used again; see `record`.
+    #[expect(clippy::vec_box, reason = "they are lent in their boxes, which exchanges hand on")]
     pub(super) visits: Vec<Box<Visit>>,
     /// What is counted of each upstream of the table.
     pub(super) books: Vec<Arc<Book>>,

@@ -11,6 +11,8 @@ use super::http::headers::{Name, starts_with_ignore_case};
 pub(super) struct Answer {
     pub status: u16,
     pub text: &'static str,
+    /// For the log and the counters; as few as there are places that say no.
+    pub why: &'static str,
     pub extra: Extra,
 }
 
@@ -35,7 +37,7 @@ pub(super) struct Manner {
 
 impl Answer {
     pub const fn new(status: u16, text: &'static str) -> Self {
-        Answer { status, text, extra: Extra::None }
+        Answer { status, text, why: text, extra: Extra::None }
     }
 
     pub const fn not_found() -> Self {
@@ -64,12 +66,13 @@ impl Answer {
 
     /// We, not the app, are out of something.
     pub const fn overloaded() -> Self {
-        Answer { status: 503, text: "Overloaded", extra: Extra::RetryAfter(1) }
+        Answer { status: 503, text: "Overloaded", why: "Overloaded", extra: Extra::RetryAfter(1) }
     }
 
     /// Too many connections from where this one comes from (RFC 6585 §4).
     pub const fn crowd() -> Self {
-        Answer { status: 429, text: "Too many connections", extra: Extra::RetryAfter(1) }
+        let text = "Too many connections";
+        Answer { status: 429, text, why: "too many connections from one address", extra: Extra::RetryAfter(1) }
     }
 
     pub const fn healthy() -> Self {
@@ -77,12 +80,13 @@ impl Answer {
     }
 
     pub const fn capabilities() -> Self {
-        Answer { status: 204, text: "", extra: Extra::Allow }
+        Answer { status: 204, text: "", why: "capabilities", extra: Extra::Allow }
     }
 
     pub fn refusal(bad: Bad) -> Self {
         let text = reason(bad.status);
-        Answer { status: bad.status, text, extra: if bad.status == 405 { Extra::Allow } else { Extra::None } }
+        let extra = if bad.status == 405 { Extra::Allow } else { Extra::None };
+        Answer { status: bad.status, text, why: bad.why, extra }
     }
 
     /// To the same place over HTTPS. 307 keeps method and body (RFC 9110 §15.4.8).
@@ -93,10 +97,10 @@ impl Answer {
             let _ = write!(location, ":{port}");
         }
         request.target.write(&mut location);
-        Answer { status: 307, text: "Moved to HTTPS", extra: Extra::Location(location) }
+        Answer { extra: Extra::Location(location), ..Answer::new(307, "Moved to HTTPS") }
     }
 
-    pub fn write(&self, out: &mut Vec<u8>, manner: Manner, date: &[u8]) {
+    pub fn write(&self, out: &mut Vec<u8>, manner: Manner, date: &[u8], request_id: &[u8]) {
         let body = match (self.status, manner.html) {
             (204, _) => String::new(),
             (_, true) => {
@@ -107,7 +111,9 @@ impl Answer {
         // Writing to memory does not fail.
         let _ = write!(out, "HTTP/1.1 {} {}\r\nDate: ", self.status, reason(self.status));
         out.extend_from_slice(date);
-        out.extend_from_slice(b"\r\nCache-Control: no-store\r\n");
+        out.extend_from_slice(b"\r\nCache-Control: no-store\r\nX-Request-Id: ");
+        out.extend_from_slice(request_id);
+        out.extend_from_slice(b"\r\n");
         match &self.extra {
             Extra::None => {}
             Extra::Allow => out.extend_from_slice(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"),
@@ -174,14 +180,14 @@ mod tests {
 
     fn written(answer: &Answer, manner: Manner) -> String {
         let mut out = Vec::new();
-        answer.write(&mut out, manner, b"now");
+        answer.write(&mut out, manner, b"now", b"id");
         String::from_utf8(out).unwrap().replace("\r\n", "\n")
     }
 
     #[test]
     fn says_it_in_text_or_html_and_forbids_caching() {
-        let plain = "HTTP/1.1 404 Not Found\nDate: now\nCache-Control: no-store\nContent-Type: text/plain; charset=utf-8\n\
-            Content-Length: 10\n\nNot found\n";
+        let plain = "HTTP/1.1 404 Not Found\nDate: now\nCache-Control: no-store\nX-Request-Id: id\n\
+            Content-Type: text/plain; charset=utf-8\nContent-Length: 10\n\nNot found\n";
         assert_eq!(written(&Answer::not_found(), PLAIN), plain);
         let head = written(&Answer::not_found(), Manner { html: true, head_only: true, close: true, ..PLAIN });
         assert!(head.contains("text/html") && head.ends_with("Connection: close\n\n"), "{head}");

@@ -28,6 +28,11 @@ impl Intake {
         self.decoder.is_done()
     }
 
+    /// How much of it has come, without its framing.
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
     /// It says itself that it is beyond the limit.
     pub fn is_too_long(&self) -> bool {
         matches!(self.decoder, Decoder::Length(length) if length > self.limit)

@@ -16,12 +16,14 @@ mod slow;
 
 use std::net::IpAddr;
 
+use super::access::{By, Peer};
 use super::answer::{Answer, Manner};
 use super::decide::Asker;
 use super::exchange::{Exchange, Outcome};
 use super::http::Version;
 use super::http::head::Scanner;
 use super::pace::Pace;
+use super::tls::Tls;
 use super::token::Key;
 use super::tools::{Link, Tools};
 use super::transport::{End, Socket};
@@ -124,6 +126,10 @@ impl Conn {
 
     pub fn socket(&mut self) -> &mut Socket {
         &mut self.socket
+    }
+
+    fn peer(&self) -> Peer {
+        Peer { address: self.address, tls: self.socket.tls().and_then(Tls::version) }
     }
 
     /// The link it uses, if any.
@@ -231,21 +237,25 @@ impl Conn {
                 self.socket.look_again();
                 self.await_head(tools);
                 if matches!(self.phase, Phase::Idle) {
+                    tools.counters.idled.up();
                     self.close(tools);
                 }
             }
             Phase::Idle => self.phase = Phase::Gone, // never finished its handshake, or does not read
-            Phase::Head => self.say(&Answer::request_timeout(), Manner { close: true, ..PLAIN }, tools),
+            Phase::Head => {
+                let visit = self.raw_visit(self.socket.stash(), tools);
+                self.say(&Answer::request_timeout(), Manner { close: true, ..PLAIN }, visit, tools);
+            }
             Phase::Exchange(exchange) => {
                 let half_closed = tools.limits.half_closed;
                 let gone = self.fin_since.is_some_and(|since| tools.after(since, half_closed) <= tools.now);
                 let idle = exchange.deadline(&self.socket, tools).is_none_or(|at| at > tools.now);
-                let result = if gone && idle { Err(Outcome::Abort) } else { exchange.expired(tools) };
+                let result = if gone && idle { Err(Outcome::Abort(By::Client)) } else { exchange.expired(tools) };
                 if let Err(outcome) = result {
                     self.end_exchange(outcome, tools);
                 }
             }
-            Phase::Tunnel(_) => self.abort(tools),
+            Phase::Tunnel(_) => self.abort(By::Timeout, tools),
             Phase::Closing | Phase::Linger { .. } | Phase::Gone => self.phase = Phase::Gone,
         }
     }
@@ -257,13 +267,24 @@ impl Conn {
 
     /// Gives back everything it holds, before it is dropped.
     pub fn leave(&mut self, tools: &mut Tools) {
+        self.depart(By::Proxy, tools);
+        if let Some(tls) = self.socket.tls().filter(|tls| !tls.is_ready()) {
+            tools.counters.failed_handshakes.count(0, tls.fault().unwrap_or("unfinished"));
+        }
+    }
+
+    fn depart(&mut self, by: By, tools: &mut Tools) {
         match std::mem::replace(&mut self.phase, Phase::Gone) {
             Phase::Exchange(mut exchange) => {
                 exchange.leave(tools);
+                tools.record(exchange.into_visit(&self.socket), by);
                 // What was not completed must not look complete, whoever ends it.
                 self.socket.reset_on_close();
             }
-            Phase::Tunnel(tunnel) => tunnel.leave(tools),
+            Phase::Tunnel(tunnel) => {
+                let visit = tunnel.leave(&self.socket, tools);
+                tools.record(visit, by);
+            }
             _ => {}
         }
         self.socket.clear(&mut tools.io);
@@ -277,15 +298,15 @@ impl Conn {
     }
 
     /// Ends it so that the client cannot take what it got for whole.
-    fn abort(&mut self, tools: &mut Tools) {
-        self.leave(tools);
+    fn abort(&mut self, by: By, tools: &mut Tools) {
+        self.depart(by, tools);
         self.socket.reset_on_close();
     }
 
     fn relay(&mut self, tools: &mut Tools) -> Step {
         let Phase::Exchange(exchange) = &mut self.phase else { return Step::Wait };
         if self.socket.is_broken() {
-            self.abort(tools); // nobody is there to read the answer
+            self.abort(By::Client, tools); // nobody is there to read the answer
             return Step::Again;
         }
         if self.socket.has_fin() && self.fin_since.is_none() {
@@ -296,23 +317,12 @@ impl Conn {
             Ok(clear) if clear && waited => exchange.touch(tools.now),
             Ok(_) => {}
             Err(_) => {
-                self.abort(tools);
+                self.abort(By::Client, tools);
                 return Step::Again;
             }
         }
         if exchange.is_over() {
-            if !self.socket.is_clear() {
-                return Step::Wait;
-            }
-            let close = exchange.facts.close || !exchange.has_whole_request();
-            exchange.leave(tools);
-            let next = if close { Phase::Closing } else { Phase::Idle };
-            if let Phase::Exchange(done) = std::mem::replace(&mut self.phase, next) {
-                tools.unboard(done);
-            }
-            self.served += 1;
-            (self.since, self.fin_since) = (tools.now, None);
-            return Step::Again;
+            return if self.socket.is_clear() { self.finish_exchange(tools) } else { Step::Wait };
         }
         match exchange.turn(&mut self.socket, tools) {
             Ok(true) => Step::Again,
@@ -324,15 +334,28 @@ impl Conn {
         }
     }
 
+    /// The whole response is with the kernel.
+    fn finish_exchange(&mut self, tools: &mut Tools) -> Step {
+        let Phase::Exchange(mut exchange) = std::mem::replace(&mut self.phase, Phase::Gone) else { return Step::Wait };
+        let close = exchange.facts.close || !exchange.has_whole_request();
+        exchange.leave(tools);
+        tools.tell(exchange.end_visit(&self.socket), By::Nobody);
+        tools.unboard(exchange);
+        self.served += 1;
+        self.enter(if close { Phase::Closing } else { Phase::Idle }, tools);
+        Step::Again
+    }
+
     fn end_exchange(&mut self, outcome: Outcome, tools: &mut Tools) {
         let Phase::Exchange(mut exchange) = std::mem::replace(&mut self.phase, Phase::Gone) else { return };
         match outcome {
             Outcome::Tunnel => match exchange.take_for_tunnel() {
                 Some((link, held)) => {
-                    let tunnel = Tunnel::new(link, held, &self.socket, tools.now);
+                    let visit = exchange.into_visit(&self.socket);
+                    let tunnel = Tunnel::new(link, held, visit, &self.socket, tools);
                     self.enter(Phase::Tunnel(Box::new(tunnel)), tools);
                 }
-                None => self.abort(tools),
+                None => self.give_up(exchange, By::Proxy, tools),
             },
             Outcome::Own(answer) => {
                 exchange.leave(tools);
@@ -343,13 +366,15 @@ impl Conn {
                     close: facts.close || tools.stopping.is_some() || !exchange.has_whole_request(),
                     say_keep_alive: facts.version == Version::V10,
                 };
-                self.say(&answer, manner, tools);
+                self.say(&answer, manner, exchange.into_visit(&self.socket), tools);
             }
-            Outcome::Abort => {
-                exchange.leave(tools);
-                self.abort(tools);
-            }
+            Outcome::Abort(by) => self.give_up(exchange, by, tools),
         }
+    }
+
+    fn give_up(&mut self, exchange: Box<Exchange>, by: By, tools: &mut Tools) {
+        self.phase = Phase::Exchange(exchange);
+        self.abort(by, tools);
     }
 
     fn tunnel(&mut self, tools: &mut Tools) -> Step {
@@ -359,7 +384,7 @@ impl Conn {
             return if moved { Step::Again } else { Step::Wait };
         }
         let left = tunnel.is_left_by_client();
-        self.leave(tools);
+        self.depart(if left && self.socket.is_broken() { By::Client } else { By::Nobody }, tools);
         if !left {
             self.enter(Phase::Closing, tools); // it may be speaking, and a reset would overtake the tail
         }

@@ -13,6 +13,7 @@
 mod request;
 mod response;
 
+use super::access::{By, Visit};
 use super::answer::Answer;
 use super::bodies::{Body, Intake};
 use super::http::Version;
@@ -45,9 +46,9 @@ pub(super) struct Facts {
 
 pub(super) struct Exchange {
     pub facts: Facts,
+    /// What its access line will say.
+    pub visit: Box<Visit>,
     conn: Key,
-    /// The upstream's lasting number.
-    upstream: u32,
     held: Option<EndpointId>,
     link: Option<Link>,
     tried: Vec<EndpointId>,
@@ -82,17 +83,17 @@ pub(super) enum Outcome {
     Own(Answer),
     /// 101: both sides speak something else from now on.
     Tunnel,
-    /// The response has begun and cannot be completed, or nobody is there to read it.
-    Abort,
+    /// The response has begun and cannot be completed, or nobody is there to read it; and whose doing that is.
+    Abort(By),
 }
 
 impl Exchange {
-    /// `upstream` is its lasting number.
-    pub fn new(conn: Key, facts: Facts, upstream: u32, framing: Framing, now: u64) -> Self {
+    /// For the upstream that `visit` names.
+    pub fn new(conn: Key, facts: Facts, visit: Box<Visit>, framing: Framing, now: u64) -> Self {
         Exchange {
             facts,
+            visit,
             conn,
-            upstream,
             held: None,
             link: None,
             tried: Vec::new(),
@@ -111,7 +112,7 @@ impl Exchange {
 
     /// Sends the head, which is in the outbox, together with what has come of the body.
     pub fn begin(&mut self, client: &mut Socket, tools: &mut Tools) -> Result<(), Outcome> {
-        self.intake.limit = tools.body_limit(self.upstream);
+        self.intake.limit = tools.body_limit(self.upstream());
         if self.intake.is_too_long() {
             return Err(Outcome::Own(Answer::too_large()));
         }
@@ -127,6 +128,24 @@ impl Exchange {
         };
         tools.outbox = request;
         result
+    }
+
+    /// Its upstream's lasting number.
+    fn upstream(&self) -> u32 {
+        self.visit.upstream.expect("a request that is forwarded has an upstream")
+    }
+
+    /// What is known of it at its end.
+    pub fn end_visit(&mut self, client: &Socket) -> &mut Visit {
+        self.visit.whole = self.intake.is_done();
+        self.visit.bytes_in += self.intake.seen();
+        self.visit.bytes_out = client.sent() - self.visit.sent_before;
+        &mut self.visit
+    }
+
+    pub fn into_visit(mut self, client: &Socket) -> Box<Visit> {
+        self.end_visit(client);
+        self.visit
     }
 
     /// Moves what can be moved. True when something was.
@@ -217,7 +236,7 @@ impl Exchange {
         Err(match self.reply {
             Reply::Head if !stuck && !self.intake.is_done() && !self.mute => Outcome::Own(Answer::request_timeout()),
             Reply::Head => Outcome::Own(Answer::gateway_timeout()),
-            _ => Outcome::Abort,
+            _ => Outcome::Abort(By::Timeout),
         })
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Client<'a> {
     pub address: IpAddr,
     pub trusted: bool,
     pub https: bool,
-    /// For a request without a usable one of its own.
+    /// The one that [`request_id`] finds, or a new one.
     pub request_id: &'a [u8],
 }
 
@@ -38,6 +38,11 @@ pub(super) fn expects_continue(request: &Request<'_>) -> Result<bool, Bad> {
         expects = true;
     }
     Ok(expects)
+}
+
+/// The id that the request brings, if it is fit to be kept.
+pub(super) fn request_id<'a>(request: &Request<'a>) -> Option<&'a [u8]> {
+    request.fields.all(Name::XRequestId).filter(|value| is_request_id(value)).last()
 }
 
 /// Whether to let it become a WebSocket (RFC 6455 §4.1). Every other upgrade, h2c above all, is left out.
@@ -70,20 +75,13 @@ pub(super) fn request(out: &mut Vec<u8>, request: &Request<'_>, framing: Framing
     let host = host..out.len();
     out.extend_from_slice(b"\r\n");
 
-    let mut request_id = client.request_id;
     let mut lines = Lines::new(request.fields.bytes);
     for field in request.fields.list {
         let keeps = match field.id {
             Name::Host | Name::ContentLength | Name::Forwarded | Name::Proxy | Name::InternalToken => false,
-            Name::XForwardedFor => false, // appended to or replaced below
+            // Appended to, replaced or chosen below.
+            Name::XForwardedFor | Name::XRequestId => false,
             Name::XForwardedHost | Name::XForwardedPort | Name::XForwardedProto | Name::XForwarded => client.trusted,
-            Name::XRequestId => {
-                let (_, value) = field.parts(request.fields.bytes);
-                if is_request_id(value) {
-                    request_id = value;
-                }
-                false
-            }
             Name::Expect if request.version == Version::V10 => false, // RFC 9110 §10.1.1: to be ignored
             _ => is_end_to_end(field, request.fields, request.connection),
         };
@@ -93,7 +91,7 @@ pub(super) fn request(out: &mut Vec<u8>, request: &Request<'_>, framing: Framing
     }
     lines.flush(out);
     forwarded(out, request, host, client);
-    write::field(out, b"X-Request-Id: ", request_id);
+    write::field(out, b"X-Request-Id: ", client.request_id);
 
     match framing {
         Framing::Length(n) => write::number_field(out, b"Content-Length: ", n),
@@ -206,11 +204,25 @@ pub(super) fn idle_limit(response: &Response<'_>) -> Option<Duration> {
     timeouts.min().map(|seconds| Duration::from_secs(seconds.saturating_sub(1).into()))
 }
 
+/// What our own fields of a response say when the endpoint does not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Defaults<'a> {
+    /// RFC 9110 §6.6.1
+    pub date: &'a [u8],
+    /// Who reports a fault can name the request that we logged.
+    pub request_id: &'a [u8],
+}
+
 /// Writes the head of a final response for the client.
-pub(super) fn response(out: &mut Vec<u8>, response: &Response<'_>, shape: Shape, date: &[u8]) -> Result<(), Bad> {
+pub(super) fn response(
+    out: &mut Vec<u8>,
+    response: &Response<'_>,
+    shape: Shape,
+    defaults: Defaults<'_>,
+) -> Result<(), Bad> {
     // What a GET would have got (RFC 9110 §8.6); a 204 has no length at all, and beside a coding it counts for nothing
     // (RFC 9112 §6.3 rule 3). Judged before a byte is written.
-    let coded = || response.fields.first(Name::TransferEncoding).is_some();
+    let coded = || response.fields.has(Name::TransferEncoding);
     let unsent = match shape.framing {
         Framing::None if response.status != 204 && !coded() => response_length(response.fields)?,
         _ => None,
@@ -219,7 +231,10 @@ pub(super) fn response(out: &mut Vec<u8>, response: &Response<'_>, shape: Shape,
     status_line(out, response);
     end_to_end(out, response, shape.trailers);
     if !response.fields.has(Name::Date) {
-        write::field(out, b"Date: ", date); // RFC 9110 §6.6.1
+        write::field(out, b"Date: ", defaults.date);
+    }
+    if !response.fields.has(Name::XRequestId) {
+        write::field(out, b"X-Request-Id: ", defaults.request_id);
     }
     match shape.framing {
         Framing::Length(n) => write::number_field(out, b"Content-Length: ", n),
@@ -340,7 +355,12 @@ mod tests {
         let mut list = Vec::new();
         let parsed = Request::parse(head.as_bytes(), &mut list).unwrap();
         let framing = framing::request(&parsed).unwrap();
-        let client = Client { address: [10, 0, 0, 9].into(), trusted, https: true, request_id: b"made" };
+        let client = Client {
+            address: [10, 0, 0, 9].into(),
+            trusted,
+            https: true,
+            request_id: request_id(&parsed).unwrap_or(b"made"),
+        };
         let mut out = Vec::new();
         request(&mut out, &parsed, framing, client);
         String::from_utf8(out).unwrap().replace("\r\n", "\n")
@@ -472,7 +492,7 @@ mod tests {
         let mut list = Vec::new();
         let parsed = Response::parse(head.as_bytes(), &mut list).unwrap();
         let mut out = Vec::new();
-        response(&mut out, &parsed, shape, b"now").unwrap();
+        response(&mut out, &parsed, shape, Defaults { date: b"now", request_id: b"id" }).unwrap();
         String::from_utf8(out).unwrap().replace("\r\n", "\n")
     }
 
@@ -483,13 +503,14 @@ mod tests {
         let head = "HTTP/1.1 200 Fine\nConnection: close, X\nX: 1\nClose: x\nKeep-Alive: x\nTransfer-Encoding: chunked\nUpgrade: h2c\n\
             Set-Cookie: a\nSet-Cookie: b\nTrailer: t\nX-Tako-Internal-Token: x\n\n";
         let shape = Shape { framing: Framing::Chunked, ..PLAIN };
-        let expected = "HTTP/1.1 200 Fine\nSet-Cookie: a\nSet-Cookie: b\nDate: now\nTransfer-Encoding: chunked\n\n";
+        let expected = "HTTP/1.1 200 Fine\nSet-Cookie: a\nSet-Cookie: b\nDate: now\nX-Request-Id: id\nTransfer-Encoding: chunked\n\n";
         assert_eq!(answered(head, shape), expected);
         let dated = answered("HTTP/1.1 200 OK\nDate: then\n\n", Shape { close: true, ..PLAIN });
-        assert_eq!(dated, "HTTP/1.1 200 OK\nDate: then\nConnection: close\n\n");
+        assert_eq!(dated, "HTTP/1.1 200 OK\nDate: then\nX-Request-Id: id\nConnection: close\n\n");
         // The endpoint says who it is, we add no name of ours; a version of its own is not ours to repeat.
-        let named = answered("HTTP/1.0 200 OK\nServer: app\nVia: 1.0 x\nContent_Length: 3\nDate: then\n\n", PLAIN);
-        assert_eq!(named, "HTTP/1.1 200 OK\nServer: app\nVia: 1.0 x\nDate: then\n\n");
+        let head = "HTTP/1.0 200 OK\nServer: app\nVia: 1.0 x\nContent_Length: 3\nX-Request-Id: own\nDate: then\n\n";
+        let expected = "HTTP/1.1 200 OK\nServer: app\nVia: 1.0 x\nX-Request-Id: own\nDate: then\n\n";
+        assert_eq!(answered(head, PLAIN), expected);
     }
 
     #[test]
@@ -510,8 +531,8 @@ mod tests {
 
     #[test]
     fn rfc9112_c_2_2_only_http_1_0_is_told_that_a_connection_stays() {
-        let head = "HTTP/1.1 200 OK\nDate: d\n\n";
-        let ending = |shape| answered(head, shape).replace("HTTP/1.1 200 OK\nDate: d\n", "");
+        let head = "HTTP/1.1 200 OK\nDate: d\nX-Request-Id: own\n\n";
+        let ending = |shape| answered(head, shape).replace("HTTP/1.1 200 OK\nDate: d\nX-Request-Id: own\n", "");
         assert_eq!(ending(PLAIN), "\n");
         assert_eq!(ending(Shape { say_keep_alive: true, ..PLAIN }), "Connection: keep-alive\n\n");
         assert_eq!(ending(Shape { say_keep_alive: true, close: true, ..PLAIN }), "Connection: close\n\n");

@@ -7,9 +7,11 @@
 //! Reading order: a `worker` is one event loop; it accepts `conn`s and gives each its turn, lending it its `tools`. A
 //! conn reads a head (`http`), `decide` says what becomes of it, `answer` writes what we say ourselves, and an
 //! `exchange` relays the rest over a `transport` (on a `wire`) to an endpoint that `balance` picked from the `table`, by
-//! a link from the `pool`, with a head from `forward`; after a 101 it is a `tunnel`. `publish` and `ledger` bring tables in and
-//! notices out; `handoff` evens the workers out; `token`, `quick`, `timer`, `limits` are what the loop stands on, `pace`
-//! and `crowd` keep one client from taking it all; `tls`, `entropy` and `certs` hide rustls.
+//! a link from the `pool`, with a head from `forward`; after a 101 it is a `tunnel`. `publish` and `ledger` bring tables
+//! in and notices out; `access` is the line that tells a request, `counters` what is counted, `record` where both happen,
+//! `journal` the way of the lines to their keeper; `handoff` evens the workers out; `token`, `quick`, `timer`, `limits`
+//! are what the loop stands on, `pace` and `crowd` keep one client from taking it all; `tls`, `entropy` and `certs` hide
+//! rustls.
 //!
 //! **Invariant (drained)**: [`Notice::Drained`] is said once for an endpoint, when every worker has adopted a table
 //! without it *and* holds no exchange or tunnel on it. The second alone would be a race.
@@ -37,7 +39,11 @@ mod handoff;
 mod publish;
 mod wire;
 mod transport;
+mod access;
+pub(crate) mod journal;
+pub(crate) mod counters;
 mod tools;
+mod record;
 mod exchange;
 mod bodies;
 mod tunnel;
@@ -59,6 +65,7 @@ use crossbeam_channel::Receiver;
 use mio::{Poll, Waker};
 use rustix::net::sockopt;
 
+use counters::Metrics;
 use limits::Limits;
 use publish::Shared;
 use table::{EndpointId, Table};
@@ -89,6 +96,8 @@ pub(crate) struct Settings {
     pub trusted_proxies: Vec<table::Net>,
     /// [`Limits::DEFAULT`] but in tests.
     pub limits: Limits,
+    /// Where access lines go; `None` writes none.
+    pub access: Option<journal::Outlet>,
 }
 
 /// What the data plane tells the control plane.
@@ -158,6 +167,11 @@ impl Proxy {
     /// Replaces the table and returns its generation, which only grows. Never blocks on a worker.
     pub fn publish(&self, table: Table) -> u64 {
         self.shared.publish(table)
+    }
+
+    /// The numbers of this moment, summed over the workers. Takes no time of theirs.
+    pub fn metrics(&self) -> Metrics {
+        self.shared.metrics()
     }
 
     /// Stops accepting, lets exchanges finish until `deadline`, closes the rest and joins the workers.

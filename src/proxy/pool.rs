@@ -27,6 +27,10 @@ impl Pool {
         self.idle == 0
     }
 
+    pub fn len(&self) -> usize {
+        self.idle
+    }
+
     /// Adds a link that became idle at `now` and is of use until `until`; returns the oldest one if there are more than
     /// `max`.
     pub fn put(&mut self, endpoint: EndpointId, key: Key, now: u64, until: u64, max: usize) -> Option<Key> {
@@ -93,7 +97,8 @@ mod tests {
         assert_eq!(pool.take(X, 60, 100), None, "its endpoint may close it now");
         assert_eq!(pool.prune(|_| true, 60), [keys[1]]);
         pool.forget(X, keys[1]);
+        assert_eq!(pool.len(), 1);
         assert_eq!(pool.prune(|id| id != Y, 0), [keys[3]]);
-        assert!(pool.is_empty());
+        assert_eq!((pool.is_empty(), pool.len()), (true, 0));
     }
 }

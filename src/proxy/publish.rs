@@ -12,6 +12,7 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 use mio::Waker;
 
+use super::counters::{App, Counters, Metrics};
 use super::handoff::Queue;
 use super::ledger::Ledger;
 use super::quick::Set;
@@ -32,6 +33,8 @@ pub(super) struct Shared {
     pub memory: usize,
     /// One per worker, written by that one alone.
     pub loads: Box<[Load]>,
+    /// Of each worker, which alone writes them.
+    pub counters: Vec<Arc<Counters>>,
     /// How often a loop went round: a test can see that a worker with nothing to do sleeps.
     #[cfg(test)]
     pub rounds: AtomicU64,
@@ -82,6 +85,7 @@ impl Shared {
             max_conns,
             memory,
             loads: bells.iter().map(|_| Load::default()).collect(),
+            counters: bells.iter().map(|_| Arc::default()).collect(),
             #[cfg(test)]
             rounds: AtomicU64::new(0),
             #[cfg(test)]
@@ -119,6 +123,21 @@ impl Shared {
 
     pub fn newest(&self) -> Option<Arc<Index>> {
         self.desk().newest.clone()
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        let newest = self.newest();
+        let upstreams = newest.iter().flat_map(|index| &index.upstreams);
+        let app = |endpoints: usize| App { endpoints: endpoints as u64, ..App::default() };
+        let mut sum = Metrics {
+            apps: upstreams.map(|u| (u.name.clone(), app(u.endpoints.len()))).collect(),
+            connections: self.conns.load(Ordering::Relaxed) as u64,
+            max_connections: self.max_conns as u64,
+            tables: self.generation(),
+            ..Metrics::default()
+        };
+        self.counters.iter().for_each(|counters| counters.add_to(&mut sum));
+        sum
     }
 
     /// See [`Ledger::adopted`]. Notices are sent under the lock, so that they are heard in the order they came true.

@@ -13,6 +13,7 @@ mod starving;
 mod slowing;
 mod crowding;
 mod hoarding;
+mod observing;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::certs::Certs;
+use super::journal::Outlet;
 use super::limits::Limits;
 use super::table::{Endpoint, EndpointId, Table, Upstream};
 use super::{Notice, Proxy, Settings, certs, start};
@@ -47,6 +49,10 @@ impl World {
     }
 
     fn with(limits: Limits, workers: usize) -> Self {
+        World::logging(limits, workers, None)
+    }
+
+    fn logging(limits: Limits, workers: usize, access: Option<Outlet>) -> Self {
         let bind = || Arc::new(TcpListener::bind("127.0.0.1:0").unwrap());
         let (http, https) = (bind(), bind());
         let mut by_name = HashMap::new();
@@ -62,6 +68,7 @@ impl World {
             https_port: Some(8443),
             trusted_proxies: vec![],
             limits,
+            access,
         };
         let (proxy, notices) = start(settings).unwrap();
         World { proxy: Some(proxy), notices, http: http_at, https: https_at, certs }

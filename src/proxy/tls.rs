@@ -117,6 +117,8 @@ pub(super) struct Tls {
     sealed: usize,
     sealed_at: u64,
     ready: bool,
+    /// Why it broke.
+    fault: Option<&'static str>,
 }
 
 /// The peer broke the protocol, or cannot agree with us. What there is to tell it has been written.
@@ -135,12 +137,31 @@ pub(super) struct Fed {
 impl Tls {
     pub fn new(config: &Arc<ServerConfig>) -> Result<Self, Broken> {
         let session = UnbufferedServerConnection::new(config.clone()).map_err(|_| Broken)?;
-        Ok(Tls { session, held: Vec::new(), tickets: Vec::new(), sealed: 0, sealed_at: 0, ready: false })
+        Ok(Tls { session, held: Vec::new(), tickets: Vec::new(), sealed: 0, sealed_at: 0, ready: false, fault: None })
     }
 
     /// The handshake is over.
     pub fn is_ready(&self) -> bool {
         self.ready
+    }
+
+    /// Once the handshake is over: whether it went on from an earlier one.
+    pub fn is_resumed(&self) -> bool {
+        self.session.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
+    }
+
+    /// As access lines say it.
+    pub fn version(&self) -> Option<&'static str> {
+        match self.session.protocol_version()? {
+            ProtocolVersion::TLSv1_2 => Some("1.2"),
+            ProtocolVersion::TLSv1_3 => Some("1.3"),
+            _ => None,
+        }
+    }
+
+    /// Why it broke, if it did: one of a few words.
+    pub fn fault(&self) -> Option<&'static str> {
+        self.fault
     }
 
     /// What came before and is not a whole record yet: [`Tls::feed`] wants it in front of what comes next.
@@ -249,7 +270,8 @@ impl Tls {
                     Ok(false)
                 }
                 Ok(_) => Err(Broken), // early data is not offered
-                Err(_) => {
+                Err(e) => {
+                    self.fault = Some(word_for(&e));
                     self.alert(&mut wire[used + discard..], reply);
                     Err(Broken)
                 }
@@ -274,6 +296,21 @@ impl Tls {
                 return;
             }
         }
+    }
+}
+
+/// What is told of an error: bounded, and nothing of what the peer sent.
+fn word_for(error: &rustls::Error) -> &'static str {
+    use rustls::Error as E;
+    match error {
+        E::InvalidMessage(_) | E::InappropriateMessage { .. } | E::InappropriateHandshakeMessage { .. } => "not TLS",
+        E::PeerIncompatible(_) => "nothing in common",
+        E::PeerMisbehaved(_) => "misbehaved",
+        E::AlertReceived(_) => "alert received",
+        E::NoApplicationProtocol => "no common protocol",
+        E::DecryptError => "cannot decrypt",
+        E::PeerSentOversizedRecord => "record too large",
+        _ => "other",
     }
 }
 

@@ -10,9 +10,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::io::Errno;
 
+use super::access::Visit;
 use super::balance;
+use super::counters::{Book, Counters};
 use super::exchange::Exchange;
 use super::http::headers::Field;
+use super::journal::Journal;
 use super::limits::Limits;
 use super::pool::Pool;
 use super::publish::Shared;
@@ -68,6 +71,8 @@ pub(super) struct Tools {
     pub limits: Limits,
     /// Milliseconds since the start, read once per turn of the loop.
     pub now: u64,
+    /// The same in microseconds.
+    pub now_us: u64,
     pub stopping: Option<Stopping>,
     pub timers: Wheel,
     pub io: Io,
@@ -80,9 +85,16 @@ pub(super) struct Tools {
     pub moved: usize,
     /// Set when this turn ends for want of memory; see [`Tools::may_read`].
     pub starved: bool,
+    pub counters: Arc<Counters>,
+    pub journal: Journal,
+    /// Spent ones, to be used again; see `record`.
+    #[expect(clippy::vec_box, reason = "they are lent in their boxes, which exchanges hand on")]
+    pub(super) visits: Vec<Box<Visit>>,
+    /// What is counted of each upstream of the table.
+    pub(super) books: Vec<Arc<Book>>,
+    pub(super) index: Option<Arc<Index>>,
     start: Instant,
     net: Net,
-    index: Option<Arc<Index>>,
     links: Slab<Berth>,
     pool: Pool,
     /// How often each endpoint is held; one that is not, now, may still be listed.
@@ -103,8 +115,13 @@ impl Tools {
         let mut tools = Tools {
             worker,
             limits: shared.settings.limits,
+            counters: shared.counters[worker].clone(),
+            journal: Journal::new(shared.settings.access.clone()),
+            visits: Vec::new(),
+            books: Vec::new(),
             shared,
             now: 0,
+            now_us: 0,
             stopping: None,
             timers: Wheel::new(),
             io: Io::new(memory),
@@ -138,12 +155,17 @@ impl Tools {
     }
 
     pub fn look_at_the_clock(&mut self) {
-        self.now = self.ms(Instant::now());
+        self.now_us = self.us(Instant::now());
+        self.now = self.now_us / 1000;
         self.io.now = self.now;
     }
 
     pub fn ms(&self, at: Instant) -> u64 {
-        at.saturating_duration_since(self.start).as_millis() as u64
+        self.us(at) / 1000
+    }
+
+    pub fn us(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.start).as_micros() as u64
     }
 
     pub fn after(&self, since: u64, limit: Duration) -> u64 {
@@ -169,6 +191,7 @@ impl Tools {
         self.held.retain(|id, count| *count > 0 || index.has(*id));
         let holding = self.held.keys().filter(|id| !index.has(**id)).copied().collect();
         let generation = index.generation;
+        self.books = self.counters.adopt(&index);
         self.index = Some(index);
         self.shared.adopted(self.worker, generation, holding);
     }
@@ -323,6 +346,10 @@ impl Tools {
         !self.pool.is_empty()
     }
 
+    pub fn idle_links(&self) -> usize {
+        self.pool.len()
+    }
+
     pub fn register(&self, socket: &mut Socket, key: Key) -> io::Result<()> {
         self.net.register(socket.stream(), Target::Conn(key).token())
     }
@@ -340,7 +367,8 @@ impl Tools {
     pub fn board(&mut self, exchange: Exchange) -> Box<Exchange> {
         match self.exchanges.pop() {
             Some(mut spare) => {
-                *spare = exchange;
+                let done = std::mem::replace(&mut *spare, exchange);
+                self.shelve(done.visit);
                 spare
             }
             None => Box::new(exchange),

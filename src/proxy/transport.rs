@@ -55,6 +55,8 @@ pub(super) struct Socket {
     goodbye_said: bool,
     /// The peer has said goodbye in TLS, whatever TCP says.
     tls_over: bool,
+    /// Bytes given to [`Socket::send`].
+    sent: u64,
 }
 
 /// What [`Socket::gather`] put into the inbox.
@@ -91,6 +93,7 @@ impl Socket {
             connecting: false,
             goodbye_said: false,
             tls_over: false,
+            sent: 0,
         }
     }
 
@@ -126,6 +129,16 @@ impl Socket {
     /// The TLS handshake, if there is one, is over.
     pub fn is_open(&self) -> bool {
         self.tls.as_ref().is_none_or(|tls| tls.is_ready())
+    }
+
+    /// The TLS session, if there is one.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_deref()
+    }
+
+    /// How much it was given to send, before encryption.
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// All output is with the kernel.
@@ -191,6 +204,7 @@ impl Socket {
 
     /// Queues `bytes` and writes what the peer takes.
     pub fn send(&mut self, bytes: &[u8], io: &mut Io) -> io::Result<()> {
+        self.sent += bytes.len() as u64;
         match &mut self.tls {
             _ if bytes.is_empty() => Ok(()),
             None => self.send_wire(bytes, &mut io.spare),

@@ -11,11 +11,14 @@
 //! **Invariant**: a side is read only while the other has nothing waiting, so a tunnel pins two chunks a direction. A
 //! side that is dead is not waited for, and the other only as long as a write may take.
 
+use super::access::Visit;
 use super::table::EndpointId;
 use super::tools::{Link, Tools};
 use super::transport::{BODY_READ, End, Socket};
 
 pub(super) struct Tunnel {
+    /// What its access line will say.
+    visit: Box<Visit>,
     link: Link,
     held: EndpointId,
     up: Way,
@@ -35,10 +38,12 @@ enum Way {
 }
 
 impl Tunnel {
-    pub fn new(link: Link, held: EndpointId, client: &Socket, now: u64) -> Self {
+    pub fn new(link: Link, held: EndpointId, mut visit: Box<Visit>, client: &Socket, tools: &Tools) -> Self {
         client.keep_alive();
         link.socket.keep_alive();
-        Tunnel { link, held, up: Way::Open, down: Way::Open, progress: now }
+        visit.bytes_in = visit.bytes_in.wrapping_sub(link.socket.sent()); // what comes in is what goes on
+        tools.counters.tunnels.up();
+        Tunnel { visit, link, held, up: Way::Open, down: Way::Open, progress: tools.now }
     }
 
     /// Moves what can be moved. True when something was.
@@ -74,9 +79,14 @@ impl Tunnel {
         &mut self.link
     }
 
-    pub fn leave(self, tools: &mut Tools) {
+    /// Leaves link and endpoint, and tells what is known of it.
+    pub fn leave(mut self, client: &Socket, tools: &mut Tools) -> Box<Visit> {
+        self.visit.bytes_in = self.visit.bytes_in.wrapping_add(self.link.socket.sent());
+        self.visit.bytes_out = client.sent() - self.visit.sent_before;
+        tools.counters.tunnels.down();
         tools.discard(self.link);
         tools.release(self.held);
+        self.visit
     }
 }
 

@@ -94,6 +94,7 @@ impl Worker {
             self.round(events.iter().map(|event| (Target::of(event.token()), Ready::from(event))));
         }
         self.close_all();
+        self.tools.journal.finish();
     }
 
     /// One round of the loop: what is new, what was reported, everyone's turn, and whose time has come.
@@ -124,6 +125,7 @@ impl Worker {
         self.give_turns();
         self.keep_time();
         self.feed_the_starved();
+        self.tools.settle();
     }
 
     /// How long there is nothing to do, unless the kernel reports.
@@ -135,8 +137,9 @@ impl Worker {
         let sweeps = self.door.sweeps(&self.tools) || self.tools.has_idle_links() || self.tools.is_busy();
         let sweep = sweeps.then(|| self.next_sweep.saturating_sub(now));
         let stop = self.tools.stopping.map(|s| s.deadline.saturating_sub(now));
+        let lines = self.tools.journal.due().map(|at| at.saturating_sub(now));
         // One more, so that a deadline has passed when it is looked at.
-        let wait = [self.tools.timers.wait(now), sweep, stop].into_iter().flatten().min();
+        let wait = [self.tools.timers.wait(now), sweep, stop, lines].into_iter().flatten().min();
         wait.map(|ms| Duration::from_millis(ms + 1))
     }
 
@@ -218,6 +221,7 @@ impl Worker {
             Ok(Turn::Again) => self.enqueue(key),
             Ok(Turn::Gone) => self.drop_conn(key),
             Err(_) => {
+                self.tools.counters.panics.up();
                 log::error!(
                     "a panic in a conn's turn; the connection is closed; this is a bug worker={}",
                     self.tools.worker

@@ -21,6 +21,8 @@ Options:
   --https-port N       port named in redirects to HTTPS (default: where HTTPS listens)
   --workers N          proxy threads (default: one per core, at most 4)
   --trusted-proxy NET  believe X-Forwarded-* from this address or network, repeatable
+  --access-log on|off  write a line for every request, beside the app's log (default on)
+  --metrics ADDR       tell Prometheus numbers at http://ADDR/metrics; a loopback address (default off)
   --stop-with-stdin    stop when standard input ends, as with whoever holds it
   --version            print the version
   --help               print this
@@ -43,6 +45,8 @@ pub(crate) struct Run {
     pub https_port: Option<u16>,
     pub workers: Option<usize>,
     pub trusted_proxies: Vec<String>,
+    pub access_log: Option<String>,
+    pub metrics: Option<String>,
     pub stop_with_stdin: bool,
 }
 
@@ -69,6 +73,8 @@ fn parse_plainly(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
             Long("https-port") => run.https_port = Some(parser.value()?.parse()?),
             Long("workers") => run.workers = Some(parser.value()?.parse()?),
             Long("trusted-proxy") => run.trusted_proxies.push(parser.value()?.string()?),
+            Long("access-log") => run.access_log = Some(parser.value()?.string()?),
+            Long("metrics") => run.metrics = Some(parser.value()?.string()?),
             Long("stop-with-stdin") => run.stop_with_stdin = true,
             other => return Err(other.unexpected()),
         }
@@ -87,7 +93,7 @@ mod tests {
     #[test]
     fn reads_every_flag_of_the_daemon() {
         let line = "--data-dir /d --socket /s --http 127.0.0.1:0 --http [::1]:0 --https 127.0.0.1:1 --https-port 444 \
-                    --workers 2 --trusted-proxy 10.0.0.0/8 --stop-with-stdin";
+                    --workers 2 --trusted-proxy 10.0.0.0/8 --access-log off --metrics 127.0.0.1:9 --stop-with-stdin";
         let expected = Run {
             data_dir: Some("/d".into()),
             socket: Some("/s".into()),
@@ -96,6 +102,8 @@ mod tests {
             https_port: Some(444),
             workers: Some(2),
             trusted_proxies: vec!["10.0.0.0/8".into()],
+            access_log: Some("off".into()),
+            metrics: Some("127.0.0.1:9".into()),
             stop_with_stdin: true,
         };
         assert_eq!(args(line).unwrap(), Args::Run(expected));

@@ -20,6 +20,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::proto::name::AppId;
 use crate::proto::route::Route;
 use crate::proxy::certs::Certs;
+use crate::proxy::counters::Metrics;
 use crate::proxy::table::{Endpoint, Table, Upstream};
 use crate::proxy::{Notice, Proxy};
 
@@ -52,6 +53,7 @@ pub(crate) struct Claim {
 /// Where tables go: the proxy, and a record in tests.
 pub(crate) trait Publish: Send {
     fn publish(&self, table: Table) -> u64;
+    fn metrics(&self) -> Metrics;
     fn stop(self: Box<Self>, deadline: Instant);
 }
 
@@ -82,6 +84,10 @@ struct Posted {
 impl Publish for Proxy {
     fn publish(&self, table: Table) -> u64 {
         Proxy::publish(self, table)
+    }
+
+    fn metrics(&self) -> Metrics {
+        Proxy::metrics(self)
     }
 
     fn stop(self: Box<Self>, deadline: Instant) {
@@ -177,6 +183,11 @@ impl Board {
         let fresh: HashMap<&String, _> = names.iter().map(|n| (n, self.inner.folder.refresh(n, now))).collect();
         self.inner.folder.keep_only(&self.names());
         self.state().replace_keys(&fresh, self.inner.folder.fallback());
+    }
+
+    /// The proxy's numbers; `None` once it is stopped.
+    pub fn metrics(&self) -> Option<Metrics> {
+        self.state().proxy.as_ref().map(|proxy| proxy.metrics())
     }
 
     /// Stops the proxy; from now on posts go nowhere.

@@ -169,6 +169,10 @@ mod tests {
             0
         }
 
+        fn metrics(&self) -> crate::proxy::counters::Metrics {
+            crate::proxy::counters::Metrics::default()
+        }
+
         fn stop(self: Box<Self>, _deadline: Instant) {}
     }
 

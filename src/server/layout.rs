@@ -3,12 +3,13 @@
 //! ```text
 //! {data}/apps/<id>/releases/<version>/   app.json, code, logs -> ../../shared/logs; complete once .complete is there
 //!                 /current               -> releases/<version>, for people; nothing is started through it
-//!                 /shared/logs, /shared/data
+//!                 /shared/logs, /shared/data; access.log and older ones are in logs, too
 //!                 /state.json            desired state; its absence means the app is not there
 //!                 /secrets.<n>.sealed    under the host key; `state.json` says which one is meant
 //!                 /run/<n>.json          pid, start time and token of a running instance, to find it after a crash
 //!                 /.deploy_lock          who is changing the app, for people; the lock itself is in memory
 //! {data}/incoming/                       uploads
+//! {data}/logs/access.log                 requests of no app, and older ones
 //! {data}/certs/<host>/                   chain.pem, key.pem; self-signed beside those that we made
 //! {data}/runtimes/<tool>/<version>/bin/  programs that run apps
 //! {data}/cache/                          the home of installers when the server's user has none
@@ -75,6 +76,20 @@ impl Layout {
 
     pub fn logs(&self, id: &AppId) -> PathBuf {
         self.app(id).join("shared/logs")
+    }
+
+    /// The requests that a route led to the app.
+    pub fn access_log(&self, id: &AppId) -> PathBuf {
+        self.logs(id).join("access.log")
+    }
+
+    /// What is of no app.
+    pub fn own_logs(&self) -> PathBuf {
+        self.data.join("logs")
+    }
+
+    pub fn own_access_log(&self) -> PathBuf {
+        self.own_logs().join("access.log")
     }
 
     /// The app's own data, given to it as `TAKO_DATA_DIR`.

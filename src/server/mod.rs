@@ -5,7 +5,7 @@
 //! connections and no changes, proxy drained, apps stopped. A second signal ends at once.
 //!
 //! Reading order: `args` and `settings` are the command line; `layout` and `home` the data directory; `control`,
-//! `verbs` and `daemon` what a client can ask; `board`, `certs` and `mint` what the proxy is told; `release`,
+//! `verbs` and `daemon` what a client can ask; `access`, `metrics` and `scrape` what is told of traffic; `board`, `certs` and `mint` what the proxy is told; `release`,
 //! `install` and `runtime` what lies on disk; `app` runs it.
 
 pub(crate) mod args;
@@ -14,6 +14,10 @@ pub(crate) mod layout;
 pub(crate) mod home;
 pub(crate) mod state;
 pub(crate) mod listener;
+pub(crate) mod rotating;
+pub(crate) mod access;
+pub(crate) mod metrics;
+pub(crate) mod scrape;
 pub(crate) mod control;
 pub(crate) mod verbs;
 pub(crate) mod vet;
@@ -45,13 +49,14 @@ use rustix::process::{Resource, Rlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
+use access::Keeper;
 use args::Args;
 use board::Board;
 use certs::Folder;
 use daemon::{About, Daemon};
 use home::Home;
 use layout::Layout;
-use settings::Settings;
+use settings::{Listen, Settings};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::paths;
@@ -98,6 +103,10 @@ fn serve(settings: &Settings) -> Result<()> {
     let https = listener::bind_all(&settings.https)?;
     let about =
         About { target: Target::of_this_machine()?, http: listener::shown(&http), https: listener::shown(&https) };
+    let (outlet, keeper) = match settings.access_log {
+        true => access::start(layout.clone()).map(|(outlet, keeper)| (Some(outlet), Some(keeper)))?,
+        false => (None, None),
+    };
     let (proxy, notices) = proxy::start(proxy::Settings {
         https_port: https_port(settings, &https),
         http,
@@ -105,8 +114,12 @@ fn serve(settings: &Settings) -> Result<()> {
         workers: settings.workers,
         trusted_proxies: settings.trusted_proxies.clone(),
         limits: proxy::limits::Limits::DEFAULT,
+        access: outlet,
     })?;
     let board = Board::start(Box::new(proxy), notices, Folder::open(layout.clone())?)?;
+    if let Some(listen) = settings.metrics {
+        tell_numbers(listen, board.clone(), keeper.as_ref())?;
+    }
     let world = app::world(layout.clone(), board.clone(), home.host_key.clone())?;
     let start = Box::new(move |id, desired| app::start(id, desired, &world));
     let daemon = Arc::new(Daemon::new(layout, board, about, start));
@@ -131,7 +144,21 @@ fn serve(settings: &Settings) -> Result<()> {
     control.stop();
     daemon.board.stop(Instant::now() + DRAIN_TIME);
     daemon.stop();
+    if let Some(keeper) = keeper {
+        keeper.finish();
+    }
     log::info!("stopped");
+    Ok(())
+}
+
+fn tell_numbers(listen: Listen, board: Board, keeper: Option<&Keeper>) -> Result<()> {
+    let lost = keeper.map(Keeper::lost).unwrap_or_default();
+    for listener in listener::bind_all(&[listen])? {
+        let (board, lost) = (board.clone(), lost.clone());
+        let page = move || Some(metrics::page(&board.metrics()?, lost.load(Ordering::Relaxed)));
+        log::info!("metrics at {}", listener::shown(std::slice::from_ref(&listener)).join(","));
+        scrape::serve(listener, Box::new(page))?;
+    }
     Ok(())
 }
 

@@ -25,6 +25,10 @@ pub(crate) struct Settings {
     pub https_port: Option<u16>,
     pub workers: usize,
     pub trusted_proxies: Vec<Net>,
+    /// Whether each request is told in a file.
+    pub access_log: bool,
+    /// Where numbers are told; loopback, since there is no password.
+    pub metrics: Option<Listen>,
     /// A private server must not outlive whoever started it, however that ended.
     pub stop_with_stdin: bool,
 }
@@ -50,6 +54,8 @@ impl Settings {
             https_port: run.https_port,
             workers: workers(run.workers)?,
             trusted_proxies: run.trusted_proxies.iter().map(|s| net(s)).collect::<Result<_>>()?,
+            access_log: switch("--access-log", run.access_log.as_deref(), true)?,
+            metrics: run.metrics.as_deref().map(loopback).transpose()?,
             stop_with_stdin: run.stop_with_stdin,
         })
     }
@@ -62,12 +68,33 @@ fn listens(flag: &str, typed: &[String], port: u16) -> Result<Vec<Listen>> {
         let v6 = Listen { addr: (Ipv6Addr::UNSPECIFIED, port).into(), optional: true };
         return Ok(vec![v4, v6]);
     }
-    let one = |s: &String| match s.parse() {
+    typed.iter().map(|s| listen(flag, s)).collect()
+}
+
+fn listen(flag: &str, s: &str) -> Result<Listen> {
+    match s.parse() {
         Ok(addr) => Ok(Listen { addr, optional: false }),
         Err(_) => Err(Error::new(Kind::Usage, format!("{flag} {s}: not an address with a port"))
             .hint("write it as 0.0.0.0:8080 or [::1]:8080")),
-    };
-    typed.iter().map(one).collect()
+    }
+}
+
+fn loopback(s: &str) -> Result<Listen> {
+    let listen = listen("--metrics", s)?;
+    match listen.addr.ip().is_loopback() {
+        true => Ok(listen),
+        false => Err(Error::new(Kind::Usage, format!("--metrics {s}: not a loopback address"))
+            .hint("whoever reaches it can read it; take 127.0.0.1, and a tunnel or an agent on this machine")),
+    }
+}
+
+fn switch(flag: &str, typed: Option<&str>, default: bool) -> Result<bool> {
+    match typed {
+        None => Ok(default),
+        Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(s) => Err(Error::new(Kind::Usage, format!("{flag} {s}: on or off"))),
+    }
 }
 
 fn workers(typed: Option<usize>) -> Result<usize> {
@@ -134,12 +161,24 @@ mod tests {
     }
 
     #[test]
+    fn lines_are_written_and_numbers_told_only_when_asked() {
+        let s = Settings::of(run()).unwrap();
+        assert!(s.access_log && s.metrics.is_none());
+        let s = Settings::of(Run { access_log: Some("off".into()), metrics: Some("[::1]:9100".into()), ..run() });
+        let s = s.unwrap();
+        assert_eq!((s.access_log, s.metrics.unwrap().addr), (false, "[::1]:9100".parse().unwrap()));
+    }
+
+    #[test]
     fn names_the_flag_that_is_wrong() {
         for (run, flag) in [
             (Run { http: vec!["80".into()], ..run() }, "--http 80"),
             (Run { https: vec!["localhost:443".into()], ..run() }, "--https localhost:443"),
             (Run { workers: Some(0), ..run() }, "--workers 0"),
             (Run { trusted_proxies: vec!["x/8".into()], ..run() }, "--trusted-proxy x/8"),
+            (Run { access_log: Some("yes".into()), ..run() }, "--access-log yes"),
+            (Run { metrics: Some("0.0.0.0:9100".into()), ..run() }, "--metrics 0.0.0.0:9100"),
+            (Run { metrics: Some("9100".into()), ..run() }, "--metrics 9100"),
         ] {
             let e = Settings::of(run).unwrap_err();
             assert_eq!(e.kind(), Kind::Usage);

@@ -19,3 +19,4 @@ mod bad_input;
 mod cli;
 mod server;
 mod tls;
+mod observe;

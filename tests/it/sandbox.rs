@@ -66,14 +66,23 @@ pub struct Server {
 
 impl Server {
     pub fn start() -> Server {
+        Server::with(&[])
+    }
+
+    /// With these arguments more.
+    pub fn with(args: &[&str]) -> Server {
         let unset = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut server = Server { dir: short_tempdir(), process: None, http: unset, https: unset };
-        server.boot();
+        server.boot_with(args);
         server
     }
 
     /// Starts the program on the data that is there.
     pub fn boot(&mut self) {
+        self.boot_with(&[]);
+    }
+
+    pub fn boot_with(&mut self, args: &[&str]) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("server.log")).unwrap();
         let child = Command::new(TAKO_SERVER)
             .arg("--data-dir")
@@ -81,6 +90,7 @@ impl Server {
             .arg("--socket")
             .arg(self.socket())
             .args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--workers", "2"])
+            .args(args)
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()

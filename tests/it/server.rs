@@ -38,7 +38,7 @@ require("node:http").createServer((_, answer) => answer.end(body())).listen(proc
 "#;
 
 /// Lays the release out and deploys it; the reply or the fault.
-fn deploy(server: &Server, version: &str, part: &str) -> Result<Value, Value> {
+pub fn deploy(server: &Server, version: &str, part: &str) -> Result<Value, Value> {
     let mut control = Control::open(server).ok_or_else(|| json!({"message": "nobody answers"}))?;
     let order = lay_out(server, &mut control, version, part)?;
     let done = control.call(order);

@@ -3,6 +3,7 @@
 //! Bytes become a request or a refusal; a request becomes an answer of ours or an [`Exchange`].
 
 use super::{Conn, Phase, Step};
+use crate::proxy::access::{By, Visit};
 use crate::proxy::answer::{self, Answer, Manner};
 use crate::proxy::decide::{self, Decision, decide};
 use crate::proxy::exchange::{Exchange, Facts};
@@ -30,9 +31,14 @@ impl Conn {
         if !has_work && !(self.socket.is_readable() && (holds || tools.may_read_head())) {
             return Step::Wait;
         }
+        let was_open = self.socket.is_open();
         let mut inbox = std::mem::take(&mut tools.inbox);
         let got = self.socket.gather(&mut inbox, &mut tools.io, HEAD_READ, !has_work);
         tools.moved += got.fresh;
+        if let Some(tls) = self.socket.tls().filter(|tls| !was_open && tls.is_ready()) {
+            let counters = &tools.counters;
+            if tls.is_resumed() { counters.resumed_handshakes.up() } else { counters.full_handshakes.up() }
+        }
         if got.len > 0 && matches!(self.phase, Phase::Idle) {
             self.enter(Phase::Head, tools);
         }
@@ -62,7 +68,7 @@ impl Conn {
                 self.hungry = true;
                 return self.socket.put_back(input, &mut tools.io);
             }
-            Err(bad) => return self.refuse(bad, tools),
+            Err(bad) => return self.refuse(bad, self.raw_visit(input, tools), tools),
         };
         self.hungry = false;
         self.scanner = Scanner::default();
@@ -71,7 +77,7 @@ impl Conn {
         let mut fields = std::mem::take(&mut tools.fields);
         match Request::parse(&input[head], &mut fields) {
             Ok(request) => self.take_request(&request, tools),
-            Err(bad) => self.refuse(bad, tools),
+            Err(bad) => self.refuse(bad, self.raw_visit(input, tools), tools),
         }
         tools.fields = fields;
     }
@@ -79,12 +85,12 @@ impl Conn {
     fn take_request(&mut self, request: &Request<'_>, tools: &mut Tools) {
         let framing = match framing::request(request).and_then(|f| forward::expects_continue(request).map(|_| f)) {
             Ok(framing) => framing,
-            Err(bad) => return self.refuse(bad, tools),
+            Err(bad) => return self.refuse(bad, self.visit(request, None, tools), tools),
         };
         tools.adopt();
         let mut room = std::mem::take(&mut tools.host);
         let host = request.host_name(&mut room);
-        let Some(index) = tools.index() else { return self.refuse(NO_TABLE, tools) };
+        let Some(index) = tools.index() else { return self.refuse(NO_TABLE, self.visit(request, None, tools), tools) };
         let decision = decide(request, host, self.asker, index);
         let https = host.is_some_and(|host| decide::is_https(request, host, self.asker));
         tools.host = room;
@@ -121,7 +127,30 @@ impl Conn {
             close: close || !matches!(framing, Framing::None | Framing::Length(0)),
             say_keep_alive: request.version == Version::V10,
         };
-        self.say(&answer, manner, tools);
+        self.say(&answer, manner, self.visit(request, None, tools), tools);
+    }
+
+    /// What is known of a request that has come; `upstream` is where it goes, if anywhere.
+    fn visit(&self, request: &Request<'_>, upstream: Option<u32>, tools: &mut Tools) -> Box<Visit> {
+        let mut visit = tools.visit(forward::request_id(request), self.socket.sent());
+        visit.upstream = upstream;
+        visit.bytes_in = request.fields.bytes.len() as u64;
+        if tools.journal.is_on() {
+            let index = tools.index();
+            let name = index.and_then(|index| Some(&*index.upstreams[index.place_of(upstream?)?].name));
+            visit.know(request, name, self.peer());
+        }
+        visit
+    }
+
+    /// The same of what is no request.
+    pub(super) fn raw_visit(&self, bytes: &[u8], tools: &mut Tools) -> Box<Visit> {
+        let mut visit = tools.visit(None, self.socket.sent());
+        visit.bytes_in = bytes.len() as u64;
+        if tools.journal.is_on() {
+            visit.know_raw(bytes, self.peer());
+        }
+        visit
     }
 
     fn forward(
@@ -133,12 +162,12 @@ impl Conn {
         upstream: u32,
         tools: &mut Tools,
     ) {
-        let request_id = tools.request_id();
+        let visit = self.visit(request, Some(upstream), tools);
         let client =
-            forward::Client { address: self.address, trusted: self.asker.trusted, https, request_id: &request_id };
+            forward::Client { address: self.address, trusted: self.asker.trusted, https, request_id: visit.id() };
         tools.outbox.clear();
         forward::request(&mut tools.outbox, request, framing, client);
-        let mut exchange = tools.board(Exchange::new(self.key, facts, upstream, framing, tools.now));
+        let mut exchange = tools.board(Exchange::new(self.key, facts, visit, framing, tools.now));
         let begun = exchange.begin(&mut self.socket, tools);
         self.enter(Phase::Exchange(exchange), tools);
         if let Err(outcome) = begun {
@@ -147,17 +176,21 @@ impl Conn {
     }
 
     /// Answers what is no request, and closes (RFC 9112 §2.2: the answer is owed).
-    fn refuse(&mut self, bad: Bad, tools: &mut Tools) {
+    fn refuse(&mut self, bad: Bad, visit: Box<Visit>, tools: &mut Tools) {
         log::debug!("refused peer={} status={}: {}", self.address, bad.status, bad.why);
-        self.say(&Answer::refusal(bad), Manner { close: true, ..PLAIN }, tools);
+        self.say(&Answer::refusal(bad), Manner { close: true, ..PLAIN }, visit, tools);
     }
 
-    pub(super) fn say(&mut self, answer: &Answer, manner: Manner, tools: &mut Tools) {
+    /// Answers instead of an app, which ends the request.
+    pub(super) fn say(&mut self, answer: &Answer, manner: Manner, mut visit: Box<Visit>, tools: &mut Tools) {
         let mut out = std::mem::take(&mut tools.outbox);
         out.clear();
-        answer.write(&mut out, manner, tools.date());
+        answer.write(&mut out, manner, tools.date(), visit.id());
         let sent = self.socket.send(&out, &mut tools.io);
         tools.outbox = out;
+        (visit.status, visit.why) = (answer.status, Some(answer.why));
+        visit.bytes_out = self.socket.sent() - visit.sent_before;
+        tools.record(visit, if sent.is_ok() { By::of_answer(answer.status) } else { By::Client });
         self.served += 1;
         let phase = match sent {
             Err(_) => Phase::Gone,

@@ -4,6 +4,7 @@
 
 use super::heads::PLAIN;
 use super::{Conn, Phase};
+use crate::proxy::access::By;
 use crate::proxy::answer::{Answer, Manner};
 use crate::proxy::exchange::Outcome;
 use crate::proxy::http::Bad;
@@ -42,7 +43,7 @@ impl Conn {
             }
             Wait::Reading | Wait::Nothing => {
                 log::debug!("aborted peer={}: the answer is taken too slowly", self.address);
-                self.abort(tools);
+                self.abort(By::Timeout, tools);
             }
         }
     }
@@ -50,6 +51,7 @@ impl Conn {
     /// Tells it to come again, and closes: before its first head, which is not read.
     pub fn turn_away(&mut self, tools: &mut Tools) {
         log::debug!("refused peer={} status={}: {}", self.address, CROWD.status, CROWD.why);
-        self.say(&Answer::crowd(), Manner { close: true, ..PLAIN }, tools);
+        let visit = self.raw_visit(b"", tools);
+        self.say(&Answer::crowd(), Manner { close: true, ..PLAIN }, visit, tools);
     }
 }

@@ -3,6 +3,7 @@
 //! **Invariant**: a request moves on to another endpoint only while nothing of it was sent, whatever its method.
 
 use super::{Exchange, MAX_CONNECT_TIMEOUTS, Outcome, Reply};
+use crate::proxy::access::By;
 use crate::proxy::answer::Answer;
 use crate::proxy::http::Bad;
 use crate::proxy::tools::{Reuse, Tools, is_shortage};
@@ -13,7 +14,7 @@ impl Exchange {
     pub(super) fn dispatch(&mut self, request: &[u8], reuse: Reuse, tools: &mut Tools) -> Result<(), Outcome> {
         loop {
             tools.adopt();
-            let Some(endpoint) = tools.choose(self.upstream, &self.tried) else {
+            let Some(endpoint) = tools.choose(self.upstream(), &self.tried) else {
                 return Err(Outcome::Own(match (self.tried.is_empty(), self.connect_timeouts) {
                     (true, _) => Answer::no_endpoint(),
                     (false, 0) => Answer::bad_gateway(),
@@ -21,6 +22,7 @@ impl Exchange {
                 }));
             };
             self.held = Some(endpoint.id);
+            self.visit.choose(endpoint.id);
             let mut link = match tools.link(endpoint, self.conn, reuse) {
                 Ok(link) => link,
                 Err(e) => {
@@ -45,6 +47,7 @@ impl Exchange {
             if link.used && reuse == Reuse::Any {
                 self.kept.replace(request, &mut tools.io.spare);
             }
+            self.visit.ask(link.used, tools.now_us);
             self.link = Some(link);
             if self.mute {
                 self.hush(tools);
@@ -59,6 +62,7 @@ impl Exchange {
         if let Some(id) = self.held.take() {
             tools.shared.failed(id);
             tools.release(id);
+            self.visit.failures += 1;
             self.tried.push(id);
         }
     }
@@ -147,7 +151,7 @@ impl Exchange {
         tools.inbox = inbox;
         used.map_err(|bad| self.bad_request(bad))?;
         if got.end != End::NotYet && !self.intake.is_done() {
-            return Err(Outcome::Abort); // the client left in the middle of its request
+            return Err(Outcome::Abort(By::Client)); // it left in the middle of its request
         }
         // Readable still, though nothing came of it: a part of a TLS record.
         Ok(got.fresh > 0 || client.is_readable())
@@ -156,7 +160,7 @@ impl Exchange {
     fn bad_request(&self, bad: Bad) -> Outcome {
         match self.reply {
             Reply::Head => Outcome::Own(Answer::refusal(bad)),
-            _ => Outcome::Abort,
+            _ => Outcome::Abort(By::Client),
         }
     }
 }

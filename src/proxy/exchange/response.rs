@@ -3,10 +3,13 @@
 //! **Invariant**: a link is used again only if nothing speaks against it: head, framing, surplus bytes, an unsent rest
 //! of the request.
 
+use std::io;
+
 use super::{Exchange, MAX_INTERIM, Outcome, Reply};
+use crate::proxy::access::By;
 use crate::proxy::answer::Answer;
 use crate::proxy::bodies::Body;
-use crate::proxy::forward::{self, Shape};
+use crate::proxy::forward::{self, Defaults, Shape};
 use crate::proxy::http::buf::Buf;
 use crate::proxy::http::framing::{self, Decoder, Framing};
 use crate::proxy::http::head::{Response, Scanner};
@@ -32,7 +35,10 @@ impl Exchange {
         out.clear();
         let got = link.socket.gather(&mut inbox, &mut tools.io, BODY_READ, !has_work);
         tools.moved += got.fresh;
-        self.answered |= got.len > 0;
+        if got.len > 0 && !self.answered {
+            self.answered = true;
+            self.visit.answered = Some(tools.now_us);
+        }
         let begun = self.has_begun();
         let used = self.digest(&inbox[..got.len], &mut out, client, tools);
         if self.is_event_stream() && used.is_ok() && !begun {
@@ -45,7 +51,7 @@ impl Exchange {
         (tools.inbox, tools.outbox) = (inbox, out);
 
         let used = used?;
-        sent.map_err(|_| Outcome::Abort)?;
+        sent.map_err(|_| Outcome::Abort(By::Client))?;
         match self.reply {
             Reply::Switched => return Err(Outcome::Tunnel),
             Reply::Done => {}
@@ -80,7 +86,7 @@ impl Exchange {
             result.map_err(|bad| self.bad_response(bad, tools))?;
         }
         let Reply::Body(body) = &mut self.reply else { return Ok(used) };
-        let (taken, done) = body.relay(&input[used..], out, client, tools).map_err(|_| Outcome::Abort)?;
+        let (taken, done) = body.relay(&input[used..], out, client, tools).map_err(|e| Outcome::Abort(blame(&e)))?;
         used += taken;
         if done {
             self.retire(used < input.len(), tools);
@@ -93,6 +99,8 @@ impl Exchange {
             101 if self.facts.wants_websocket && forward::has_websocket(response.fields) => {
                 forward::switching(out, response);
                 self.kept.clear(&mut tools.io.spare);
+                self.visit.status = 101;
+                self.visit.switched = true;
                 self.reply = Reply::Switched;
                 return Ok(());
             }
@@ -125,7 +133,9 @@ impl Exchange {
             say_keep_alive: self.facts.version == Version::V10,
             trailers: self.facts.takes_trailers && framing == Framing::Chunked,
         };
-        forward::response(out, response, shape, tools.date())?;
+        let defaults = Defaults { date: tools.date(), request_id: self.visit.id() };
+        forward::response(out, response, shape, defaults)?;
+        self.visit.status = response.status;
         let stays = match response.version {
             Version::V11 => !response.connection.close,
             Version::V10 => response.connection.keep_alive && !response.connection.close,
@@ -171,7 +181,7 @@ impl Exchange {
                 let sent = client.send(&out, &mut tools.io);
                 tools.outbox = out;
                 self.reply = Reply::Done;
-                sent.map_err(|_| Outcome::Abort)
+                sent.map_err(|_| Outcome::Abort(By::Client))
             }
             Reply::Head if used && !self.answered && !self.kept.is_empty() => {
                 // It closed an idle connection as our request was on its way: once more, elsewhere or anew.
@@ -186,11 +196,18 @@ impl Exchange {
             }
             Reply::Head => {
                 if let Some(id) = self.held.filter(|_| !self.answered) {
+                    self.visit.failures += 1;
                     tools.shared.failed(id);
                 }
                 Err(Outcome::Own(Answer::bad_gateway()))
             }
-            _ => Err(Outcome::Abort),
+            _ => Err(Outcome::Abort(By::Endpoint)),
         }
     }
+}
+
+/// Whose doing it is that a body cannot be relayed.
+fn blame(e: &io::Error) -> By {
+    // What `bodies` says of broken framing; every other error is one of the client's socket.
+    if e.kind() == io::ErrorKind::InvalidData { By::Endpoint } else { By::Client }
 }

@@ -60,10 +60,12 @@ pub(in crate::proxy) enum Name {
     ProxyAuthenticate,
     ProxyAuthorization,
     ProxyConnection,
+    Referer,
     Te,
     Trailer,
     TransferEncoding,
     Upgrade,
+    UserAgent,
     XForwardedFor,
     XForwardedHost,
     XForwardedPort,
@@ -81,9 +83,9 @@ impl Name {
             4 => &[("host", Name::Host), ("date", Name::Date)],
             5 => &[("proxy", Name::Proxy), ("close", Name::Close)],
             6 => &[("accept", Name::Accept), ("expect", Name::Expect)],
-            7 => &[("upgrade", Name::Upgrade), ("trailer", Name::Trailer)],
+            7 => &[("upgrade", Name::Upgrade), ("trailer", Name::Trailer), ("referer", Name::Referer)],
             9 => &[("forwarded", Name::Forwarded), ("x-real-ip", Name::XForwarded)],
-            10 => &[("connection", Name::Connection), ("keep-alive", Name::KeepAlive)],
+            10 => &[("connection", Name::Connection), ("keep-alive", Name::KeepAlive), ("user-agent", Name::UserAgent)],
             12 => &[("content-type", Name::ContentType), ("x-request-id", Name::XRequestId)],
             14 => &[("content-length", Name::ContentLength), ("http2-settings", Name::Http2Settings)],
             15 => &[("x-forwarded-for", Name::XForwardedFor)],
@@ -113,7 +115,8 @@ impl Name {
     pub fn is_lookalike(name: &[u8]) -> bool {
         name.contains(&b'_') && {
             let dashed: Vec<u8> = name.iter().map(|b| if *b == b'_' { b'-' } else { *b }).collect();
-            !matches!(Name::of(&dashed), Name::Other | Name::Accept | Name::ContentType | Name::Date)
+            let id = Name::of(&dashed);
+            !matches!(id, Name::Other | Name::Accept | Name::ContentType | Name::Date | Name::UserAgent)
         }
     }
 

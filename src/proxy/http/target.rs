@@ -46,6 +46,14 @@ impl<'a> Target<'a> {
         absolute(method, bytes)
     }
 
+    /// Path and query as sent, or `*`.
+    pub fn raw(&self) -> &'a [u8] {
+        match self {
+            Target::Asterisk => b"*",
+            Target::Path { raw, .. } => raw,
+        }
+    }
+
     /// The path, never empty, without the query.
     pub fn path(&self) -> &'a [u8] {
         match self {

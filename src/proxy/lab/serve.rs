@@ -42,6 +42,7 @@ fn run(plan: Plan) -> Result<std::convert::Infallible> {
         https_port: Some(plan.https.port()),
         trusted_proxies: vec![],
         limits: Limits { idle: plan.idle, requests_per_conn: u32::MAX, ..Limits::DEFAULT },
+        access: None,
     };
     let (proxy, notices) = start(settings)?;
     let key = certs::load(&plan.chain, &plan.key)?;

@@ -9,7 +9,7 @@ const SWITCH: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: a\r\n\r\n";
 
 /// Accepts the upgrade, says `first` in the same write, then echoes to the end.
-fn echo(first: &'static [u8]) -> Origin {
+pub(super) fn echo(first: &'static [u8]) -> Origin {
     Origin::raw(move |mut stream| {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         let head = read_head(&mut reader).unwrap();

@@ -164,6 +164,7 @@ impl Worker {
     }
 
     fn pause(&mut self) {
+        self.tools.counters.accept_pauses.up();
         self.door.paused = true;
         self.next_sweep = self.tools.after(self.tools.now, self.tools.limits.sweep);
         self.watch_listeners();
@@ -213,6 +214,7 @@ impl Worker {
         // A word over TLS would cost a handshake.
         if !counted && (secure || self.door.turned_away >= TURNED_AWAY) {
             log::debug!("refused peer={address}: too many connections from one address");
+            self.tools.counters.answers.count(429, "too many connections from one address, no word");
             return;
         }
         let tls = match self.tools.index() {
@@ -226,6 +228,7 @@ impl Worker {
         let (socket, now) = (Socket::accepted(stream, tls), self.tools.now);
         let key = self.conns.insert_with(|key| Conn::new(key, socket, address, asker, counted, now));
         self.tools.shared.conns.fetch_add(1, Ordering::Relaxed);
+        self.tools.counters.accepted.up();
         self.door.turned_away += usize::from(!counted);
         self.count_handshake(key);
         let Some(conn) = self.conns.get_mut(key) else { return };
@@ -293,6 +296,7 @@ impl Worker {
             self.door.idlers.pop_front();
             let is_idle = |conn: &mut Conn| conn.idle_since() == Some(since) && conn.is_quiet();
             if self.conns.get_mut(key).is_some_and(is_idle) {
+                self.tools.counters.evicted.up();
                 self.drop_conn(key);
                 evicted += 1;
             }

@@ -15,6 +15,10 @@ impl Publish for Record {
         *generation
     }
 
+    fn metrics(&self) -> crate::proxy::counters::Metrics {
+        crate::proxy::counters::Metrics::default()
+    }
+
     fn stop(self: Box<Self>, _deadline: Instant) {}
 }
 

@@ -27,6 +27,10 @@ impl Publish for Nowhere {
         0
     }
 
+    fn metrics(&self) -> crate::proxy::counters::Metrics {
+        crate::proxy::counters::Metrics::default()
+    }
+
     fn stop(self: Box<Self>, _deadline: Instant) {}
 }
 

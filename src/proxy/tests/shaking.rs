@@ -243,7 +243,6 @@ fn established_clients_are_served_while_many_shake_hands_or_stall() {
         }
         storm.join().unwrap();
     });
-    println!("served {served} during the storm, the slowest in {slowest:?}");
     assert!(served > SHAKING, "only {served}");
-    assert!(slowest < limits.handshake_when_busy, "{slowest:?}");
+    assert!(slowest < limits.head / 2, "it waited for those that stall: {slowest:?}");
 }

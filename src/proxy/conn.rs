@@ -3,6 +3,7 @@
 //! ```text
 //!   Idle ─▶ Head ─▶ Exchange ─▶ Idle …        (keep-alive)
 //!    │        │        ├──▶ Tunnel ─▶ gone    (101)
+//!    │        ├──▶ Finding, File ─▶ Idle …    (see `file`)
 //!    └────────┴────────┴──▶ Closing ─▶ Linger ─▶ gone
 //! ```
 //! It reads heads and has `decide` judge them (`heads`), and lets an [`Exchange`] do the rest; it does not know how that
@@ -12,12 +13,14 @@
 //! with the kernel. After a refusal no byte of the connection is read as a request again.
 
 mod heads;
+mod file;
 
 use std::net::IpAddr;
 
 use super::answer::{Answer, Manner};
 use super::decide::Asker;
 use super::exchange::{Exchange, Outcome};
+use super::files::send::Delivery;
 use super::http::Version;
 use super::http::head::Scanner;
 use super::token::Key;
@@ -57,6 +60,10 @@ enum Phase {
     /// A head is coming.
     Head,
     Exchange(Box<Exchange>),
+    /// The disk is asked for a file.
+    Finding,
+    /// A file goes out.
+    File(Box<Delivery>),
     Tunnel(Box<Tunnel>),
     /// The last answer goes out.
     Closing,
@@ -133,6 +140,8 @@ impl Conn {
             let step = match &self.phase {
                 Phase::Idle | Phase::Head => self.await_head(tools),
                 Phase::Exchange(_) => self.relay(tools),
+                Phase::Finding => self.await_file(tools),
+                Phase::File(_) => self.deliver(tools),
                 Phase::Tunnel(_) => self.tunnel(tools),
                 Phase::Closing => self.finish_closing(tools),
                 Phase::Linger { .. } => self.linger(tools),
@@ -177,6 +186,8 @@ impl Conn {
                 let fin = fin.filter(|_| !exchange.has_begun() || exchange.is_event_stream());
                 return own.into_iter().chain(fin).min();
             }
+            Phase::Finding => at(limits.response_head),
+            Phase::File(delivery) => tools.after(delivery.progress, limits.write),
             Phase::Tunnel(tunnel) => tunnel.deadline(tools),
             Phase::Closing => at(limits.write),
             Phase::Linger { .. } => at(limits.linger),
@@ -209,7 +220,9 @@ impl Conn {
                     self.end_exchange(outcome, tools);
                 }
             }
-            Phase::Tunnel(_) => self.abort(tools),
+            // Its request lies in the stash still, and is not to be read again.
+            Phase::Finding => self.say(&Answer::overloaded(), Manner { close: true, ..PLAIN }, tools),
+            Phase::File(_) | Phase::Tunnel(_) => self.abort(tools),
             Phase::Closing | Phase::Linger { .. } | Phase::Gone => self.phase = Phase::Gone,
         }
     }
@@ -227,6 +240,7 @@ impl Conn {
                 // What was not completed must not look complete, whoever ends it.
                 self.socket.reset_on_close();
             }
+            Phase::File(_) => self.socket.reset_on_close(),
             Phase::Tunnel(tunnel) => tunnel.leave(tools),
             _ => {}
         }

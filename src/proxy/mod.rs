@@ -5,8 +5,8 @@
 //! today and as a process of its own later, with the same API.
 //!
 //! Reading order: a `worker` is one event loop; it accepts `conn`s and gives each its turn, lending it its `tools`. A
-//! conn reads a head (`http`), `decide` says what becomes of it, `answer` writes what we say ourselves, and an
-//! `exchange` relays the rest over a `transport` to an endpoint that `balance` picked from the `table`, by a link from
+//! conn reads a head (`http`), `decide` says what becomes of it, `answer` writes what we say ourselves, `files` answer
+//! for themselves, and an `exchange` relays the rest over a `transport` to an endpoint that `balance` picked from the `table`, by a link from
 //! the `pool`, with a head from `forward`; after a 101 it is a `tunnel`. `publish` and `ledger` bring tables in and
 //! notices out; `token`, `timer`, `limits` are what the loop stands on; `tls` and `certs` hide rustls.
 //!
@@ -21,6 +21,7 @@ pub(crate) mod certs;
 pub(crate) mod tls;
 pub(crate) mod limits;
 mod decide;
+pub(crate) mod files;
 mod answer;
 mod forward;
 mod balance;
@@ -111,12 +112,13 @@ pub(crate) fn start(settings: Settings) -> Result<(Proxy, Receiver<Notice>)> {
         polls.push(poll);
     }
     // A connection may need a second descriptor, towards its endpoint.
-    let descriptors = sys::raise_descriptor_limit().saturating_sub(OTHER_DESCRIPTORS) / 2;
+    let others = OTHER_DESCRIPTORS + polls.len() as u64 * files::OPEN_FILES as u64;
+    let descriptors = sys::raise_descriptor_limit().saturating_sub(others) / 2;
     let max_conns = settings.limits.conns.min(usize::try_from(descriptors).unwrap_or(usize::MAX)).max(16);
     log::info!("proxy workers={} max_conns={max_conns}", polls.len());
 
     let (notices, heard) = crossbeam_channel::unbounded(); // see `publish` for what bounds it
-    let shared = Arc::new(Shared::new(settings, max_conns, tls::Configs::new()?, bells, notices));
+    let shared = Arc::new(Shared::new(settings, max_conns, tls::Configs::new()?, bells, notices)?);
     let mut proxy = Proxy { shared, workers: Vec::new() };
     for (i, poll) in polls.into_iter().enumerate() {
         let shared = proxy.shared.clone();

@@ -9,6 +9,7 @@ mod tunnelling;
 mod securing;
 mod stopping;
 mod starving;
+mod filing;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -76,7 +77,7 @@ impl World {
 
     fn publish_limited(&self, endpoints: &[Endpoint], body_limit: u64) -> u64 {
         let route = |r: &str| (Route::parse(r).unwrap(), 0);
-        let upstream = Upstream { name: "app".into(), endpoints: endpoints.to_vec(), body_limit };
+        let upstream = Upstream { name: "app".into(), endpoints: endpoints.to_vec(), body_limit, assets: vec![] };
         let table = Table {
             entries: vec![route("app.test"), route("*.wild.test"), route("app.example.com")],
             upstreams: vec![upstream],

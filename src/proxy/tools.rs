@@ -13,6 +13,9 @@ use mio::{Interest, Registry};
 use rustix::io::Errno;
 
 use super::balance;
+use super::files::send::Delivery;
+use super::files::{Files, Found, Look};
+use super::http::head::Request;
 use super::http::headers::Field;
 use super::limits::Limits;
 use super::pool::Pool;
@@ -65,6 +68,7 @@ pub(super) struct Tools {
     pub stopping: Option<Stopping>,
     pub timers: Wheel,
     pub io: Io,
+    pub files: Files,
     /// Scratch, taken for the time of a call.
     pub inbox: Box<[u8]>,
     pub outbox: Vec<u8>,
@@ -88,6 +92,7 @@ pub(super) struct Tools {
 
 impl Tools {
     pub fn new(worker: usize, registry: Registry, shared: Arc<Shared>) -> Self {
+        let files = Files::new(worker, shared.helper.answers(worker));
         let mut tools = Tools {
             worker,
             limits: shared.settings.limits,
@@ -96,6 +101,7 @@ impl Tools {
             stopping: None,
             timers: Wheel::new(),
             io: Io::new(),
+            files,
             inbox: Box::default(),
             outbox: Vec::new(),
             fields: Vec::new(),
@@ -151,6 +157,7 @@ impl Tools {
         for key in self.pool.prune(|id| index.has(id), 0) {
             self.links.remove(key);
         }
+        self.files.keep(|root| index.has_root(root));
         let holding = self.held.keys().filter(|id| !index.has(**id)).copied().collect();
         let generation = index.generation;
         self.index = Some(index);
@@ -167,6 +174,21 @@ impl Tools {
     pub fn body_limit(&self, number: u32) -> u64 {
         let upstream = self.index.as_ref().and_then(|index| Some(&index.upstreams[index.place_of(number)?]));
         upstream.map_or(u64::MAX, |u| u.body_limit) // without an upstream there is nowhere to send it anyway
+    }
+
+    /// Looks for a file of the upstream with this number; see [`Files::find`].
+    pub fn find_file(&mut self, number: u32, request: &Request<'_>, prefix: usize, conn: Key) -> Found {
+        let upstream = self.index.as_ref().and_then(|index| Some(&index.upstreams[index.place_of(number)?]));
+        let Some(upstream) = upstream else { return Found::Missing };
+        let (path, fields) = (request.target.path(), request.fields);
+        let look = Look { roots: &upstream.assets, path, prefix, fields, conn, now: self.now };
+        self.files.find(look, &self.shared.helper)
+    }
+
+    /// Has the helper read the next piece; false when it has too much to do.
+    pub fn ask_to_read(&self, delivery: &mut Delivery, conn: Key) -> bool {
+        delivery.waiting = self.files.ask_to_read(delivery, conn, &self.shared.helper);
+        delivery.waiting
     }
 
     /// The next endpoint of the upstream with this number, held from now on.
@@ -285,13 +307,13 @@ impl Tools {
         }
     }
 
-    /// Closes links that have been idle for too long. True while some are left.
+    /// Closes links that have been idle for too long, and files. True while some are left.
     pub fn sweep(&mut self) -> bool {
         let oldest = self.now.saturating_sub(self.limits.link_idle.as_millis() as u64);
         for key in self.pool.prune(|_| true, oldest) {
             self.links.remove(key);
         }
-        !self.pool.is_empty()
+        self.files.sweep(self.now) || !self.pool.is_empty()
     }
 
     /// Closes all idle links, for want of descriptors. True when there were some.
@@ -303,8 +325,9 @@ impl Tools {
         !idle.is_empty()
     }
 
-    pub fn has_idle_links(&self) -> bool {
-        !self.pool.is_empty()
+    /// Something is to be swept.
+    pub fn has_leftovers(&self) -> bool {
+        !self.pool.is_empty() || self.files.holds_open()
     }
 
     pub fn register(&self, socket: &mut Socket, key: Key) -> io::Result<()> {

@@ -125,7 +125,7 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let now = self.tools.now;
-        let sweep = (self.paused || self.tools.has_idle_links()).then(|| self.next_sweep.saturating_sub(now));
+        let sweep = (self.paused || self.tools.has_leftovers()).then(|| self.next_sweep.saturating_sub(now));
         let stop = self.tools.stopping.map(|s| s.deadline.saturating_sub(now));
         // One more, so that a deadline has passed when it is looked at.
         let wait = [self.tools.timers.wait(now), sweep, stop].into_iter().flatten().min();
@@ -136,7 +136,7 @@ impl Worker {
         self.tools.stopping.is_some_and(|s| self.conns.len() == 0 || s.deadline <= self.tools.now)
     }
 
-    /// Adopts the newest table and the wish to stop.
+    /// Adopts the newest table, the wish to stop, and what the helper has found.
     fn hear(&mut self) {
         self.tools.adopt();
         if self.tools.stopping.is_none()
@@ -147,6 +147,12 @@ impl Worker {
             for conn in self.conns.iter_mut() {
                 conn.arm(&mut self.tools);
             }
+        }
+        while let Some((key, heard)) = self.tools.files.hear(self.tools.now) {
+            self.with_conn(key, |conn, tools| {
+                conn.heard(heard, tools);
+                conn.turn(tools)
+            });
         }
         let wanted = self.tools.index().is_some() && self.tools.stopping.is_none() && !self.paused;
         if wanted != self.listening {

@@ -65,6 +65,7 @@ impl Conn {
         };
         self.hungry = false;
         self.scanner = Scanner::default();
+        let start = head.start;
         // The body, or the next request.
         self.socket.put_back(&input[head.end..], &mut tools.io);
         let mut fields = std::mem::take(&mut tools.fields);
@@ -73,6 +74,11 @@ impl Conn {
             Err(bad) => self.refuse(bad, tools),
         }
         tools.fields = fields;
+        if matches!(self.phase, Phase::Finding) {
+            // To be read once more when the disk has answered.
+            self.socket.consume_stash(self.socket.stash().len(), &mut tools.io);
+            self.socket.put_back(&input[start..], &mut tools.io);
+        }
     }
 
     fn take_request(&mut self, request: &Request<'_>, tools: &mut Tools) {
@@ -93,8 +99,13 @@ impl Conn {
             Version::V10 => request.connection.keep_alive && !request.connection.close,
         };
         let close = !stays || tools.stopping.is_some() || self.served + 1 >= tools.limits.requests_per_conn;
+        if let Ok(Decision::Look { upstream, prefix }) = decision
+            && self.serve_file(request, framing, (upstream, prefix), close, tools)
+        {
+            return;
+        }
         let answer = match decision {
-            Ok(Decision::Forward(upstream)) => {
+            Ok(Decision::Forward(upstream) | Decision::Look { upstream, .. }) => {
                 let facts = Facts {
                     version: request.version,
                     to_head: request.method == Method::Head,

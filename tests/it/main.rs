@@ -12,6 +12,7 @@ mod traffic;
 mod tidy;
 mod control;
 mod deploy;
+mod assets;
 mod failures;
 mod recovery;
 mod bad_input;

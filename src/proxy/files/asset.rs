@@ -136,5 +136,5 @@ fn tag(size: u64, changed: Stamp, coding: Option<Coding>) -> Vec<u8> {
 }
 
 fn stamp(stat: &Stat) -> Stamp {
-    (stat.st_mtime as i64, stat.st_mtime_nsec as u64)
+    (stat.st_mtime, stat.st_mtime_nsec)
 }

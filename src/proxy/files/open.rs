@@ -93,7 +93,7 @@ impl Opener {
     }
 
     fn regular(&mut self, root: &Root, name: &[u8]) -> Result<(OwnedFd, rustix::fs::Stat), Errno> {
-        let file = if self.cached { self.from_caches(root.fd(), name)? } else { beneath(root.fd(), name, READ)? };
+        let file = if self.cached { self.without_waiting(root.fd(), name)? } else { beneath(root.fd(), name, READ)? };
         let stat = rustix::fs::fstat(&file)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Ok((file, stat)),
@@ -101,7 +101,7 @@ impl Opener {
         }
     }
 
-    fn from_caches(&mut self, root: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    fn without_waiting(&mut self, root: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
         if self.blind {
             return Err(Errno::AGAIN);
         }

@@ -23,11 +23,11 @@ struct Folder {
 }
 
 impl Root {
-    /// Opens the folder `below` in `base`; `None` when there is none.
+    /// Opens the folder `below` in `base`. `None` when there is none, when it is no folder, or when it is reached through
+    /// a link: that would let a release serve anything in it, its configuration included.
     ///
     /// # Errors
-    /// Those of the kernel; `NotADirectory` or `FilesystemLoop` when it is no folder, or reached through a link: a link
-    /// would let a release name what to serve anywhere in it, its configuration included.
+    /// Those of the kernel that are about the disk and not about the name.
     pub fn open(base: &Path, below: &Path) -> io::Result<Option<Root>> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -35,7 +35,7 @@ impl Root {
             .and_then(|base| open::beneath(base.as_fd(), below.as_os_str().as_bytes(), folder | OFlags::NOFOLLOW));
         match opened {
             Ok(fd) => Ok(Some(Root(Arc::new(Folder { id: NEXT.fetch_add(1, Ordering::Relaxed), fd })))),
-            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => Ok(None),
             Err(e) => Err(e.into()),
         }
     }

@@ -23,14 +23,19 @@ pub(super) struct Assets {
     former: Vec<(Version, Root, Instant)>,
 }
 
-/// Opens the folder of a release; `None` when it has none.
+/// Opens the folder of a release; `None` when it has none. What is no folder, or is reached through a link, is left to
+/// the app: an earlier release with such a thing must stay one that can be gone back to.
 ///
 /// # Errors
-/// Io when it is there and cannot be opened; `public` must be a folder and no link.
+/// Io when it is there and cannot be opened.
 pub(super) fn open(layout: &Layout, manifest: &Manifest) -> Result<Option<Root>> {
     let release = layout.release(&manifest.app, &manifest.version);
     let public = Path::new(&manifest.dir).join("public");
-    Root::open(&release, &public).context(|| format!("open the assets {}", public.display()))
+    let root = Root::open(&release, &public).context(|| format!("open the assets {}", public.display()))?;
+    if root.is_none() && release.join(&public).symlink_metadata().is_ok() {
+        log::warn!("app={} release={} `{}` is no folder", manifest.app, manifest.version, public.display());
+    }
+    Ok(root)
 }
 
 impl Assets {

@@ -2,6 +2,7 @@
 //! is drained at once unless the test holds it.
 
 mod deploying;
+mod serving;
 mod failing;
 mod living;
 mod verbs;

@@ -60,6 +60,10 @@ impl Answer {
         Answer::new(408, "Request timeout")
     }
 
+    pub const fn precondition_failed() -> Self {
+        Answer::new(412, "Precondition failed")
+    }
+
     pub const fn too_large() -> Self {
         Answer::new(413, "Request body too large")
     }
@@ -157,6 +161,7 @@ fn reason(status: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
+        412 => "Precondition Failed",
         413 => "Content Too Large",
         414 => "URI Too Long",
         417 => "Expectation Failed",

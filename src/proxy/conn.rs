@@ -3,6 +3,7 @@
 //! ```text
 //!   Idle ─▶ Head ─▶ Exchange ─▶ Idle …        (keep-alive)
 //!    │        │        ├──▶ Tunnel ─▶ gone    (101; Closing when the endpoint alone has ended)
+//!    │        ├──▶ Finding, File ─▶ Idle …    (see `file`)
 //!    └────────┴────────┴──▶ Closing ─▶ Linger ─▶ gone
 //! ```
 //! It reads heads and has `decide` judge them (`heads`), and lets an [`Exchange`] do the rest; it does not know how that
@@ -13,6 +14,7 @@
 
 mod heads;
 mod slow;
+mod file;
 
 use std::net::IpAddr;
 
@@ -20,6 +22,7 @@ use super::access::{By, Peer};
 use super::answer::{Answer, Manner};
 use super::decide::Asker;
 use super::exchange::{Exchange, Outcome};
+use super::files::send::Delivery;
 use super::http::Version;
 use super::http::head::Scanner;
 use super::pace::Pace;
@@ -68,6 +71,10 @@ enum Phase {
     /// A head is coming.
     Head,
     Exchange(Box<Exchange>),
+    /// The disk is asked for a file.
+    Finding,
+    /// A file goes out.
+    File(Box<Delivery>),
     Tunnel(Box<Tunnel>),
     /// The last answer goes out.
     Closing,
@@ -168,6 +175,8 @@ impl Conn {
             let step = match &self.phase {
                 Phase::Idle | Phase::Head => self.await_head(tools),
                 Phase::Exchange(_) => self.relay(tools),
+                Phase::Finding => self.await_file(tools),
+                Phase::File(_) => self.deliver(tools),
                 Phase::Tunnel(_) => self.tunnel(tools),
                 Phase::Closing => self.finish_closing(tools),
                 Phase::Linger { .. } => self.linger(tools),
@@ -217,6 +226,11 @@ impl Conn {
                 let pace = self.pace.deadline(tools.pace()).unwrap_or(u64::MAX);
                 tunnel.deadline(tools).min(pace)
             }
+            Phase::Finding => at(limits.response_head),
+            Phase::File(delivery) => {
+                let pace = self.pace.deadline(tools.pace()).unwrap_or(u64::MAX);
+                tools.after(delivery.progress, limits.write).min(pace)
+            }
             Phase::Closing => at(limits.write),
             Phase::Linger { .. } => at(limits.linger),
             Phase::Gone => 0,
@@ -255,7 +269,9 @@ impl Conn {
                     self.end_exchange(outcome, tools);
                 }
             }
-            Phase::Tunnel(_) => self.abort(By::Timeout, tools),
+            // Its request lies in the stash still, and is not to be read again.
+            Phase::Finding => self.give_up_finding(tools),
+            Phase::File(_) | Phase::Tunnel(_) => self.abort(By::Timeout, tools),
             Phase::Closing | Phase::Linger { .. } | Phase::Gone => self.phase = Phase::Gone,
         }
     }
@@ -279,6 +295,10 @@ impl Conn {
                 exchange.leave(tools);
                 tools.record(exchange.into_visit(&self.socket), by);
                 // What was not completed must not look complete, whoever ends it.
+                self.socket.reset_on_close();
+            }
+            Phase::File(delivery) => {
+                tools.record(delivery.end_visit(&self.socket), by);
                 self.socket.reset_on_close();
             }
             Phase::Tunnel(tunnel) => {

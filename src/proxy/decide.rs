@@ -3,10 +3,11 @@
 //! **Invariant**: the path that chose the route leads to the same route after decoding and resolving dots; otherwise
 //! the app would see another path than the one that was allowed to it.
 
+use super::files::path::has_extension;
 use super::http::head::Request;
 use super::http::headers::Name;
 use super::http::target::Target;
-use super::http::{Bad, bad};
+use super::http::{Bad, Method, bad};
 use super::table::Index;
 use crate::proto::route::is_private_host;
 
@@ -31,6 +32,12 @@ pub(super) struct Asker {
 pub(super) enum Decision {
     /// To the upstream with this lasting number.
     Forward(u32),
+    /// The same, unless there is a file for it: with the path as it is or without its first `prefix` bytes, which are
+    /// the route's.
+    Look {
+        upstream: u32,
+        prefix: usize,
+    },
     /// To HTTPS, everything else the same.
     Redirect,
     NotFound,
@@ -72,7 +79,12 @@ pub(super) fn decide(request: &Request<'_>, host: Option<&str>, asker: Asker, in
     if asker.trusted && request.fields.members(Name::XForwardedFor).count() >= MAX_HOPS {
         return bad(508, "the request goes round in a loop");
     }
-    Ok(Decision::Forward(index.numbers[place]))
+    let upstream = index.numbers[place];
+    let is_asked_for = matches!(request.method, Method::Get | Method::Head) && has_extension(path.as_bytes());
+    Ok(match index.upstreams[place].assets.is_empty() || !is_asked_for {
+        true => Decision::Forward(upstream),
+        false => Decision::Look { upstream, prefix: index.prefix(host, path) },
+    })
 }
 
 /// Whether the client's own connection is encrypted, as far as those we trust say.

@@ -5,13 +5,13 @@
 //! today and as a process of its own later, with the same API.
 //!
 //! Reading order: a `worker` is one event loop; it accepts `conn`s and gives each its turn, lending it its `tools`. A
-//! conn reads a head (`http`), `decide` says what becomes of it, `answer` writes what we say ourselves, and an
-//! `exchange` relays the rest over a `transport` (on a `wire`) to an endpoint that `balance` picked from the `table`, by
-//! a link from the `pool`, with a head from `forward`; after a 101 it is a `tunnel`. `publish` and `ledger` bring tables
-//! in and notices out; `access` is the line that tells a request, `counters` what is counted, `record` where both happen,
-//! `journal` the way of the lines to their keeper; `handoff` evens the workers out; `token`, `quick`, `timer`, `limits`
-//! are what the loop stands on, `pace` and `crowd` keep one client from taking it all; `tls`, `entropy` and `certs` hide
-//! rustls.
+//! conn reads a head (`http`), `decide` says what becomes of it, `answer` writes what we say ourselves, `files` serves
+//! what lies in a folder, and an `exchange` relays the rest over a `transport` (on a `wire`) to an endpoint that `balance`
+//! picked from the `table`, by a link from the `pool`, with a head from `forward`; after a 101 it is a `tunnel`.
+//! `publish` and `ledger` bring tables in and notices out; `access` is the line that tells a request, `counters` what is
+//! counted, `record` where both happen, `journal` the way of the lines to their keeper; `handoff` evens the workers out;
+//! `token`, `quick`, `timer`, `limits` are what the loop stands on, `pace` and `crowd` keep one client from taking it
+//! all; `tls`, `entropy` and `certs` hide rustls.
 //!
 //! **Invariant (drained)**: [`Notice::Drained`] is said once for an endpoint, when every worker has adopted a table
 //! without it *and* holds no exchange or tunnel on it. The second alone would be a race.
@@ -25,6 +25,7 @@ pub(crate) mod tls;
 mod entropy;
 pub(crate) mod limits;
 mod decide;
+pub(crate) mod files;
 mod answer;
 mod forward;
 mod balance;
@@ -138,14 +139,15 @@ pub(crate) fn start(settings: Settings) -> Result<(Proxy, Receiver<Notice>)> {
         polls.push(poll);
     }
     let descriptors = sys::raise_descriptor_limit();
-    let max_conns = settings.limits.conns.min(conns_for(descriptors));
+    let open_files = polls.len() as u64 * files::OPEN_FILES as u64;
+    let max_conns = settings.limits.conns.min(conns_for(descriptors.saturating_sub(open_files)));
     let share = sys::memory().map_or(u64::MAX, |memory| memory / MEMORY_SHARE);
     let memory = settings.limits.memory.min(usize::try_from(share).unwrap_or(usize::MAX));
     let workers = polls.len();
     log::info!("proxy workers={workers} descriptors={descriptors} max_conns={max_conns} memory_mib={}", memory >> 20);
 
     let (notices, heard) = crossbeam_channel::unbounded(); // see `publish` for what bounds it
-    let shared = Arc::new(Shared::new(settings, max_conns, memory, tls::Configs::new()?, bells, notices));
+    let shared = Arc::new(Shared::new(settings, max_conns, memory, tls::Configs::new()?, bells, notices)?);
     let mut proxy = Proxy { shared, workers: Vec::new() };
     for (i, poll) in polls.into_iter().enumerate() {
         let shared = proxy.shared.clone();

@@ -13,12 +13,14 @@ use crossbeam_channel::Sender;
 use mio::Waker;
 
 use super::counters::{App, Counters, Metrics};
+use super::files::helper::Helper;
 use super::handoff::Queue;
 use super::ledger::Ledger;
 use super::quick::Set;
 use super::table::{EndpointId, Index, Table};
 use super::tls::Configs;
 use super::{Notice, Settings};
+use crate::error::Result;
 
 /// `Failed` is advice; when nobody listens it is not worth memory. The other notices are as few as publications.
 const MAX_UNHEARD: usize = 1024;
@@ -44,7 +46,9 @@ pub(super) struct Shared {
     generation: AtomicU64,
     stop: OnceLock<Instant>,
     desk: Mutex<Desk>,
-    bells: Vec<Waker>,
+    /// Waits for disks in place of the workers.
+    pub helper: Helper,
+    bells: Arc<[Waker]>,
     notices: Sender<Notice>,
 }
 
@@ -77,9 +81,10 @@ impl Shared {
         configs: Configs,
         bells: Vec<Waker>,
         notices: Sender<Notice>,
-    ) -> Self {
+    ) -> Result<Self> {
         let ledger = Ledger::new(bells.len());
-        Shared {
+        let bells: Arc<[Waker]> = bells.into();
+        Ok(Shared {
             settings,
             conns: AtomicUsize::new(0),
             max_conns,
@@ -93,9 +98,10 @@ impl Shared {
             generation: AtomicU64::new(0),
             stop: OnceLock::new(),
             desk: Mutex::new(Desk { ledger, newest: None, certs: None, configs, numbers: HashMap::new() }),
+            helper: Helper::start(bells.clone())?,
             bells,
             notices,
-        }
+        })
     }
 
     pub fn publish(&self, table: Table) -> u64 {

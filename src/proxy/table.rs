@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 
 use super::certs::Certs;
+use super::files::root::Root;
 use super::quick::{Map, Set};
 use crate::proto::route::Route;
 
@@ -41,6 +42,8 @@ pub(crate) struct Upstream {
     pub endpoints: Vec<Endpoint>,
     /// Largest request body in bytes; 413 beyond.
     pub body_limit: u64,
+    /// Folders whose files are served without asking the app: the live one first, then those of releases that drain.
+    pub assets: Vec<Root>,
 }
 
 /// A network, as `address/bits`.
@@ -92,15 +95,24 @@ impl Index {
 
     /// The upstream for `host` (lower-case, no port, no final dot) and `path` (no query).
     pub fn find(&self, host: &str, path: &str) -> Option<usize> {
-        let pick = |routes: &Vec<(Route, usize)>| {
-            routes.iter().find(|(route, _)| route.matches_path(path)).map(|(_, upstream)| *upstream)
-        };
-        if let Some(upstream) = self.exact.get(host).and_then(pick) {
-            return Some(upstream);
+        self.entry(host, path).map(|(_, upstream)| *upstream)
+    }
+
+    /// How many bytes of `path` are the route's own.
+    pub fn prefix(&self, host: &str, path: &str) -> usize {
+        self.entry(host, path).map_or(0, |(route, _)| route.path_prefix().len())
+    }
+
+    fn entry(&self, host: &str, path: &str) -> Option<&(Route, usize)> {
+        fn pick<'a>(routes: &'a [(Route, usize)], path: &str) -> Option<&'a (Route, usize)> {
+            routes.iter().find(|(route, _)| route.matches_path(path))
+        }
+        if let Some(entry) = self.exact.get(host).and_then(|routes| pick(routes, path)) {
+            return Some(entry);
         }
         // Longer suffixes come first. A suffix has a label before it, so a host never matches as its own suffix.
         let dots = host.bytes().enumerate().filter(|(i, b)| *b == b'.' && *i > 0);
-        dots.map(|(i, _)| &host[i + 1..]).find_map(|suffix| self.wild.get(suffix).and_then(pick))
+        dots.map(|(i, _)| &host[i + 1..]).find_map(|suffix| pick(self.wild.get(suffix)?, path))
     }
 
     pub fn has(&self, endpoint: EndpointId) -> bool {
@@ -109,6 +121,11 @@ impl Index {
 
     pub fn endpoints(&self) -> &Set<EndpointId> {
         &self.endpoints
+    }
+
+    /// Whether some upstream has the folder with this id.
+    pub fn has_root(&self, id: u64) -> bool {
+        self.upstreams.iter().flat_map(|u| &u.assets).any(|root| root.id() == id)
     }
 
     /// Where an upstream of an earlier table is now: places change, numbers stay.
@@ -124,7 +141,8 @@ pub(super) mod tests {
 
     /// An index in which the n-th route leads to the n-th upstream.
     pub(in crate::proxy) fn index(routes: &[&str]) -> Index {
-        let upstream = |name: &&str| Upstream { name: Arc::from(*name), endpoints: vec![], body_limit: 1 << 20 };
+        let upstream =
+            |name: &&str| Upstream { name: Arc::from(*name), endpoints: vec![], body_limit: 1 << 20, assets: vec![] };
         let entries = routes.iter().enumerate().map(|(i, r)| (Route::parse(r).unwrap(), i)).collect();
         let certs = Arc::new(crate::proxy::certs::tests::certs("default.test"));
         let tls = tls::Configs::new().unwrap().server(&certs);

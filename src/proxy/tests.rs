@@ -14,6 +14,7 @@ mod slowing;
 mod crowding;
 mod hoarding;
 mod observing;
+mod filing;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -87,7 +88,7 @@ impl World {
 
     fn publish_limited(&self, endpoints: &[Endpoint], body_limit: u64) -> u64 {
         let route = |r: &str| (Route::parse(r).unwrap(), 0);
-        let upstream = Upstream { name: "app".into(), endpoints: endpoints.to_vec(), body_limit };
+        let upstream = Upstream { name: "app".into(), endpoints: endpoints.to_vec(), body_limit, assets: vec![] };
         let table = Table {
             entries: vec![route("app.test"), route("*.wild.test"), route("app.example.com")],
             upstreams: vec![upstream],

@@ -14,6 +14,9 @@ use super::access::Visit;
 use super::balance;
 use super::counters::{Book, Counters};
 use super::exchange::Exchange;
+use super::files::send::Delivery;
+use super::files::{Files, Found, Look};
+use super::http::head::Request;
 use super::http::headers::Field;
 use super::journal::Journal;
 use super::limits::Limits;
@@ -76,6 +79,7 @@ pub(super) struct Tools {
     pub stopping: Option<Stopping>,
     pub timers: Wheel,
     pub io: Io,
+    pub files: Files,
     /// Scratch, taken for the time of a call.
     pub inbox: Box<[u8]>,
     pub outbox: Vec<u8>,
@@ -112,6 +116,7 @@ pub(super) struct Tools {
 impl Tools {
     pub fn new(worker: usize, net: Net, shared: Arc<Shared>) -> Self {
         let memory = shared.memory / shared.loads.len().max(1);
+        let files = Files::new(worker, shared.helper.answers(worker));
         let mut tools = Tools {
             worker,
             limits: shared.settings.limits,
@@ -125,6 +130,7 @@ impl Tools {
             stopping: None,
             timers: Wheel::new(),
             io: Io::new(memory),
+            files,
             inbox: Box::default(),
             outbox: Vec::new(),
             fields: Vec::new(),
@@ -189,6 +195,7 @@ impl Tools {
             self.links.remove(key);
         }
         self.held.retain(|id, count| *count > 0 || index.has(*id));
+        self.files.keep(|root| index.has_root(root));
         let holding = self.held.keys().filter(|id| !index.has(**id)).copied().collect();
         let generation = index.generation;
         self.books = self.counters.adopt(&index);
@@ -206,6 +213,21 @@ impl Tools {
     pub fn body_limit(&self, number: u32) -> u64 {
         let upstream = self.index.as_ref().and_then(|index| Some(&index.upstreams[index.place_of(number)?]));
         upstream.map_or(u64::MAX, |u| u.body_limit) // without an upstream there is nowhere to send it anyway
+    }
+
+    /// Looks for a file of the upstream with this number; see [`Files::find`].
+    pub fn find_file(&mut self, number: u32, request: &Request<'_>, prefix: usize, conn: Key) -> Found {
+        let upstream = self.index.as_ref().and_then(|index| Some(&index.upstreams[index.place_of(number)?]));
+        let Some(upstream) = upstream else { return Found::Missing };
+        let (path, fields) = (request.target.path(), request.fields);
+        let look = Look { roots: &upstream.assets, path, prefix, fields, conn, now: self.now };
+        self.files.find(look, &self.shared.helper)
+    }
+
+    /// Has the helper read the next piece; false when it has too much to do.
+    pub fn ask_to_read(&self, delivery: &mut Delivery, conn: Key) -> bool {
+        delivery.waiting = self.files.ask_to_read(delivery, conn, &self.shared.helper);
+        delivery.waiting
     }
 
     /// The next endpoint of the upstream with this number, held from now on.
@@ -325,12 +347,12 @@ impl Tools {
         }
     }
 
-    /// Closes links that have been idle for too long. True while some are left.
+    /// Closes links that have been idle for too long, and files. True while some are left.
     pub fn sweep(&mut self) -> bool {
         for key in self.pool.prune(|_| true, self.now) {
             self.links.remove(key);
         }
-        !self.pool.is_empty()
+        self.files.sweep(self.now) || !self.pool.is_empty()
     }
 
     /// Closes all idle links, for want of descriptors. True when there were some.
@@ -342,8 +364,9 @@ impl Tools {
         !idle.is_empty()
     }
 
-    pub fn has_idle_links(&self) -> bool {
-        !self.pool.is_empty()
+    /// Something is to be swept.
+    pub fn has_leftovers(&self) -> bool {
+        !self.pool.is_empty() || self.files.holds_open()
     }
 
     pub fn idle_links(&self) -> usize {

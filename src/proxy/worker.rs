@@ -134,7 +134,7 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let now = self.tools.now;
-        let sweeps = self.door.sweeps(&self.tools) || self.tools.has_idle_links() || self.tools.is_busy();
+        let sweeps = self.door.sweeps(&self.tools) || self.tools.has_leftovers() || self.tools.is_busy();
         let sweep = sweeps.then(|| self.next_sweep.saturating_sub(now));
         let stop = self.tools.stopping.map(|s| s.deadline.saturating_sub(now));
         let lines = self.tools.journal.due().map(|at| at.saturating_sub(now));
@@ -148,7 +148,7 @@ impl Worker {
         self.tools.stopping.is_some_and(|s| is_empty() || s.deadline <= self.tools.now)
     }
 
-    /// Adopts the newest table and the wish to stop.
+    /// Adopts the newest table, the wish to stop, and what the helper has found.
     fn hear(&mut self) {
         self.tools.adopt();
         if self.tools.stopping.is_none()
@@ -157,6 +157,12 @@ impl Worker {
             let idle_until = self.tools.after(self.tools.now, self.tools.limits.stop_idle);
             self.tools.stopping = Some(Stopping { deadline: self.tools.ms(deadline), idle_until });
             self.arm_all();
+        }
+        while let Some((key, heard)) = self.tools.files.hear(self.tools.now) {
+            self.with_conn(key, |conn, tools| {
+                conn.heard(heard, tools);
+                conn.turn(tools)
+            });
         }
         self.watch_listeners();
     }

@@ -21,6 +21,7 @@ use crate::proto::name::AppId;
 use crate::proto::route::Route;
 use crate::proxy::certs::Certs;
 use crate::proxy::counters::Metrics;
+use crate::proxy::files::root::Root;
 use crate::proxy::table::{Endpoint, Table, Upstream};
 use crate::proxy::{Notice, Proxy};
 
@@ -42,6 +43,8 @@ pub(crate) struct Posting {
     pub endpoints: Vec<Endpoint>,
     /// Largest request body in bytes.
     pub body_limit: u64,
+    /// Folders of files that are served without asking the app, in the order they are looked in.
+    pub assets: Vec<Root>,
 }
 
 /// Routes kept for an app while its deploy is under way; given back when dropped.
@@ -323,6 +326,7 @@ impl State {
                 name: posted.name.clone(),
                 endpoints: posted.posting.endpoints.clone(),
                 body_limit: posted.posting.body_limit,
+                assets: posted.posting.assets.clone(),
             });
         }
         if let Some(proxy) = &self.proxy {

@@ -12,6 +12,7 @@ mod traffic;
 mod tidy;
 mod control;
 mod deploy;
+mod assets;
 mod websocket;
 mod failures;
 mod recovery;

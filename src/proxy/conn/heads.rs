@@ -72,6 +72,7 @@ impl Conn {
         };
         self.hungry = false;
         self.scanner = Scanner::default();
+        let start = head.start;
         // The body, or the next request.
         self.socket.put_back(&input[head.end..], &mut tools.io);
         let mut fields = std::mem::take(&mut tools.fields);
@@ -80,6 +81,11 @@ impl Conn {
             Err(bad) => self.refuse(bad, self.raw_visit(input, tools), tools),
         }
         tools.fields = fields;
+        if matches!(self.phase, Phase::Finding) {
+            // To be read once more when the disk has answered.
+            self.socket.consume_stash(self.socket.stash().len(), &mut tools.io);
+            self.socket.put_back(&input[start..], &mut tools.io);
+        }
     }
 
     fn take_request(&mut self, request: &Request<'_>, tools: &mut Tools) {
@@ -101,8 +107,13 @@ impl Conn {
         };
         self.parting = !stays && framing == Framing::None;
         let close = !stays || tools.stopping.is_some() || self.served + 1 >= tools.limits.requests_per_conn;
+        if let Ok(Decision::Look { upstream, prefix }) = decision
+            && self.serve_file(request, framing, (upstream, prefix), close, tools)
+        {
+            return;
+        }
         let answer = match decision {
-            Ok(Decision::Forward(upstream)) => {
+            Ok(Decision::Forward(upstream) | Decision::Look { upstream, .. }) => {
                 let facts = Facts {
                     version: request.version,
                     to_head: request.method == Method::Head,
@@ -131,7 +142,7 @@ impl Conn {
     }
 
     /// What is known of a request that has come; `upstream` is where it goes, if anywhere.
-    fn visit(&self, request: &Request<'_>, upstream: Option<u32>, tools: &mut Tools) -> Box<Visit> {
+    pub(super) fn visit(&self, request: &Request<'_>, upstream: Option<u32>, tools: &mut Tools) -> Box<Visit> {
         let mut visit = tools.visit(forward::request_id(request), self.socket.sent());
         visit.upstream = upstream;
         visit.bytes_in = request.fields.bytes.len() as u64;

@@ -20,9 +20,9 @@ impl Conn {
     /// What this client, and nobody else, is to do next. Where something else has an absolute limit, nothing.
     pub(super) fn wait(&self) -> Wait {
         match &self.phase {
-            Phase::Exchange(_) | Phase::Tunnel(_) if !self.socket.is_clear() => Wait::Reading,
+            Phase::Exchange(_) | Phase::Tunnel(_) | Phase::File(_) if !self.socket.is_clear() => Wait::Reading,
             Phase::Exchange(exchange) if exchange.awaits_body() && !self.socket.is_readable() => Wait::Body,
-            Phase::Exchange(_) | Phase::Tunnel(_) => Wait::Nothing,
+            Phase::Exchange(_) | Phase::Tunnel(_) | Phase::Finding | Phase::File(_) => Wait::Nothing,
             Phase::Idle | Phase::Head | Phase::Closing | Phase::Linger { .. } | Phase::Gone => Wait::Nothing,
         }
     }

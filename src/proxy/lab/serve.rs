@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Context, Result};
 use crate::proto::route::Route;
 use crate::proxy::certs::{self, Certs};
+use crate::proxy::files::root::Root;
 use crate::proxy::limits::Limits;
 use crate::proxy::table::{Endpoint, EndpointId, Table, Upstream};
 use crate::proxy::{Settings, start};
@@ -18,6 +20,8 @@ pub struct Plan {
     pub http: SocketAddr,
     pub https: SocketAddr,
     pub origin: SocketAddr,
+    /// A folder of files and the plain and TLS ports to serve it on.
+    pub files: Option<(PathBuf, SocketAddr, SocketAddr)>,
     /// PEM chain and key for every name.
     pub chain: Vec<u8>,
     pub key: Vec<u8>,
@@ -35,9 +39,16 @@ pub fn serve(plan: Plan) -> Result<std::convert::Infallible, String> {
 
 fn run(plan: Plan) -> Result<std::convert::Infallible> {
     let bind = |at: SocketAddr| TcpListener::bind(at).map(Arc::new).context(|| format!("listen on {at}"));
+    let (mut http, mut https, mut assets) = (vec![bind(plan.http)?], vec![bind(plan.https)?], vec![]);
+    if let Some((folder, plain, secure)) = &plan.files {
+        http.push(bind(*plain)?);
+        https.push(bind(*secure)?);
+        let root = Root::open(folder, Path::new(".")).context(|| format!("open {}", folder.display()))?;
+        assets.extend(root);
+    }
     let settings = Settings {
-        http: vec![bind(plan.http)?],
-        https: vec![bind(plan.https)?],
+        http,
+        https,
         workers: plan.workers,
         https_port: Some(plan.https.port()),
         trusted_proxies: vec![],
@@ -47,7 +58,7 @@ fn run(plan: Plan) -> Result<std::convert::Infallible> {
     let (proxy, notices) = start(settings)?;
     let key = certs::load(&plan.chain, &plan.key)?;
     let endpoint = Endpoint { id: EndpointId(1), addr: plan.origin };
-    let upstream = Upstream { name: "origin".into(), endpoints: vec![endpoint], body_limit: u64::MAX };
+    let upstream = Upstream { name: "origin".into(), endpoints: vec![endpoint], body_limit: u64::MAX, assets };
     let route = Route::parse("localhost").expect("a literal that is a route");
     let certs = Arc::new(Certs { by_name: HashMap::new(), default: key });
     proxy.publish(Table { entries: vec![(route, 0)], upstreams: vec![upstream], certs });

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use rustix::process::Signal;
 
+use super::assets::Assets;
 use super::ending::Ending;
 use super::instance::{Event as Heard, Instance, Place, Process, Role, Run, Traffic};
 use super::lifecycle::{self, Action, State, Why};
-use super::logs::{Source, now_ms};
+use super::logs::Source;
 use super::probe::Verdict;
 use super::restart::Restarts;
 use super::roll::Rolling;
@@ -56,6 +57,7 @@ pub(super) struct Actor<S: Stage> {
     pub sealed: Option<String>,
     pub instances: Vec<Instance>,
     pub rolling: Option<Rolling<S::Claim>>,
+    pub assets: Assets,
     pub posted: Option<Posting>,
     pub generation: u64,
     pub acked: u64,
@@ -96,6 +98,7 @@ impl<S: Stage> Actor<S> {
             sealed: None,
             instances: Vec::new(),
             rolling: None,
+            assets: Assets::default(),
             posted: None,
             generation: 0,
             acked: 0,
@@ -154,12 +157,13 @@ impl<S: Stage> Actor<S> {
         }
         let Some(desired) = &self.desired else { return self.tidy_files() };
         let record = desired.live().cloned().expect("state::load refuses a state without its live release");
-        let spec = Spec::new(record, self.secrets.clone());
+        let (spec, instances) = (Spec::new(record, self.secrets.clone()), at_least_one(desired.instances));
         self.live = Some(spec.clone());
+        self.open_assets(&spec);
         self.tidy_files();
         if self.sealed.is_none() {
             let now = Instant::now();
-            for number in 1..=at_least_one(desired.instances) {
+            for number in 1..=instances {
                 self.instances.push(Instance::waiting(number, Role::Serving, spec.clone(), now));
             }
         }
@@ -193,6 +197,7 @@ impl<S: Stage> Actor<S> {
                 Run::Waiting(_) | Run::Up(_) => {}
             }
         }
+        self.assets.tick(now);
         self.tick_rollout(now);
     }
 
@@ -205,7 +210,8 @@ impl<S: Stage> Actor<S> {
             Some(Ending::Stop { until }) => Some(until),
             Some(Ending::Delete { .. }) | None => None,
         };
-        instances.chain(self.rolling.as_ref().and_then(Rolling::deadline)).chain(stop).min()
+        let rollout = self.rolling.as_ref().and_then(Rolling::deadline);
+        instances.chain(rollout).chain(self.assets.deadline()).chain(stop).min()
     }
 
     /// What the watch and probe threads say about a process; one that is not ours any more is not heard.
@@ -384,12 +390,6 @@ impl<S: Stage> Actor<S> {
     /// Drops the places that are to go and have no process.
     pub fn drop_empty(&mut self) {
         self.instances.retain(|i| i.role != Role::Leaving || i.process().is_some());
-    }
-
-    pub fn now_ms(&self) -> u64 {
-        // Later than any record, whatever the clock says: the order of releases depends on it.
-        let newest = self.desired.iter().flat_map(|d| &d.releases).map(|r| r.deployed_ms).max();
-        now_ms().max(newest.map_or(0, |ms| ms + 1))
     }
 }
 

@@ -6,7 +6,7 @@ use super::actor::Actor;
 use super::instance::Role;
 use super::plan::Plan;
 use super::stage::Stage;
-use super::{Event, secrets};
+use super::{Event, assets, secrets};
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Deployed, Notice, Swap};
 use crate::proto::version::Version;
@@ -22,6 +22,7 @@ impl<S: Stage> Actor<S> {
         let Plan { spec, next, secrets, replaces, .. } = &rolling.plan;
         if *replaces {
             self.stage.describe(&self.layout, spec.manifest())?;
+            rolling.assets = assets::open(&self.layout, spec.manifest())?;
         }
         let held = self.desired.as_ref().and_then(|d| d.secrets.as_ref());
         if let (Some(secrets), Some(name)) = (secrets, next.secrets.as_ref().filter(|name| held != Some(name))) {
@@ -61,10 +62,13 @@ impl<S: Stage> Actor<S> {
     }
 
     pub(super) fn commit(&mut self, now: Instant) {
-        let Some(rolling) = &self.rolling else { return };
+        let Some(rolling) = &mut self.rolling else { return };
+        let assets = rolling.assets.take();
         let Plan { spec, next, secrets, replaces, .. } = &rolling.plan;
         let replaces = *replaces;
         if replaces {
+            let drain = self.live.as_ref().map_or(Duration::ZERO, |live| live.drain());
+            self.assets.replace(spec.manifest().version.clone(), assets, now + drain);
             self.live = Some(spec.clone());
             self.last_failure = None;
             self.sealed = None;

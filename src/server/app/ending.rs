@@ -36,7 +36,7 @@ impl<S: Stage> Actor<S> {
         self.desired = None;
         // Off the routes now, off the board at the end: until then we must hear what is drained.
         if self.posted.take().is_some() {
-            self.post(Posting { routes: Vec::new(), endpoints: Vec::new(), body_limit: 0 });
+            self.post(Posting { routes: Vec::new(), endpoints: Vec::new(), body_limit: 0, assets: Vec::new() });
         }
         for at in 0..self.instances.len() {
             self.retire(at, now);

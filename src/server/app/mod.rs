@@ -28,6 +28,7 @@ mod logs;
 mod tail;
 mod stage;
 mod actor;
+mod assets;
 mod posting;
 mod ending;
 mod status;

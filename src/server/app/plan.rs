@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::actor::Actor;
+use super::logs::now_ms;
 use super::secrets;
 use super::spec::{self, Spec};
 use super::stage::Stage;
@@ -84,6 +85,12 @@ impl<S: Stage> Actor<S> {
         let spec = self.live.clone().expect("what is deployed has a live release");
         let next = Desired { instances, ..desired.clone() };
         Ok(Plan { spec, next, secrets: self.secrets.clone(), replaces: false, previous: None, _claim: None })
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        // Later than any record, whatever the clock says: the order of releases depends on it.
+        let newest = self.desired.iter().flat_map(|d| &d.releases).map(|r| r.deployed_ms).max();
+        now_ms().max(newest.map_or(0, |ms| ms + 1))
     }
 
     fn plan(

@@ -1,8 +1,13 @@
 //! What an app has on the board: computed from its instances each time, never edited.
 
+use std::time::Instant;
+
 use super::actor::Actor;
-use super::instance::{Instance, Traffic};
+use super::assets;
+use super::instance::{Instance, Role, Traffic};
+use super::spec::Spec;
 use super::stage::Stage;
+use crate::proxy::files::root::Root;
 use crate::server::board::Posting;
 
 impl<S: Stage> Actor<S> {
@@ -15,6 +20,7 @@ impl<S: Stage> Actor<S> {
             routes: live.record.routes.clone(),
             endpoints: serving.into_iter().filter_map(Instance::in_balancing).collect(),
             body_limit: live.manifest().limits.request_body,
+            assets: self.roots(),
         };
         if self.posted.as_ref() == Some(&posting) || self.ending.is_some() {
             return self.generation;
@@ -22,6 +28,22 @@ impl<S: Stage> Actor<S> {
         self.post(posting.clone());
         self.posted = Some(posting);
         self.generation
+    }
+
+    /// Where files are looked for. What the pages of a new instance refer to that is in balancing before the commit is
+    /// looked for last, so that until then nothing of the old release is hidden by it.
+    fn roots(&self) -> Vec<Root> {
+        let joined = self.instances.iter().any(|i| i.role == Role::Joined);
+        let next = self.rolling.as_ref().filter(|_| joined).and_then(|rolling| rolling.assets.clone());
+        self.assets.roots().into_iter().chain(next).collect()
+    }
+
+    /// At boot there is nothing to go back to: an app without its assets is better than none.
+    pub fn open_assets(&mut self, spec: &Spec) {
+        match assets::open(&self.layout, spec.manifest()) {
+            Ok(root) => self.assets.replace(spec.manifest().version.clone(), root, Instant::now()),
+            Err(e) => log::error!("app={} serves without its assets error={e}", self.id),
+        }
     }
 
     /// Posts, and remembers of each process which post it is out of balancing by.

@@ -17,6 +17,7 @@ use crate::disk::Staged;
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Deploy, Deployed, Notice, Step};
 use crate::proto::version::Version;
+use crate::proxy::files::root::Root;
 use crate::server::state;
 
 /// Acks take microseconds. If one is lost, the rollout goes on after this: no worker chooses by an older table than
@@ -33,6 +34,8 @@ pub(super) struct Rolling<C> {
     pub times: Vec<Times>,
     /// The next state, ready to be put in place.
     pub staged: Option<Staged>,
+    /// What the next release has to serve by itself.
+    pub assets: Option<Root>,
     pub failure: Option<Error>,
 }
 
@@ -172,8 +175,16 @@ impl<S: Stage> Actor<S> {
         // It was laid out again since it failed.
         self.discards.retain(|v| v != version);
         let (rollout, first) = Rollout::new(total);
-        self.rolling =
-            Some(Rolling { plan, rollout, to, awaiting: None, times: Vec::new(), staged: None, failure: None });
+        self.rolling = Some(Rolling {
+            plan,
+            rollout,
+            to,
+            awaiting: None,
+            times: Vec::new(),
+            staged: None,
+            assets: None,
+            failure: None,
+        });
         self.perform(first, now);
         // After the start: the app boots while the disk is at it.
         if let Err(e) = self.lay_ready()

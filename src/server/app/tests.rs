@@ -2,6 +2,7 @@
 //! is drained at once unless the test holds it.
 
 mod deploying;
+mod serving;
 mod failing;
 mod living;
 mod verbs;
@@ -175,7 +176,7 @@ impl Stage for Play {
     fn remove(&self, app: &AppId) -> u64 {
         // As the Board does: who is removed hears nothing any more.
         self.scene().to = None;
-        self.post(app, Posting { routes: vec![], endpoints: vec![], body_limit: 0 })
+        self.post(app, Posting { routes: vec![], endpoints: vec![], body_limit: 0, assets: vec![] })
     }
 
     fn subscribe(&self, _app: &AppId, to: Sender<proxy::Notice>) {

@@ -54,7 +54,7 @@ fn routes(list: &[&str]) -> Vec<Route> {
 
 fn posting(list: &[&str]) -> Posting {
     let endpoint = Endpoint { id: EndpointId(7), addr: ([127, 0, 0, 1], 4000).into() };
-    Posting { routes: routes(list), endpoints: vec![endpoint], body_limit: 10 }
+    Posting { routes: routes(list), endpoints: vec![endpoint], body_limit: 10, assets: vec![] }
 }
 
 #[test]

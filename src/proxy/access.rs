@@ -252,7 +252,9 @@ fn member(out: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>, max: usize) {
 /// UTF-8 becomes U+FFFD; what could end a line, or act on a terminal, is escaped (RFC 8259 §7 asks for less).
 fn quote(out: &mut Vec<u8>, bytes: &[u8], max: usize) {
     out.push(b'"');
-    if bytes.len() <= max && bytes.iter().all(|b| matches!(b, b' '..=b'~') && !matches!(b, b'"' | b'\\')) {
+    // All are looked at, which the compiler does many at a time.
+    let is_plain = |b: u8| b.wrapping_sub(b' ') <= b'~' - b' ' && b != b'"' && b != b'\\';
+    if bytes.len() <= max && bytes.iter().fold(true, |plain, b| plain & is_plain(*b)) {
         out.extend_from_slice(bytes);
     } else {
         let whole = escape(out, &bytes[..bytes.len().min(max)], max) && bytes.len() <= max;

@@ -65,7 +65,7 @@ pub(super) fn decide(request: &Request<'_>, host: Option<&str>, asker: Asker, in
             return bad(400, "the path means another route once decoded");
         }
     }
-    Ok(found.map_or(Decision::NotFound, |place| Decision::Forward(index.numbers[place])))
+    Ok(found.map_or(Decision::NotFound, |place| Decision::Forward(index.lasting[place].number)))
 }
 
 /// Whether the client's own connection is encrypted, as far as those we trust say.

@@ -2,15 +2,18 @@
 //!
 //! ```text
 //!   connecting ─▶ request goes out ─▶ Reply::Head ─▶ Reply::Body ─▶ Reply::Done
-//!       │ refused: next endpoint      │ reused link died: once more      │ link parked or closed
+//!     ▲ │ refused: next endpoint      │ reused link died: once more      │ link parked or closed
+//!     └─▼─ parked                       (no endpoint, and the app sleeps)
 //! ```
-//! `request` is the way to the endpoint, `response` the way back; here is what both share, and its time.
+//! `request` is the way to the endpoint, `response` the way back, `parked` the wait before both; here is what
+//! they share, and its time.
 //! It does not know what the client's connection was or will be, only that it is a [`Socket`].
 //!
 //! **Invariant**: a source is read only while its sink has nothing waiting. A response begins at most once; after that
 //! only [`Outcome::Abort`] is left for a failure. Nothing is sent twice unless the method is idempotent.
 
 mod request;
+mod parked;
 mod response;
 
 use super::answer::Answer;
@@ -23,6 +26,7 @@ use super::table::EndpointId;
 use super::token::Key;
 use super::tools::{Link, Reuse, Tools};
 use super::transport::Socket;
+use parked::Parked;
 
 /// More informational responses than this are a loop (RFC 9110 §15.2 sets no limit).
 const MAX_INTERIM: u8 = 16;
@@ -50,6 +54,8 @@ pub(super) struct Exchange {
     upstream: u32,
     held: Option<EndpointId>,
     link: Option<Link>,
+    /// It waits for an endpoint.
+    parked: Option<Box<Parked>>,
     tried: Vec<EndpointId>,
     connect_timeouts: u8,
     /// The request as sent, while it may be sent a second time.
@@ -95,6 +101,7 @@ impl Exchange {
             upstream,
             held: None,
             link: None,
+            parked: None,
             tried: Vec::new(),
             connect_timeouts: 0,
             kept: Buf::new(),
@@ -131,6 +138,9 @@ impl Exchange {
 
     /// Moves what can be moved. True when something was.
     pub fn turn(&mut self, client: &mut Socket, tools: &mut Tools) -> Result<bool, Outcome> {
+        if self.parked.is_some() && !self.resume(tools)? {
+            return Ok(false);
+        }
         let pushed = self.push(client, tools)?;
         let pulled = self.pull(client, tools)?;
         if pushed || pulled {
@@ -174,6 +184,7 @@ impl Exchange {
 
     /// Leaves link and endpoint, however far it came.
     pub fn leave(&mut self, tools: &mut Tools) {
+        self.unpark(tools);
         if let Some(link) = self.link.take() {
             tools.discard(link);
         }
@@ -185,6 +196,9 @@ impl Exchange {
 
     /// When to call [`Exchange::expired`], if nothing moves until then.
     pub fn deadline(&self, client: &Socket, tools: &Tools) -> Option<u64> {
+        if let Some(parked) = &self.parked {
+            return Some(parked.until);
+        }
         let limits = &tools.limits;
         let limit = match (&self.link, &self.reply) {
             (Some(link), _) if link.socket.is_connecting() => limits.connect,
@@ -200,6 +214,9 @@ impl Exchange {
 
     /// The deadline has passed.
     pub fn expired(&mut self, client: &Socket, tools: &mut Tools) -> Result<(), Outcome> {
+        if self.parked.is_some() {
+            return self.give_up_waiting(tools);
+        }
         if let Some(link) = self.link.as_mut().filter(|l| l.socket.is_connecting()) {
             let mut unsent = link.socket.take_unsent();
             self.connect_timeouts += 1;

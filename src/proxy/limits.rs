@@ -37,12 +37,14 @@ pub(crate) struct Limits {
     pub link_fresh: Duration,
     /// After `stop`, for a client's next request on a connection it believes to be open.
     pub stop_idle: Duration,
-    /// How often an idle worker looks after idle links and paused listeners.
+    /// How often an idle worker looks after idle links and paused listeners, and how soon it tells of activity.
     pub sweep: Duration,
     /// Bounds what one connection can accumulate anywhere.
     pub requests_per_conn: u32,
     /// Connections of all workers together; the limit of open descriptors may lower it.
     pub conns: usize,
+    /// Requests that wait for one sleeping upstream, over all workers.
+    pub parked: usize,
     /// Idle links per endpoint and worker; more than that many at once are rare on loopback and cheap to reopen.
     pub links_per_endpoint: usize,
 }
@@ -66,6 +68,7 @@ impl Limits {
         sweep: Duration::from_millis(500),
         requests_per_conn: 1000,
         conns: 60_000,
+        parked: 1000,
         links_per_endpoint: 64,
     };
 }

@@ -4,6 +4,7 @@ mod relaying;
 mod failing;
 mod swapping;
 mod churning;
+mod parking;
 mod refusing;
 mod tunnelling;
 mod securing;
@@ -21,7 +22,7 @@ use crossbeam_channel::Receiver;
 
 use super::certs::Certs;
 use super::limits::Limits;
-use super::table::{Endpoint, EndpointId, Table, Upstream};
+use super::table::{Endpoint, EndpointId, Standing, Table, Upstream};
 use super::{Notice, Proxy, Settings, certs, start};
 use crate::proto::route::Route;
 
@@ -75,8 +76,17 @@ impl World {
     }
 
     fn publish_limited(&self, endpoints: &[Endpoint], body_limit: u64) -> u64 {
+        self.publish_upstream(Upstream {
+            name: "app".into(),
+            endpoints: endpoints.to_vec(),
+            standing: Standing::Awake,
+            body_limit,
+        })
+    }
+
+    /// The one app as a table with it says.
+    fn publish_upstream(&self, upstream: Upstream) -> u64 {
         let route = |r: &str| (Route::parse(r).unwrap(), 0);
-        let upstream = Upstream { name: "app".into(), endpoints: endpoints.to_vec(), body_limit };
         let table = Table {
             entries: vec![route("app.test"), route("*.wild.test"), route("app.example.com")],
             upstreams: vec![upstream],

@@ -15,9 +15,10 @@ use rustix::io::Errno;
 use super::balance;
 use super::http::headers::Field;
 use super::limits::Limits;
+use super::parking::Lot;
 use super::pool::Pool;
 use super::publish::Shared;
-use super::table::{Endpoint, EndpointId, Index};
+use super::table::{Endpoint, EndpointId, Index, Standing};
 use super::timer::Wheel;
 use super::token::{Key, Slab, Target};
 use super::transport::{INBOX, Io, Socket};
@@ -64,6 +65,8 @@ pub(super) struct Tools {
     pub now: u64,
     pub stopping: Option<Stopping>,
     pub timers: Wheel,
+    /// Requests whose upstream sleeps.
+    pub lot: Lot,
     pub io: Io,
     /// Scratch, taken for the time of a call.
     pub inbox: Box<[u8]>,
@@ -80,6 +83,10 @@ pub(super) struct Tools {
     held: HashMap<EndpointId, u32>,
     /// One round robin counter per upstream of the table.
     turns: Vec<usize>,
+    /// Likewise: chosen from since activity was told last. Kept for those on demand.
+    lately: Vec<bool>,
+    /// There may be activity to tell.
+    pub restless: bool,
     date: (u64, String),
     /// The second, counted from one, of the last line logged by [`Tools::may_log`].
     logged: u64,
@@ -95,6 +102,7 @@ impl Tools {
             now: 0,
             stopping: None,
             timers: Wheel::new(),
+            lot: Lot::default(),
             io: Io::new(),
             inbox: Box::default(),
             outbox: Vec::new(),
@@ -108,6 +116,8 @@ impl Tools {
             pool: Pool::default(),
             held: HashMap::new(),
             turns: Vec::new(),
+            lately: Vec::new(),
+            restless: false,
             date: (u64::MAX, String::new()),
             logged: 0,
             ids: RequestIds::new(),
@@ -147,7 +157,9 @@ impl Tools {
             return;
         }
         let Some(index) = self.shared.newest().filter(|i| i.generation > current) else { return };
-        self.turns = index.numbers.iter().map(|number| self.turn_of(*number)).collect();
+        let numbers = || index.lasting.iter().map(|lasting| lasting.number);
+        let lately = |number| self.place_of(number).is_some_and(|place| self.lately[place]);
+        (self.turns, self.lately) = (numbers().map(|n| self.turn_of(n)).collect(), numbers().map(lately).collect());
         for key in self.pool.prune(|id| index.has(id), 0) {
             self.links.remove(key);
         }
@@ -155,12 +167,16 @@ impl Tools {
         let generation = index.generation;
         self.index = Some(index);
         self.shared.adopted(self.worker, generation, holding);
+        self.review_parked();
     }
 
     /// Where the round of the upstream with this number is; workers begin at different places.
     fn turn_of(&self, number: u32) -> usize {
-        let place = self.index.as_ref().and_then(|index| index.place_of(number));
-        place.map_or(self.worker, |place| self.turns[place])
+        self.place_of(number).map_or(self.worker, |place| self.turns[place])
+    }
+
+    fn place_of(&self, number: u32) -> Option<usize> {
+        self.index.as_ref().and_then(|index| index.place_of(number))
     }
 
     /// The most bytes that a body for the upstream with this number may have.
@@ -173,7 +189,11 @@ impl Tools {
     pub fn choose(&mut self, number: u32, tried: &[EndpointId]) -> Option<Endpoint> {
         let index = self.index.as_ref()?;
         let place = index.place_of(number)?;
-        let endpoint = balance::pick(&index.upstreams[place].endpoints, &mut self.turns[place], tried)?;
+        let upstream = &index.upstreams[place];
+        let endpoint = balance::pick(&upstream.endpoints, &mut self.turns[place], tried)?;
+        if let Standing::OnDemand { .. } = upstream.standing {
+            (self.lately[place], self.restless) = (true, true);
+        }
         self.hold(endpoint.id);
         Some(endpoint)
     }
@@ -281,6 +301,19 @@ impl Tools {
                 self.pool.forget(endpoint, key);
                 self.links.remove(key);
                 None
+            }
+        }
+    }
+
+    /// Tells which upstreams on demand are in use, or were since the last time.
+    pub fn tell_activity(&mut self) {
+        let Some(index) = self.index.as_ref().filter(|_| self.restless) else { return };
+        self.restless = false;
+        for (upstream, lately) in index.upstreams.iter().zip(&mut self.lately) {
+            let in_flight = upstream.endpoints.iter().any(|endpoint| self.held.contains_key(&endpoint.id));
+            if std::mem::take(lately) || (in_flight && matches!(upstream.standing, Standing::OnDemand { .. })) {
+                self.shared.active(&upstream.name);
+                self.restless |= in_flight;
             }
         }
     }

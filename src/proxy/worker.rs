@@ -113,6 +113,7 @@ impl Worker {
                     }
                 }
             }
+            self.call_parked();
             self.give_turns();
             self.keep_time(&mut due);
         }
@@ -121,11 +122,12 @@ impl Worker {
 
     /// How long there is nothing to do, unless the kernel reports.
     fn patience(&self) -> Option<Duration> {
-        if !self.queue.is_empty() {
+        if !self.queue.is_empty() || self.tools.lot.is_open() {
             return Some(Duration::ZERO);
         }
         let now = self.tools.now;
-        let sweep = (self.paused || self.tools.has_idle_links()).then(|| self.next_sweep.saturating_sub(now));
+        let sweeps = self.paused || self.tools.has_idle_links() || self.tools.restless;
+        let sweep = sweeps.then(|| self.next_sweep.saturating_sub(now));
         let stop = self.tools.stopping.map(|s| s.deadline.saturating_sub(now));
         // One more, so that a deadline has passed when it is looked at.
         let wait = [self.tools.timers.wait(now), sweep, stop].into_iter().flatten().min();
@@ -144,6 +146,7 @@ impl Worker {
         {
             let idle_until = self.tools.after(self.tools.now, self.tools.limits.stop_idle);
             self.tools.stopping = Some(Stopping { deadline: self.tools.ms(deadline), idle_until });
+            self.tools.review_parked();
             for conn in self.conns.iter_mut() {
                 conn.arm(&mut self.tools);
             }
@@ -251,6 +254,13 @@ impl Worker {
         }
     }
 
+    /// A turn for the next of those whose wait is over.
+    fn call_parked(&mut self) {
+        for key in self.tools.lot.call() {
+            self.enqueue(key);
+        }
+    }
+
     /// One turn for each that waits now; who wants another gets it in the next round.
     fn give_turns(&mut self) {
         for _ in 0..self.queue.len() {
@@ -305,6 +315,7 @@ impl Worker {
         if self.tools.now >= self.next_sweep {
             self.next_sweep = self.tools.after(self.tools.now, self.tools.limits.sweep);
             self.tools.sweep();
+            self.tools.tell_activity();
             // A little below the limit, so that it does not flap.
             let room = self.tools.shared.conns.load(Ordering::Relaxed) < self.tools.shared.max_conns / 10 * 9;
             self.paused &= !room;

@@ -20,7 +20,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::proto::name::AppId;
 use crate::proto::route::Route;
 use crate::proxy::certs::Certs;
-use crate::proxy::table::{Endpoint, Table, Upstream};
+use crate::proxy::table::{Endpoint, Standing, Table, Upstream};
 use crate::proxy::{Notice, Proxy};
 
 /// An app with more routes than this is a mistake, and a table that every request would pay for.
@@ -311,6 +311,7 @@ impl State {
             table.upstreams.push(Upstream {
                 name: posted.name.clone(),
                 endpoints: posted.posting.endpoints.clone(),
+                standing: Standing::Awake,
                 body_limit: posted.posting.body_limit,
             });
         }

@@ -14,11 +14,7 @@ impl Exchange {
         loop {
             tools.adopt();
             let Some(endpoint) = tools.choose(self.upstream, &self.tried) else {
-                return Err(Outcome::Own(match (self.tried.is_empty(), self.connect_timeouts) {
-                    (true, _) => Answer::no_endpoint(),
-                    (false, 0) => Answer::bad_gateway(),
-                    (false, _) => Answer::gateway_timeout(),
-                }));
+                return self.without_endpoint(request, reuse, tools);
             };
             self.held = Some(endpoint.id);
             let mut link = match tools.link(endpoint, self.conn, reuse) {

@@ -275,6 +275,7 @@ impl<S: Stage> Actor<S> {
                     self.threads.probe.hurry(endpoint);
                 }
             }
+            Notice::Wake(_) | Notice::Activity(_) => {} // no app is on demand yet
         }
     }
 

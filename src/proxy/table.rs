@@ -47,7 +47,6 @@ pub(crate) struct Upstream {
 }
 
 /// What a request meets while there are no endpoints.
-#[cfg_attr(not(test), allow(dead_code, reason = "apps are not put to sleep yet"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
     /// There should be some: 503.

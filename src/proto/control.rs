@@ -271,8 +271,12 @@ pub(crate) enum AppState {
     Live,
     /// Some healthy, some missing.
     Degraded,
-    /// On demand, nothing runs.
+    /// Nothing is wanted: it was never deployed, or is being deleted.
     Idle,
+    /// On demand, nothing runs: the next request starts an instance.
+    Asleep,
+    /// On demand, and the last start failed: requests are refused until the next one may be tried.
+    Failed,
     /// Instances are coming up, none healthy yet.
     Starting,
     /// A rollout is under way.

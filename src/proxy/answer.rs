@@ -48,6 +48,28 @@ impl Answer {
         Answer::new(503, "No healthy backend")
     }
 
+    pub const fn failed_to_start() -> Self {
+        Answer::new(502, "App failed to start")
+    }
+
+    pub const fn startup_timeout() -> Self {
+        Answer::new(504, "App startup timed out")
+    }
+
+    pub const fn startup_queue_full() -> Self {
+        Answer {
+            status: 503,
+            text: "App startup queue is full",
+            why: "App startup queue is full",
+            extra: Extra::RetryAfter(1),
+        }
+    }
+
+    /// No table will come any more that a waiting request could go by.
+    pub const fn stopping() -> Self {
+        Answer { status: 503, text: "Stopping", why: "Stopping", extra: Extra::RetryAfter(1) }
+    }
+
     pub const fn bad_gateway() -> Self {
         Answer::new(502, "Bad gateway")
     }

@@ -79,7 +79,7 @@ pub(super) fn decide(request: &Request<'_>, host: Option<&str>, asker: Asker, in
     if asker.trusted && request.fields.members(Name::XForwardedFor).count() >= MAX_HOPS {
         return bad(508, "the request goes round in a loop");
     }
-    let upstream = index.numbers[place];
+    let upstream = index.lasting[place].number;
     let is_asked_for = matches!(request.method, Method::Get | Method::Head) && has_extension(path.as_bytes());
     Ok(match index.upstreams[place].assets.is_empty() || !is_asked_for {
         true => Decision::Forward(upstream),

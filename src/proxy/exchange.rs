@@ -2,15 +2,18 @@
 //!
 //! ```text
 //!   connecting ─▶ request goes out ─▶ Reply::Head ─▶ Reply::Body ─▶ Reply::Done
-//!       │ refused: next endpoint      │ reused link died: once more      │ link parked or closed
+//!     ▲ │ refused: next endpoint      │ reused link died: once more      │ link parked or closed
+//!     └─▼─ parked                       (no endpoint, and the app sleeps)
 //! ```
-//! `request` is the way to the endpoint, `response` the way back; here is what both share, and its time.
+//! `request` is the way to the endpoint, `response` the way back, `parked` the wait before both; here is what
+//! they share, and its time.
 //! It does not know what the client's connection was or will be, only that it is a [`Socket`].
 //!
 //! **Invariant**: a source is read only while its sink has nothing waiting. A response begins at most once; after that
 //! only [`Outcome::Abort`] is left for a failure. Nothing is sent twice unless the method is idempotent.
 
 mod request;
+mod parked;
 mod response;
 
 use super::access::{By, Visit};
@@ -24,6 +27,7 @@ use super::table::EndpointId;
 use super::token::Key;
 use super::tools::{Link, Reuse, Tools};
 use super::transport::Socket;
+use parked::Parked;
 
 /// More informational responses than this are a loop (RFC 9110 §15.2 sets no limit).
 const MAX_INTERIM: u8 = 16;
@@ -49,8 +53,12 @@ pub(super) struct Exchange {
     /// What its access line will say.
     pub visit: Box<Visit>,
     conn: Key,
+    /// The upstream's lasting number.
+    upstream: u32,
     held: Option<EndpointId>,
     link: Option<Link>,
+    /// It waits for an endpoint.
+    parked: Option<Box<Parked>>,
     tried: Vec<EndpointId>,
     connect_timeouts: u8,
     /// The request as sent, while it may be sent a second time.
@@ -89,13 +97,16 @@ pub(super) enum Outcome {
 
 impl Exchange {
     /// For the upstream that `visit` names.
-    pub fn new(conn: Key, facts: Facts, visit: Box<Visit>, framing: Framing, now: u64) -> Self {
+    /// `upstream` is its lasting number.
+    pub fn new(conn: Key, facts: Facts, upstream: u32, visit: Box<Visit>, framing: Framing, now: u64) -> Self {
         Exchange {
             facts,
             visit,
             conn,
+            upstream,
             held: None,
             link: None,
+            parked: None,
             tried: Vec::new(),
             connect_timeouts: 0,
             kept: Buf::new(),
@@ -112,7 +123,7 @@ impl Exchange {
 
     /// Sends the head, which is in the outbox, together with what has come of the body.
     pub fn begin(&mut self, client: &mut Socket, tools: &mut Tools) -> Result<(), Outcome> {
-        self.intake.limit = tools.body_limit(self.upstream());
+        self.intake.limit = tools.body_limit(self.upstream);
         if self.intake.is_too_long() {
             return Err(Outcome::Own(Answer::too_large()));
         }
@@ -130,11 +141,6 @@ impl Exchange {
         result
     }
 
-    /// Its upstream's lasting number.
-    fn upstream(&self) -> u32 {
-        self.visit.upstream.expect("a request that is forwarded has an upstream")
-    }
-
     /// What is known of it at its end.
     pub fn end_visit(&mut self, client: &Socket) -> &mut Visit {
         self.visit.whole = self.intake.is_done();
@@ -150,6 +156,9 @@ impl Exchange {
 
     /// Moves what can be moved. True when something was.
     pub fn turn(&mut self, client: &mut Socket, tools: &mut Tools) -> Result<bool, Outcome> {
+        if self.parked.is_some() && !self.resume(tools)? {
+            return Ok(false);
+        }
         let pushed = self.push(client, tools)?;
         let pulled = self.pull(client, tools)?;
         if pushed || pulled {
@@ -199,6 +208,7 @@ impl Exchange {
 
     /// Leaves link and endpoint, however far it came.
     pub fn leave(&mut self, tools: &mut Tools) {
+        self.unpark(tools);
         if let Some(link) = self.link.take() {
             tools.discard(link);
         }
@@ -210,6 +220,9 @@ impl Exchange {
 
     /// When to call [`Exchange::expired`], if nothing moves until then.
     pub fn deadline(&self, client: &Socket, tools: &Tools) -> Option<u64> {
+        if let Some(parked) = &self.parked {
+            return Some(parked.until);
+        }
         let limits = &tools.limits;
         let limit = match (&self.link, &self.reply) {
             (Some(link), _) if link.socket.is_connecting() => limits.connect,
@@ -225,6 +238,9 @@ impl Exchange {
 
     /// The deadline has passed.
     pub fn expired(&mut self, tools: &mut Tools) -> Result<(), Outcome> {
+        if self.parked.is_some() {
+            return self.give_up_waiting(tools);
+        }
         if let Some(link) = self.link.as_mut().filter(|l| l.socket.is_connecting()) {
             let mut unsent = link.socket.take_unsent();
             self.connect_timeouts += 1;

@@ -54,7 +54,8 @@ pub(crate) struct Limits {
     pub link_fresh: Duration,
     /// After `stop`, for a client's next request on a connection it believes to be open.
     pub stop_idle: Duration,
-    /// How often a worker looks after idle links, paused listeners, and idle conns when most are taken.
+    /// How often a worker looks after idle links, paused listeners, and idle conns when most are taken, and how soon it
+    /// tells of activity.
     pub sweep: Duration,
     /// Bounds what one connection can accumulate anywhere.
     pub requests_per_conn: u32,
@@ -72,6 +73,8 @@ pub(crate) struct Limits {
     /// Bytes that wait in chunks, of all workers together; a quarter of the machine's memory may lower it. When they are
     /// lent, nothing more is read until some come back.
     pub memory: usize,
+    /// Requests that wait for one sleeping upstream, over all workers.
+    pub parked: usize,
     /// Idle links per endpoint and worker; more than that many at once are rare on loopback and cheap to reopen.
     pub links_per_endpoint: usize,
 }
@@ -105,6 +108,7 @@ impl Limits {
         conns_per_address: 2048,
         conns_per_forwarder: 60_000,
         memory: 1 << 30,
+        parked: 1000,
         links_per_endpoint: 64,
     };
 }

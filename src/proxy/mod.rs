@@ -7,11 +7,11 @@
 //! Reading order: a `worker` is one event loop; it accepts `conn`s and gives each its turn, lending it its `tools`. A
 //! conn reads a head (`http`), `decide` says what becomes of it, `answer` writes what we say ourselves, `files` serves
 //! what lies in a folder, and an `exchange` relays the rest over a `transport` (on a `wire`) to an endpoint that `balance`
-//! picked from the `table`, by a link from the `pool`, with a head from `forward`; after a 101 it is a `tunnel`.
-//! `publish` and `ledger` bring tables in and notices out; `access` is the line that tells a request, `counters` what is
-//! counted, `record` where both happen, `journal` the way of the lines to their keeper; `handoff` evens the workers out;
-//! `token`, `quick`, `timer`, `limits` are what the loop stands on, `pace` and `crowd` keep one client from taking it
-//! all; `tls`, `entropy` and `certs` hide rustls.
+//! picked from the `table`, by a link from the `pool`, with a head from `forward`; after a 101 it is a `tunnel`. A
+//! request whose app sleeps waits in `parking`. `publish` and `ledger` bring tables in and notices out; `access` is the
+//! line that tells a request, `counters` what is counted, `record` where both happen, `journal` the way of the lines to
+//! their keeper; `handoff` evens the workers out; `token`, `quick`, `timer`, `limits` are what the loop stands on, `pace`
+//! and `crowd` keep one client from taking it all; `tls`, `entropy` and `certs` hide rustls.
 //!
 //! **Invariant (drained)**: [`Notice::Drained`] is said once for an endpoint, when every worker has adopted a table
 //! without it *and* holds no exchange or tunnel on it. The second alone would be a race.
@@ -39,6 +39,7 @@ mod ledger;
 mod handoff;
 mod publish;
 mod wire;
+mod parking;
 mod transport;
 mod access;
 pub(crate) mod journal;
@@ -110,6 +111,12 @@ pub(crate) enum Notice {
     Drained(EndpointId),
     /// A connection to this endpoint was refused or broke before an answer. May be left out when nobody listens.
     Failed(EndpointId),
+    /// A request waits for this upstream, which is asleep ([`table::Standing::OnDemand`], no endpoints). Said once a
+    /// sleep: again after a table in which it was not asleep, or once a request has waited in vain.
+    Wake(Arc<str>),
+    /// This upstream, on demand and with endpoints, had a request or a tunnel in flight since this was said last.
+    /// Said every [`Limits::sweep`] while that is so. May be left out when nobody listens.
+    Activity(Arc<str>),
 }
 
 /// The running data plane. Dropping it stops it at once.

@@ -4,7 +4,7 @@
 //! choice; whoever reads a new one takes the newest table there is. So no choice by an old table follows one by a
 //! newer: what the second reader does happens after what the first one's client saw.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -17,12 +17,13 @@ use super::files::helper::Helper;
 use super::handoff::Queue;
 use super::ledger::Ledger;
 use super::quick::Set;
-use super::table::{EndpointId, Index, Table};
+use super::table::{EndpointId, Index, Lasting, Table};
 use super::tls::Configs;
 use super::{Notice, Settings};
 use crate::error::Result;
 
-/// `Failed` is advice; when nobody listens it is not worth memory. The other notices are as few as publications.
+/// `Failed` and `Activity` are advice; when nobody listens they are not worth memory. The other notices are as few as
+/// publications.
 const MAX_UNHEARD: usize = 1024;
 
 /// What the workers and the handle share.
@@ -70,7 +71,10 @@ struct Desk {
     certs: Option<Arc<super::certs::Certs>>,
     configs: Configs,
     /// Upstreams keep their number as long as we run, so that an exchange can find its own again in a later table.
-    numbers: HashMap<Arc<str>, u32>,
+    lasting: HashMap<Arc<str>, Lasting>,
+    /// Upstreams asleep in the newest table whose wake has been said. They are forgotten when they are not asleep any
+    /// more, so it is said once a sleep.
+    woken: HashSet<u32>,
 }
 
 impl Shared {
@@ -97,7 +101,14 @@ impl Shared {
             panic_once: std::sync::atomic::AtomicBool::new(false),
             generation: AtomicU64::new(0),
             stop: OnceLock::new(),
-            desk: Mutex::new(Desk { ledger, newest: None, certs: None, configs, numbers: HashMap::new() }),
+            desk: Mutex::new(Desk {
+                ledger,
+                newest: None,
+                certs: None,
+                configs,
+                lasting: HashMap::new(),
+                woken: HashSet::new(),
+            }),
             helper: Helper::start(bells.clone())?,
             bells,
             notices,
@@ -111,10 +122,11 @@ impl Shared {
             _ => desk.configs.server(&table.certs),
         };
         desk.certs = Some(table.certs.clone());
-        let numbers = table.upstreams.iter().map(|u| desk.number(&u.name)).collect();
-        let mut index = Index::new(table, tls, numbers);
+        let lasting = table.upstreams.iter().map(|u| desk.lasting(&u.name)).collect();
+        let mut index = Index::new(table, tls, lasting);
         let generation = desk.ledger.publish(index.endpoints());
         index.generation = generation;
+        desk.woken.retain(|number| index.is_asleep(*number));
         desk.newest = Some(Arc::new(index));
         self.generation.store(generation, Ordering::SeqCst);
         drop(desk);
@@ -167,6 +179,27 @@ impl Shared {
         }
     }
 
+    /// A request waits for this upstream: says so, unless it was said in this sleep. What counts is the newest table,
+    /// whatever the worker chose by: if that one has endpoints, the worker is about to see them.
+    pub fn wake(&self, number: u32) {
+        let mut desk = self.desk();
+        let Some(index) = desk.newest.clone().filter(|index| index.is_asleep(number)) else { return };
+        if let Some(place) = index.place_of(number).filter(|_| desk.woken.insert(number)) {
+            self.tell(Notice::Wake(index.upstreams[place].name.clone()));
+        }
+    }
+
+    /// A request has waited for this upstream in vain. Whatever became of the wake, the next request says it again.
+    pub fn waited_in_vain(&self, number: u32) {
+        self.desk().woken.remove(&number);
+    }
+
+    pub fn active(&self, upstream: &Arc<str>) {
+        if self.notices.len() < MAX_UNHEARD {
+            self.tell(Notice::Activity(upstream.clone()));
+        }
+    }
+
     pub fn stop(&self, deadline: Instant) {
         let _ = self.stop.set(deadline); // the first wish counts
         self.ring();
@@ -200,8 +233,9 @@ impl Shared {
 }
 
 impl Desk {
-    fn number(&mut self, name: &Arc<str>) -> u32 {
-        let next = self.numbers.len() as u32;
-        *self.numbers.entry(name.clone()).or_insert(next)
+    fn lasting(&mut self, name: &Arc<str>) -> Lasting {
+        let number = self.lasting.len() as u32;
+        let new = || Lasting { number, waiting: Arc::default() };
+        self.lasting.entry(name.clone()).or_insert_with(new).clone()
     }
 }

@@ -5,6 +5,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use rustls::ServerConfig;
 
@@ -38,12 +40,25 @@ pub(crate) struct Endpoint {
 pub(crate) struct Upstream {
     /// For logs: the app's id.
     pub name: Arc<str>,
-    /// In balancing now; may be empty, which answers 503.
+    /// In balancing now; when there are none, `standing` says what becomes of a request.
     pub endpoints: Vec<Endpoint>,
+    pub standing: Standing,
     /// Largest request body in bytes; 413 beyond.
     pub body_limit: u64,
     /// Folders whose files are served without asking the app: the live one first, then those of releases that drain.
     pub assets: Vec<Root>,
+}
+
+/// What a request meets while there are no endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// There should be some: 503.
+    Awake,
+    /// There will be some once asked for: the request waits, `patience` at most, and [`super::Notice::Wake`] is said.
+    /// While there are some, [`super::Notice::Activity`] is.
+    OnDemand { patience: Duration },
+    /// They could not be had: 502.
+    Failed,
 }
 
 /// A network, as `address/bits`.
@@ -69,8 +84,8 @@ impl Net {
 pub(super) struct Index {
     pub generation: u64,
     pub upstreams: Vec<Upstream>,
-    /// The lasting number of each upstream.
-    pub numbers: Vec<u32>,
+    /// What is known of each upstream beyond this table.
+    pub lasting: Vec<Lasting>,
     pub tls: Arc<ServerConfig>,
     exact: Map<Box<str>, Vec<(Route, usize)>>,
     /// By the suffix after `*.`.
@@ -78,9 +93,18 @@ pub(super) struct Index {
     endpoints: Set<EndpointId>,
 }
 
+/// What an upstream keeps from one table to the next.
+#[derive(Debug, Clone)]
+pub(super) struct Lasting {
+    /// Its name, for those who hold it over several tables.
+    pub number: u32,
+    /// Requests of all workers that wait for it.
+    pub waiting: Arc<AtomicUsize>,
+}
+
 impl Index {
     /// Its generation is given when it is published.
-    pub fn new(table: Table, tls: Arc<ServerConfig>, numbers: Vec<u32>) -> Self {
+    pub fn new(table: Table, tls: Arc<ServerConfig>, lasting: Vec<Lasting>) -> Self {
         let Table { mut entries, upstreams, .. } = table;
         debug_assert!(entries.iter().all(|(_, upstream)| *upstream < upstreams.len()), "a route leads nowhere");
         entries.sort_by(|(a, _), (b, _)| a.precedence().cmp(&b.precedence()));
@@ -90,7 +114,7 @@ impl Index {
             map.entry(Box::from(route.host())).or_default().push((route, upstream));
         }
         let endpoints = upstreams.iter().flat_map(|u| &u.endpoints).map(|e| e.id).collect();
-        Index { generation: 0, upstreams, numbers, tls, exact, wild, endpoints }
+        Index { generation: 0, upstreams, lasting, tls, exact, wild, endpoints }
     }
 
     /// The upstream for `host` (lower-case, no port, no final dot) and `path` (no query).
@@ -130,7 +154,18 @@ impl Index {
 
     /// Where an upstream of an earlier table is now: places change, numbers stay.
     pub fn place_of(&self, number: u32) -> Option<usize> {
-        self.numbers.iter().position(|n| *n == number)
+        self.lasting.iter().position(|l| l.number == number)
+    }
+
+    /// What a request for the upstream with this number meets; `None` when the table lacks it.
+    pub fn standing(&self, number: u32) -> Option<Standing> {
+        let upstream = &self.upstreams[self.place_of(number)?];
+        Some(if upstream.endpoints.is_empty() { upstream.standing } else { Standing::Awake })
+    }
+
+    /// A request for it would have to wait.
+    pub fn is_asleep(&self, number: u32) -> bool {
+        matches!(self.standing(number), Some(Standing::OnDemand { .. }))
     }
 }
 
@@ -141,13 +176,18 @@ pub(super) mod tests {
 
     /// An index in which the n-th route leads to the n-th upstream.
     pub(in crate::proxy) fn index(routes: &[&str]) -> Index {
-        let upstream =
-            |name: &&str| Upstream { name: Arc::from(*name), endpoints: vec![], body_limit: 1 << 20, assets: vec![] };
+        let upstream = |name: &&str| Upstream {
+            name: Arc::from(*name),
+            endpoints: vec![],
+            standing: Standing::Awake,
+            body_limit: 1 << 20,
+            assets: vec![],
+        };
         let entries = routes.iter().enumerate().map(|(i, r)| (Route::parse(r).unwrap(), i)).collect();
         let certs = Arc::new(crate::proxy::certs::tests::certs("default.test"));
         let tls = tls::Configs::new().unwrap().server(&certs);
-        let numbers = (0..routes.len() as u32).collect();
-        Index::new(Table { entries, upstreams: routes.iter().map(upstream).collect(), certs }, tls, numbers)
+        let lasting = (0..routes.len() as u32).map(|number| Lasting { number, waiting: Arc::default() }).collect();
+        Index::new(Table { entries, upstreams: routes.iter().map(upstream).collect(), certs }, tls, lasting)
     }
 
     #[test]

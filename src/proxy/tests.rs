@@ -4,6 +4,7 @@ mod relaying;
 mod failing;
 mod swapping;
 mod churning;
+mod parking;
 mod refusing;
 mod tunnelling;
 mod securing;
@@ -28,7 +29,7 @@ use crossbeam_channel::Receiver;
 use super::certs::Certs;
 use super::journal::Outlet;
 use super::limits::Limits;
-use super::table::{Endpoint, EndpointId, Table, Upstream};
+use super::table::{Endpoint, EndpointId, Standing, Table, Upstream};
 use super::{Notice, Proxy, Settings, certs, start};
 use crate::proto::route::Route;
 
@@ -87,8 +88,18 @@ impl World {
     }
 
     fn publish_limited(&self, endpoints: &[Endpoint], body_limit: u64) -> u64 {
+        self.publish_upstream(Upstream {
+            name: "app".into(),
+            endpoints: endpoints.to_vec(),
+            standing: Standing::Awake,
+            body_limit,
+            assets: vec![],
+        })
+    }
+
+    /// The one app as a table with it says.
+    fn publish_upstream(&self, upstream: Upstream) -> u64 {
         let route = |r: &str| (Route::parse(r).unwrap(), 0);
-        let upstream = Upstream { name: "app".into(), endpoints: endpoints.to_vec(), body_limit, assets: vec![] };
         let table = Table {
             entries: vec![route("app.test"), route("*.wild.test"), route("app.example.com")],
             upstreams: vec![upstream],
@@ -120,7 +131,7 @@ impl World {
     }
 
     /// Bytes that wait in chunks.
-    fn waiting(&self) -> usize {
+    fn bytes_waiting(&self) -> usize {
         let loads = &self.proxy.as_ref().unwrap().shared.loads;
         loads.iter().map(|load| load.waiting.load(Ordering::Relaxed)).sum()
     }

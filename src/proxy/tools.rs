@@ -20,10 +20,11 @@ use super::http::head::Request;
 use super::http::headers::Field;
 use super::journal::Journal;
 use super::limits::Limits;
+use super::parking::Lot;
 use super::pool::Pool;
 use super::publish::Shared;
 use super::quick::Map;
-use super::table::{Endpoint, EndpointId, Index};
+use super::table::{Endpoint, EndpointId, Index, Standing};
 use super::timer::Wheel;
 use super::token::{Key, Slab, Target};
 use super::transport::{INBOX, Io, Socket};
@@ -78,6 +79,8 @@ pub(super) struct Tools {
     pub now_us: u64,
     pub stopping: Option<Stopping>,
     pub timers: Wheel,
+    /// Requests whose upstream sleeps.
+    pub lot: Lot,
     pub io: Io,
     pub files: Files,
     /// Scratch, taken for the time of a call.
@@ -107,6 +110,10 @@ pub(super) struct Tools {
     turns: Vec<usize>,
     /// Done with, kept for the next request.
     exchanges: Vec<Box<Exchange>>,
+    /// Likewise: chosen from since activity was told last. Kept for those on demand.
+    lately: Vec<bool>,
+    /// There may be activity to tell.
+    pub restless: bool,
     date: (u64, String),
     /// The second, counted from one, of the last line logged by [`Tools::may_log`].
     logged: u64,
@@ -129,6 +136,7 @@ impl Tools {
             now_us: 0,
             stopping: None,
             timers: Wheel::new(),
+            lot: Lot::default(),
             io: Io::new(memory),
             files,
             inbox: Box::default(),
@@ -145,6 +153,8 @@ impl Tools {
             held: Map::default(),
             exchanges: Vec::new(),
             turns: Vec::new(),
+            lately: Vec::new(),
+            restless: false,
             date: (u64::MAX, String::new()),
             logged: 0,
             ids: RequestIds::new(),
@@ -190,7 +200,9 @@ impl Tools {
             return;
         }
         let Some(index) = self.shared.newest().filter(|i| i.generation > current) else { return };
-        self.turns = index.numbers.iter().map(|number| self.turn_of(*number)).collect();
+        let numbers = || index.lasting.iter().map(|lasting| lasting.number);
+        let lately = |number| self.place_of(number).is_some_and(|place| self.lately[place]);
+        (self.turns, self.lately) = (numbers().map(|n| self.turn_of(n)).collect(), numbers().map(lately).collect());
         for key in self.pool.prune(|id| index.has(id), 0) {
             self.links.remove(key);
         }
@@ -201,12 +213,16 @@ impl Tools {
         self.books = self.counters.adopt(&index);
         self.index = Some(index);
         self.shared.adopted(self.worker, generation, holding);
+        self.review_parked();
     }
 
     /// Where the round of the upstream with this number is; workers begin at different places.
     fn turn_of(&self, number: u32) -> usize {
-        let place = self.index.as_ref().and_then(|index| index.place_of(number));
-        place.map_or(self.worker, |place| self.turns[place])
+        self.place_of(number).map_or(self.worker, |place| self.turns[place])
+    }
+
+    fn place_of(&self, number: u32) -> Option<usize> {
+        self.index.as_ref().and_then(|index| index.place_of(number))
     }
 
     /// The most bytes that a body for the upstream with this number may have.
@@ -234,7 +250,11 @@ impl Tools {
     pub fn choose(&mut self, number: u32, tried: &[EndpointId]) -> Option<Endpoint> {
         let index = self.index.as_ref()?;
         let place = index.place_of(number)?;
-        let endpoint = balance::pick(&index.upstreams[place].endpoints, &mut self.turns[place], tried)?;
+        let upstream = &index.upstreams[place];
+        let endpoint = balance::pick(&upstream.endpoints, &mut self.turns[place], tried)?;
+        if let Standing::OnDemand { .. } = upstream.standing {
+            (self.lately[place], self.restless) = (true, true);
+        }
         self.hold(endpoint.id);
         Some(endpoint)
     }
@@ -343,6 +363,20 @@ impl Tools {
                 self.pool.forget(endpoint, key);
                 self.links.remove(key);
                 None
+            }
+        }
+    }
+
+    /// Tells which upstreams on demand are in use, or were since the last time.
+    pub fn tell_activity(&mut self) {
+        let Some(index) = self.index.as_ref().filter(|_| self.restless) else { return };
+        self.restless = false;
+        let is_held = |endpoint: &Endpoint| self.held.get(&endpoint.id).is_some_and(|count| *count > 0);
+        for (upstream, lately) in index.upstreams.iter().zip(&mut self.lately) {
+            let in_flight = upstream.endpoints.iter().any(is_held);
+            if std::mem::take(lately) || (in_flight && matches!(upstream.standing, Standing::OnDemand { .. })) {
+                self.shared.active(&upstream.name);
+                self.restless |= in_flight;
             }
         }
     }

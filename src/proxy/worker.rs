@@ -122,6 +122,7 @@ impl Worker {
                 }
             }
         }
+        self.call_parked();
         self.give_turns();
         self.keep_time();
         self.feed_the_starved();
@@ -130,11 +131,12 @@ impl Worker {
 
     /// How long there is nothing to do, unless the kernel reports.
     pub fn patience(&self) -> Option<Duration> {
-        if !self.queue.is_empty() || !self.shaking.is_empty() {
+        if !self.queue.is_empty() || !self.shaking.is_empty() || self.tools.lot.is_open() {
             return Some(Duration::ZERO);
         }
         let now = self.tools.now;
         let sweeps = self.door.sweeps(&self.tools) || self.tools.has_leftovers() || self.tools.is_busy();
+        let sweeps = sweeps || self.tools.restless;
         let sweep = sweeps.then(|| self.next_sweep.saturating_sub(now));
         let stop = self.tools.stopping.map(|s| s.deadline.saturating_sub(now));
         let lines = self.tools.journal.due().map(|at| at.saturating_sub(now));
@@ -156,6 +158,7 @@ impl Worker {
         {
             let idle_until = self.tools.after(self.tools.now, self.tools.limits.stop_idle);
             self.tools.stopping = Some(Stopping { deadline: self.tools.ms(deadline), idle_until });
+            self.tools.review_parked();
             self.arm_all();
         }
         while let Some((key, heard)) = self.tools.files.hear(self.tools.now) {
@@ -178,6 +181,13 @@ impl Worker {
             conn.queued = true;
             let queue = if conn.shaking { &mut self.shaking } else { &mut self.queue };
             queue.push_back(key);
+        }
+    }
+
+    /// A turn for the next of those whose wait is over.
+    fn call_parked(&mut self) {
+        for key in self.tools.lot.call() {
+            self.enqueue(key);
         }
     }
 
@@ -261,6 +271,7 @@ impl Worker {
         if self.tools.now >= self.next_sweep {
             self.next_sweep = self.tools.after(self.tools.now, self.tools.limits.sweep);
             self.tools.sweep();
+            self.tools.tell_activity();
             self.sweep_conns();
             self.close_stalled();
         }

@@ -22,7 +22,7 @@ use crate::proto::route::Route;
 use crate::proxy::certs::Certs;
 use crate::proxy::counters::Metrics;
 use crate::proxy::files::root::Root;
-use crate::proxy::table::{Endpoint, Table, Upstream};
+use crate::proxy::table::{Endpoint, Standing, Table, Upstream};
 use crate::proxy::{Notice, Proxy};
 
 /// An app with more routes than this is a mistake, and a table that every request would pay for.
@@ -41,6 +41,8 @@ pub(crate) struct Board {
 pub(crate) struct Posting {
     pub routes: Vec<Route>,
     pub endpoints: Vec<Endpoint>,
+    /// What a request meets when there are none.
+    pub standing: Standing,
     /// Largest request body in bytes.
     pub body_limit: u64,
     /// Folders of files that are served without asking the app, in the order they are looked in.
@@ -166,7 +168,8 @@ impl Board {
         state.generation
     }
 
-    /// From now on `to` hears every notice of the proxy: acks of any table, drained and failed endpoints of any app.
+    /// From now on `to` hears the notices of the proxy: acks of any table, drained and failed endpoints of any app, and
+    /// what is said of this one by name.
     /// Replaces an earlier subscription of `app`; ends when the receiver is gone. Sending never blocks.
     pub fn subscribe(&self, app: &AppId, to: Sender<Notice>) {
         self.subscribers().insert(app.clone(), to);
@@ -216,14 +219,12 @@ impl Board {
     /// The thread `board`: ends with the proxy.
     fn pass_on(&self, notices: &Receiver<Notice>) {
         for notice in notices {
-            self.subscribers().retain(|app, to| match to.try_send(notice.clone()) {
-                Ok(()) => true,
-                Err(TrySendError::Disconnected(_)) => false,
-                Err(TrySendError::Full(_)) => {
-                    log::warn!("app={app} does not keep up with the proxy; lost {notice:?}");
-                    true
-                }
-            });
+            let named = match &notice {
+                Notice::Wake(name) | Notice::Activity(name) => AppId::parse(name).ok(),
+                Notice::Acked(_) | Notice::Drained(_) | Notice::Failed(_) => None,
+            };
+            let is_for = |app: &AppId| named.as_ref().is_none_or(|name| name == app);
+            self.subscribers().retain(|app, to| !is_for(app) || pass(&notice, app, to));
         }
     }
 
@@ -325,6 +326,7 @@ impl State {
             table.upstreams.push(Upstream {
                 name: posted.name.clone(),
                 endpoints: posted.posting.endpoints.clone(),
+                standing: posted.posting.standing,
                 body_limit: posted.posting.body_limit,
                 assets: posted.posting.assets.clone(),
             });
@@ -333,6 +335,18 @@ impl State {
             self.generation = proxy.publish(table);
         }
         self.generation
+    }
+}
+
+/// False when nobody listens any more.
+fn pass(notice: &Notice, app: &AppId, to: &Sender<Notice>) -> bool {
+    match to.try_send(notice.clone()) {
+        Ok(()) => true,
+        Err(TrySendError::Disconnected(_)) => false,
+        Err(TrySendError::Full(_)) => {
+            log::warn!("app={app} does not keep up with the proxy; lost {notice:?}");
+            true
+        }
     }
 }
 

@@ -127,6 +127,8 @@ fn state(state: AppState) -> &'static str {
         AppState::Live => "● live",
         AppState::Degraded => "! degraded",
         AppState::Idle => "○ idle",
+        AppState::Asleep => "○ asleep",
+        AppState::Failed => "! start failed",
         AppState::Starting => "● starting",
         AppState::Deploying => "● deploying",
         AppState::CrashLooping => "! crash-looping",
@@ -163,8 +165,8 @@ mod tests {
         let (app, env, server) = (&status.app.clone(), &EnvName::production(), &ServerName::parse("fra1").unwrap());
         let cells = |found: Found, differs| row(app, env, server, &found, differs)[2..].join(" ");
         assert_eq!(cells(Ok(Some(status.clone())), true), "fra1 ! degraded 4f2c9ab ≠ 1/2 118 MB –");
-        let idle = AppStatus { state: AppState::Idle, wanted: 0, instances: Vec::new(), ..status };
-        assert_eq!(cells(Ok(Some(idle)), false), "fra1 ○ idle 4f2c9ab 0/1 – –");
+        let asleep = AppStatus { state: AppState::Asleep, wanted: 0, instances: Vec::new(), ..status };
+        assert_eq!(cells(Ok(Some(asleep)), false), "fra1 ○ asleep 4f2c9ab 0/1 – –");
         assert_eq!(cells(Ok(None), false), "fra1 ○ not deployed – – – –");
         assert_eq!(cells(Err(Error::new(Kind::Unreachable, "x")), false), "fra1 ! unreachable – – – –");
     }

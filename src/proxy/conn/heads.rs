@@ -178,7 +178,7 @@ impl Conn {
             forward::Client { address: self.address, trusted: self.asker.trusted, https, request_id: visit.id() };
         tools.outbox.clear();
         forward::request(&mut tools.outbox, request, framing, client);
-        let mut exchange = tools.board(Exchange::new(self.key, facts, visit, framing, tools.now));
+        let mut exchange = tools.board(Exchange::new(self.key, facts, upstream, visit, framing, tools.now));
         let begun = exchange.begin(&mut self.socket, tools);
         self.enter(Phase::Exchange(exchange), tools);
         if let Err(outcome) = begun {

@@ -14,12 +14,8 @@ impl Exchange {
     pub(super) fn dispatch(&mut self, request: &[u8], reuse: Reuse, tools: &mut Tools) -> Result<(), Outcome> {
         loop {
             tools.adopt();
-            let Some(endpoint) = tools.choose(self.upstream(), &self.tried) else {
-                return Err(Outcome::Own(match (self.tried.is_empty(), self.connect_timeouts) {
-                    (true, _) => Answer::no_endpoint(),
-                    (false, 0) => Answer::bad_gateway(),
-                    (false, _) => Answer::gateway_timeout(),
-                }));
+            let Some(endpoint) = tools.choose(self.upstream, &self.tried) else {
+                return self.without_endpoint(request, reuse, tools);
             };
             self.held = Some(endpoint.id);
             self.visit.choose(endpoint.id);

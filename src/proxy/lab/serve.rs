@@ -10,7 +10,7 @@ use crate::proto::route::Route;
 use crate::proxy::certs::{self, Certs};
 use crate::proxy::files::root::Root;
 use crate::proxy::limits::Limits;
-use crate::proxy::table::{Endpoint, EndpointId, Table, Upstream};
+use crate::proxy::table::{Endpoint, EndpointId, Standing, Table, Upstream};
 use crate::proxy::{Settings, start};
 
 /// What one run serves.
@@ -58,7 +58,8 @@ fn run(plan: Plan) -> Result<std::convert::Infallible> {
     let (proxy, notices) = start(settings)?;
     let key = certs::load(&plan.chain, &plan.key)?;
     let endpoint = Endpoint { id: EndpointId(1), addr: plan.origin };
-    let upstream = Upstream { name: "origin".into(), endpoints: vec![endpoint], body_limit: u64::MAX, assets };
+    let (name, endpoints) = ("origin".into(), vec![endpoint]);
+    let upstream = Upstream { name, endpoints, standing: Standing::Awake, body_limit: u64::MAX, assets };
     let route = Route::parse("localhost").expect("a literal that is a route");
     let certs = Arc::new(Certs { by_name: HashMap::new(), default: key });
     proxy.publish(Table { entries: vec![(route, 0)], upstreams: vec![upstream], certs });

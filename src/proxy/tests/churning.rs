@@ -227,6 +227,7 @@ fn nothing_fails_while_tables_and_endpoints_come_and_go() {
             assert!(leaving.remove(&id).is_some(), "said of an endpoint in the table");
         }
         Notice::Failed(id) => panic!("{id:?} failed"),
+        Notice::Wake(_) | Notice::Activity(_) => panic!("{notice:?} of an app that is not on demand"),
     };
     let begun = Instant::now();
     let mut tables = 0;

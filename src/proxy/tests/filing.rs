@@ -36,7 +36,8 @@ impl Folder {
 impl World {
     fn publish_files(&self, endpoint: Endpoint, assets: Vec<Root>) {
         let route = |r: &str| (Route::parse(r).unwrap(), 0);
-        let upstream = Upstream { name: "app".into(), endpoints: vec![endpoint], body_limit: 1 << 20, assets };
+        let (name, endpoints) = ("app".into(), vec![endpoint]);
+        let upstream = Upstream { name, endpoints, standing: Standing::Awake, body_limit: 1 << 20, assets };
         let table = Table {
             entries: vec![route("app.test"), route("app.test/app/*"), route("app.test/only.txt")],
             upstreams: vec![upstream],

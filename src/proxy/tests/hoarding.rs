@@ -28,7 +28,7 @@ fn origin() -> Origin {
 fn most(world: &World, what: &str, mut until: impl FnMut() -> bool) -> usize {
     let mut most = 0;
     wait_until(what, || {
-        most = most.max(world.waiting());
+        most = most.max(world.bytes_waiting());
         until()
     });
     most
@@ -46,7 +46,7 @@ fn many_slow_readers_pin_what_is_allowed_and_no_more() {
         client.send(get("/endless"));
     }
     // A hundred times two chunks would be three times as much.
-    let peak = most(&world, "memory is short", || world.waiting() >= MEMORY / 8 * 7);
+    let peak = most(&world, "memory is short", || world.bytes_waiting() >= MEMORY / 8 * 7);
     let mut good = world.client();
     good.send(get("/small"));
     let (tell, told) = crossbeam_channel::bounded(1);
@@ -55,7 +55,7 @@ fn many_slow_readers_pin_what_is_allowed_and_no_more() {
     let peak = peak.max(most(&world, "the good one is served", || told.try_recv().is_ok_and(|status| status == 200)));
     assert!(peak < MEMORY + BEYOND, "{peak}");
     drop(slow);
-    wait_until("all is given back", || world.waiting() == 0);
+    wait_until("all is given back", || world.bytes_waiting() == 0);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn heads_that_drip_in_wait_for_memory_and_are_served() {
     for client in &mut clients {
         client.send(first);
     }
-    let peak = most(&world, "memory is exhausted", || world.waiting() >= MEMORY && world.conns() == [200]);
+    let peak = most(&world, "memory is exhausted", || world.bytes_waiting() >= MEMORY && world.conns() == [200]);
     let mut statuses = vec![];
     for client in &mut clients {
         client.send(rest);
@@ -78,9 +78,9 @@ fn heads_that_drip_in_wait_for_memory_and_are_served() {
         statuses.push(client.read().status);
     }
     assert_eq!(statuses, [200; 200]);
-    let peak = peak.max(world.waiting());
+    let peak = peak.max(world.bytes_waiting());
     assert!(peak < MEMORY + BEYOND, "{peak}");
-    wait_until("all is given back", || world.waiting() == 0);
+    wait_until("all is given back", || world.bytes_waiting() == 0);
 }
 
 #[test]
@@ -92,8 +92,8 @@ fn a_big_head_leaves_nothing_behind() {
     let big = get("/small").replace("\r\n\r\n", &format!("\r\nCookie: {}\r\n\r\n", "x".repeat(12 << 10)));
     let (first, rest) = big.split_at(12 << 10);
     client.send(first);
-    wait_until("it waits", || world.waiting() > 0);
+    wait_until("it waits", || world.bytes_waiting() > 0);
     client.send(rest);
     assert_eq!(client.read().status, 200);
-    wait_until("an idle connection holds nothing", || world.waiting() == 0);
+    wait_until("an idle connection holds nothing", || world.bytes_waiting() == 0);
 }

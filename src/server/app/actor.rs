@@ -14,11 +14,11 @@ use rustix::process::Signal;
 use super::assets::Assets;
 use super::ending::Ending;
 use super::instance::{Event as Heard, Instance, Place, Process, Role, Run, Traffic};
-use super::lifecycle::{self, Action, State, Why};
+use super::lifecycle::{self, Action, State};
 use super::logs::Source;
 use super::probe::Verdict;
-use super::restart::Restarts;
 use super::roll::Rolling;
+use super::scale::{self, Scale};
 use super::spec::Spec;
 use super::stage::Stage;
 use super::{Message, Threads, group, leftover, secrets};
@@ -65,6 +65,7 @@ pub(super) struct Actor<S: Stage> {
     /// Releases that failed and are to be removed once nothing runs from them.
     pub discards: Vec<Version>,
     pub ending: Option<Ending>,
+    pub scale: Scale,
 }
 
 impl<S: Stage> Actor<S> {
@@ -105,6 +106,7 @@ impl<S: Stage> Actor<S> {
             last_failure: None,
             discards: Vec::new(),
             ending: None,
+            scale: Scale::new(scale::State::Steady, Duration::ZERO),
         }
     }
 
@@ -157,16 +159,11 @@ impl<S: Stage> Actor<S> {
         }
         let Some(desired) = &self.desired else { return self.tidy_files() };
         let record = desired.live().cloned().expect("state::load refuses a state without its live release");
-        let (spec, instances) = (Spec::new(record, self.secrets.clone()), at_least_one(desired.instances));
+        let spec = Spec::new(record, self.secrets.clone());
         self.live = Some(spec.clone());
         self.open_assets(&spec);
         self.tidy_files();
-        if self.sealed.is_none() {
-            let now = Instant::now();
-            for number in 1..=instances {
-                self.instances.push(Instance::waiting(number, Role::Serving, spec.clone(), now));
-            }
-        }
+        self.settle(Instant::now());
     }
 
     pub fn serve(&mut self, message: Message, now: Instant) {
@@ -198,7 +195,9 @@ impl<S: Stage> Actor<S> {
             }
         }
         self.assets.tick(now);
+        self.drop_empty();
         self.tick_rollout(now);
+        self.tick_scale(now);
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -210,8 +209,9 @@ impl<S: Stage> Actor<S> {
             Some(Ending::Stop { until }) => Some(until),
             Some(Ending::Delete { .. }) | None => None,
         };
-        let rollout = self.rolling.as_ref().and_then(Rolling::deadline);
-        instances.chain(rollout).chain(self.assets.deadline()).chain(stop).min()
+        let others =
+            [self.rolling.as_ref().and_then(Rolling::deadline), self.assets.deadline(), self.scale.deadline(), stop];
+        instances.chain(others.into_iter().flatten()).min()
     }
 
     /// What the watch and probe threads say about a process; one that is not ours any more is not heard.
@@ -223,7 +223,7 @@ impl<S: Stage> Actor<S> {
             // Once it serves, traffic goes where it was probed and nowhere else, whatever it prints.
             Heard::Ready(_) if !matches!(process.life.state(), State::Starting { .. }) => {}
             Heard::Ready(port) if group::listens(process.pid, port) == Some(false) => {
-                self.failed(at, &format!("says that it listens on port {port}, which is another program's"));
+                self.failed(at, &format!("says that it listens on port {port}, which is another program's"), now);
                 self.live_on(at, lifecycle::Event::Stop, now);
             }
             Heard::Ready(port) => {
@@ -254,7 +254,7 @@ impl<S: Stage> Actor<S> {
                 process.life.on(lifecycle::Event::Exited, now);
                 process.forget(&self.threads, &self.layout, instance.spec.manifest(), instance.number);
                 if let Some(why) = why {
-                    self.failed(at, &why);
+                    self.failed(at, &why, now);
                 }
                 self.ended(endpoint, now);
             }
@@ -273,7 +273,7 @@ impl<S: Stage> Actor<S> {
                 let Some(process) = self.instances[at].process_mut() else { return };
                 process.traffic = process.traffic.drained(self.acked);
                 if process.traffic == Traffic::Drained {
-                    self.live_on(at, lifecycle::Event::Drained, now);
+                    self.drained(at, now);
                 }
             }
             Notice::Failed(endpoint) => {
@@ -281,6 +281,8 @@ impl<S: Stage> Actor<S> {
                     self.threads.probe.hurry(endpoint);
                 }
             }
+            Notice::Wake(_) => self.scale_on(scale::Event::Wake, now),
+            Notice::Activity(_) => self.scale_on(scale::Event::Activity, now),
         }
     }
 
@@ -302,18 +304,18 @@ impl<S: Stage> Actor<S> {
                 Action::Probe => process.probe(spec, threads, to_us),
                 Action::Terminate => threads.watch.signal(endpoint, Signal::TERM),
                 Action::Kill => threads.watch.signal(endpoint, Signal::KILL),
-                Action::GaveUp(reason) => why = Some(gave_up(reason, spec, process)),
+                Action::GaveUp(reason) => why = Some(process.gave_up(reason, spec)),
             }
         }
         if let Some(why) = why {
-            self.failed(at, &why);
+            self.failed(at, &why, now);
         } else if was_healthy != is_healthy {
             self.health_changed(at, is_healthy, now);
         }
     }
 
     /// An instance ended, or will be ended, and nobody asked for it.
-    fn failed(&mut self, at: usize, why: &str) {
+    fn failed(&mut self, at: usize, why: &str, now: Instant) {
         let instance = &self.instances[at];
         let (number, version) = (instance.number, &instance.spec.manifest().version);
         log::warn!("app={} instance={number} release={version} {why}", self.id);
@@ -321,7 +323,10 @@ impl<S: Stage> Actor<S> {
             process.voice.remark(&format!("instance {number} {why}"));
         }
         match instance.role {
-            Role::Serving | Role::Benched => self.last_failure = Some(format!("instance {number} {why}")),
+            Role::Serving | Role::Benched | Role::Dozing => {
+                self.last_failure = Some(format!("instance {number} {why}"));
+                self.give_place_up(at, now);
+            }
             Role::Fresh | Role::Joined => {
                 let lines = instance.process().map_or(Vec::new(), |p| p.voice.last_lines());
                 self.rollout_failed(number, why, lines);
@@ -341,22 +346,23 @@ impl<S: Stage> Actor<S> {
                 log::info!("app={} instance={} starts again delay_ms={}", self.id, instance.number, delay.as_millis());
                 instance.run = Run::Waiting(now + delay);
             }
-            Role::Fresh | Role::Joined | Role::Leaving => drop(self.instances.remove(at)),
+            Role::Fresh | Role::Joined | Role::Dozing | Role::Leaving => drop(self.instances.remove(at)),
         }
     }
 
     fn could_not_start(&mut self, at: usize, why: &Error, now: Instant) {
-        self.failed(at, &format!("could not be started: {why}"));
+        self.failed(at, &format!("could not be started: {why}"), now);
         let delay = self.instances[at].restarts.ended(Duration::ZERO);
         self.instances[at].run = Run::Waiting(now + delay);
     }
 
     /// Returns when it was spawned.
     pub fn start_process(&mut self, at: usize) -> Result<Instant> {
+        let late = self.late(self.instances[at].role);
         let Self { layout, threads, log, to_us, stage, instances, .. } = self;
         let instance = &mut instances[at];
-        let place = Place { layout, threads, log, to: to_us, number: instance.number };
         let spec = instance.spec.clone();
+        let place = Place { layout, threads, log, to: to_us, number: instance.number, startup: spec.startup() + late };
         let process = Process::start(&spec, spec.launch(stage, layout)?, &place)?;
         log::info!(
             "app={} instance={} release={} pid={} started",
@@ -390,30 +396,5 @@ impl<S: Stage> Actor<S> {
     /// Drops the places that are to go and have no process.
     pub fn drop_empty(&mut self) {
         self.instances.retain(|i| i.role != Role::Leaving || i.process().is_some());
-    }
-}
-
-impl Instance {
-    pub fn waiting(number: u32, role: Role, spec: Arc<Spec>, until: Instant) -> Instance {
-        Instance { number, role, spec, restarts: Restarts::default(), run: Run::Waiting(until) }
-    }
-}
-
-/// On demand, one instance is kept warm.
-pub(super) fn at_least_one(instances: u32) -> u32 {
-    instances.max(1)
-}
-
-/// As the end of a sentence that starts with the instance.
-fn gave_up(why: Why, spec: &Spec, process: &Process) -> String {
-    let limit = spec.manifest().limits.startup_timeout_s;
-    let subject = process.subject(spec);
-    match (why, process.last_bad) {
-        (Why::NeverReady, Some(bad)) => format!("not ready after {limit}s: {subject} {bad}"),
-        (Why::NeverReady, None) => format!("not ready after {limit}s"),
-        (Why::NeverHealthy, Some(bad)) => format!("is up but {subject} {bad}"),
-        (Why::NeverHealthy, None) => format!("is up but {subject} was not asked within {limit}s"),
-        (Why::Unhealthy, Some(bad)) => format!("was killed because {subject} {bad} {} times", lifecycle::MISSES_DEAD),
-        (Why::Unhealthy, None) => "was killed because it failed its probes".into(),
     }
 }

@@ -81,6 +81,7 @@ impl<S: Stage> Actor<S> {
         }
         self.set_role(Role::Fresh, Role::Serving);
         self.set_role(Role::Joined, Role::Serving);
+        self.settle(now);
         let generation = self.publish();
         for at in old {
             self.retire(at, now);

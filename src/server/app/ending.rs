@@ -10,10 +10,12 @@ use super::actor::Actor;
 use super::instance::Role;
 use super::lifecycle;
 use super::roll::Rolling;
+use super::scale::{Scale, State};
 use super::stage::Stage;
 use crate::error::{Error, Kind};
 use crate::proto::control::Deployed;
 use crate::proto::version::Version;
+use crate::proxy::table::Standing;
 use crate::server::board::Posting;
 
 /// After SIGKILL a process is gone in no time, unless the kernel itself holds it; the server does not wait for that.
@@ -34,9 +36,16 @@ impl<S: Stage> Actor<S> {
         let was = self.desired.as_ref().map(|d| d.live.clone()).or(rolling);
         self.call_off(&format!("{} was deleted", self.id), now);
         self.desired = None;
+        self.settle(now);
         // Off the routes now, off the board at the end: until then we must hear what is drained.
         if self.posted.take().is_some() {
-            self.post(Posting { routes: Vec::new(), endpoints: Vec::new(), body_limit: 0, assets: Vec::new() });
+            self.post(Posting {
+                routes: Vec::new(),
+                endpoints: Vec::new(),
+                standing: Standing::Awake,
+                body_limit: 0,
+                assets: Vec::new(),
+            });
         }
         for at in 0..self.instances.len() {
             self.retire(at, now);
@@ -49,6 +58,7 @@ impl<S: Stage> Actor<S> {
     pub(super) fn stop(&mut self) {
         let now = Instant::now();
         self.call_off("the server is stopping", now);
+        self.scale = Scale::new(State::Steady, Duration::ZERO);
         // Who waits for a deletion still hears of it.
         self.ending.get_or_insert(Ending::Stop { until: now + lifecycle::GRACE + DEATH });
         for at in 0..self.instances.len() {

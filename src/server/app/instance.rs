@@ -9,14 +9,14 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use zeroize::Zeroizing;
 
 use super::Threads;
 use super::leftover::{self, Note};
-use super::lifecycle::Lifecycle;
+use super::lifecycle::{Lifecycle, MISSES_DEAD, Why};
 use super::logs::{Source, Voice};
 use super::port::Reserved;
 use super::probe::{Bad, Check, Verdict};
@@ -53,6 +53,8 @@ pub(crate) enum Role {
     Joined,
     /// Of the live release, out of balancing until the rollout is committed or restored.
     Benched,
+    /// Of the live release, idle: out of balancing, and to end once nothing is in flight.
+    Dozing,
     /// On its way out.
     Leaving,
 }
@@ -119,9 +121,16 @@ pub(crate) struct Place<'a> {
     pub log: &'a Arc<Source>,
     pub to: &'a Sender<(EndpointId, Event)>,
     pub number: u32,
+    /// How long it may take to be healthy.
+    pub startup: Duration,
 }
 
 impl Instance {
+    /// A place without a process, which gets one then.
+    pub fn waiting(number: u32, role: Role, spec: Arc<Spec>, until: Instant) -> Instance {
+        Instance { number, role, spec, restarts: Restarts::default(), run: Run::Waiting(until) }
+    }
+
     pub fn process(&self) -> Option<&Process> {
         match &self.run {
             Run::Up(process) => Some(process),
@@ -153,7 +162,7 @@ impl Process {
     /// When it cannot be spawned: no such program, no port, a secret too large.
     pub fn start(spec: &Spec, launch: &Launch, place: &Place<'_>) -> Result<Process> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let Place { layout, threads, log, to, number } = *place;
+        let Place { layout, threads, log, to, number, startup } = *place;
         let manifest = spec.manifest();
         let reserved = if manifest.has_sdk() { None } else { Some(threads.ports.reserve()?) };
         let port = reserved.as_ref().map_or(0, |r| r.port);
@@ -175,7 +184,7 @@ impl Process {
         let process = Process {
             endpoint,
             pid: spawned.child.id(),
-            life: Lifecycle::new(spec.startup(), started),
+            life: Lifecycle::new(startup, started),
             voice: voice.clone(),
             started,
             ready: None,
@@ -209,6 +218,20 @@ impl Process {
     /// What is asked for its health, as the start of a sentence.
     pub fn subject(&self, spec: &Spec) -> String {
         check(spec, &self.token).subject().to_owned()
+    }
+
+    /// Why it is ended, as the end of a sentence that starts with the instance.
+    pub fn gave_up(&self, why: Why, spec: &Spec) -> String {
+        let limit = spec.manifest().limits.startup_timeout_s;
+        let subject = self.subject(spec);
+        match (why, self.last_bad) {
+            (Why::NeverReady, Some(bad)) => format!("not ready after {limit}s: {subject} {bad}"),
+            (Why::NeverReady, None) => format!("not ready after {limit}s"),
+            (Why::NeverHealthy, Some(bad)) => format!("is up but {subject} {bad}"),
+            (Why::NeverHealthy, None) => format!("is up but {subject} was not asked within {limit}s"),
+            (Why::Unhealthy, Some(bad)) => format!("was killed because {subject} {bad} {MISSES_DEAD} times"),
+            (Why::Unhealthy, None) => "was killed because it failed its probes".into(),
+        }
     }
 
     pub fn note(&self, layout: &Layout, manifest: &Manifest, number: u32) {

@@ -5,15 +5,17 @@
 //!   watch ─exits→  │ actor │ ←acked, drained, failed──┘
 //!   probe ─verdicts→└───────┘ ─lines→ logs
 //! ```
-//! Reading order: the pure parts (`lifecycle`, `restart`, `rollout`), what is run (`spec`, `instance`, `secrets`,
+//! Reading order: the pure parts (`lifecycle`, `restart`, `rollout`, `scale`), what is run (`spec`, `instance`, `secrets`,
 //! `port`, `leftover`), the three threads that all apps share (`watch` with `lines`, `probe`, `logs`), and the actor:
-//! its loop, what it tells (`status`), and its rollouts, planned in `plan` and performed in `roll`.
+//! its loop, what it tells (`status`), its rollouts, planned in `plan` and performed in `roll`, and
+//! its sleep (`demand`).
 //!
 //! **Invariant**: nothing outside the actor's thread changes what it owns; a [`Handle`] sends and waits.
 
 mod lifecycle;
 mod restart;
 mod rollout;
+mod scale;
 mod spec;
 mod instance;
 pub(crate) mod secrets;
@@ -31,6 +33,7 @@ mod actor;
 mod assets;
 mod posting;
 mod ending;
+mod demand;
 mod status;
 mod plan;
 mod roll;

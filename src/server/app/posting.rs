@@ -19,6 +19,7 @@ impl<S: Stage> Actor<S> {
         let posting = Posting {
             routes: live.record.routes.clone(),
             endpoints: serving.into_iter().filter_map(Instance::in_balancing).collect(),
+            standing: self.standing(),
             body_limit: live.manifest().limits.request_body,
             assets: self.roots(),
         };

@@ -8,7 +8,7 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(30);
 /// Up for this long, an earlier failure is history.
-const STABLE: Duration = Duration::from_secs(60);
+pub(super) const STABLE: Duration = Duration::from_secs(60);
 /// So many ends in a row are a loop and no accident.
 const LOOPING: u32 = 3;
 

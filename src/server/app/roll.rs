@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::Event;
-use super::actor::{Actor, at_least_one};
+use super::actor::Actor;
+use super::demand::at_least_one;
 use super::instance::{Instance, Role, Run};
 use super::plan::Plan;
 use super::rollout::{Action, Event as Fact, Rollout};
+use super::scale;
 use super::stage::Stage;
 use crate::disk::Staged;
 use crate::error::{Error, Kind, Result};
@@ -89,8 +91,10 @@ impl<S: Stage> Actor<S> {
             Ok(plan) => plan,
             Err(e) => return drop(to.send(Event::Done(Err(e)))),
         };
+        self.scale_on(scale::Event::Activity, now); // who dozes is up again
         let serving = self.with_role(Role::Serving).len() as u32;
-        let wanted = at_least_one(instances);
+        // One that runs is kept warm; for want of requests it goes by itself.
+        let wanted = if instances == 0 { serving.min(1) } else { instances };
         match wanted.checked_sub(serving) {
             Some(more) if more > 0 => self.roll(plan, more, to, now),
             _ => drop(to.send(Event::Done(self.shrink(plan, wanted, now)))),
@@ -155,7 +159,10 @@ impl<S: Stage> Actor<S> {
                 self.rollout_failed(number, &why.unwrap_or_else(|| "became unhealthy".into()), lines);
             }
             // Balancing follows by itself: the posting is computed.
-            (Role::Fresh, false) | (Role::Joined, true) | (Role::Serving | Role::Benched | Role::Leaving, _) => {}
+            (Role::Serving, true) => self.scale_on(scale::Event::Healthy, now),
+            (Role::Fresh | Role::Serving, false)
+            | (Role::Joined, true)
+            | (Role::Benched | Role::Dozing | Role::Leaving, _) => {}
         }
     }
 
@@ -174,6 +181,7 @@ impl<S: Stage> Actor<S> {
         log::info!("app={} rollout begins release={version} instances={total}", self.id);
         // It was laid out again since it failed.
         self.discards.retain(|v| v != version);
+        self.scale_on(scale::Event::Activity, now);
         let (rollout, first) = Rollout::new(total);
         self.rolling = Some(Rolling {
             plan,
@@ -307,6 +315,7 @@ impl<S: Stage> Actor<S> {
         let deployed =
             Deployed { version: next.live.clone(), previous: None, instances: next.instances, swaps: Vec::new() };
         self.desired = Some(next);
+        self.settle(now);
         Ok(deployed)
     }
 

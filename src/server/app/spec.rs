@@ -45,6 +45,11 @@ impl Spec {
         Duration::from_secs(self.manifest().limits.startup_timeout_s.min(MAX_WAIT_S))
     }
 
+    /// Without a request for so long, an app on demand goes to sleep.
+    pub fn idle(&self) -> Duration {
+        Duration::from_secs(self.manifest().limits.idle_timeout_s.min(MAX_WAIT_S))
+    }
+
     pub fn drain(&self) -> Duration {
         Duration::from_secs(self.manifest().limits.drain_timeout_s.min(MAX_WAIT_S))
     }

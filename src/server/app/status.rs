@@ -3,8 +3,9 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use super::actor::{Actor, at_least_one};
+use super::actor::Actor;
 use super::instance::{Instance, Role};
+use super::scale::State;
 use super::stage::Stage;
 use crate::proto::control::{AppState, AppStatus, InstanceStatus, Release};
 use crate::server::state::Record;
@@ -25,13 +26,16 @@ impl<S: Stage> Actor<S> {
     }
 
     fn state(&self, now: Instant) -> AppState {
-        let serving = || self.instances.iter().filter(|i| matches!(i.role, Role::Serving | Role::Benched));
+        let serving =
+            || self.instances.iter().filter(|i| matches!(i.role, Role::Serving | Role::Benched | Role::Dozing));
         let healthy = serving().filter(|i| i.process().is_some_and(|p| p.life.is_healthy())).count();
-        let wanted = self.desired.as_ref().map_or(0, |d| at_least_one(d.instances)) as usize;
+        let wanted = self.desired.as_ref().map_or(0, |d| d.instances) as usize;
         if self.rolling.is_some() {
             AppState::Deploying
         } else if serving().any(|i| is_looping(i, now)) {
             AppState::CrashLooping
+        } else if let Some(state) = self.state_on_demand() {
+            state
         } else if wanted == 0 {
             AppState::Idle
         } else if healthy >= wanted {
@@ -41,6 +45,17 @@ impl<S: Stage> Actor<S> {
         } else {
             AppState::Starting
         }
+    }
+
+    fn state_on_demand(&self) -> Option<AppState> {
+        Some(match self.scale.state() {
+            State::Steady => return None,
+            State::Asleep => AppState::Asleep,
+            State::Waking => AppState::Starting,
+            State::Awake { .. } if self.posted.as_ref().is_some_and(|p| p.endpoints.is_empty()) => AppState::Degraded,
+            State::Awake { .. } | State::Dozing { .. } => AppState::Live,
+            State::Failed { .. } => AppState::Failed,
+        })
     }
 
     pub fn releases(&self) -> Vec<Release> {
@@ -72,6 +87,7 @@ fn instance_status(instance: &Instance, now: Instant) -> Option<InstanceStatus> 
         port: process.addr.map_or(0, |a| a.port()),
         state: match instance.role {
             Role::Benched => "benched".into(),
+            Role::Dozing => "dozing".into(),
             Role::Serving | Role::Fresh | Role::Joined | Role::Leaving => process.life.state().to_string(),
         },
         up_ms: u64::try_from((now - process.started).as_millis()).unwrap_or(u64::MAX),

@@ -3,6 +3,7 @@
 
 mod deploying;
 mod serving;
+mod demanding;
 mod failing;
 mod living;
 mod verbs;
@@ -24,7 +25,7 @@ use crate::proto::control::{AppState, Secrets, Step};
 use crate::proto::manifest::{Limits, Manifest, Runtime};
 use crate::proto::route::Route;
 use crate::proxy;
-use crate::proxy::table::{Endpoint, EndpointId};
+use crate::proxy::table::{Endpoint, EndpointId, Standing};
 use crate::server::board::Posting;
 use crate::server::runtime::Launch;
 use crate::server::state;
@@ -45,6 +46,7 @@ fn plays_the_app() {
         "silent" => std::thread::sleep(Duration::from_secs(600)),
         "exit" => std::process::exit(3),
         "third exits" if nth_start() == 3 => std::process::exit(3),
+        "second exits" if nth_start() == 2 => std::process::exit(3),
         "second is silent" if nth_start() == 2 => std::thread::sleep(Duration::from_secs(600)),
         part => serve(part),
     }
@@ -176,7 +178,16 @@ impl Stage for Play {
     fn remove(&self, app: &AppId) -> u64 {
         // As the Board does: who is removed hears nothing any more.
         self.scene().to = None;
-        self.post(app, Posting { routes: vec![], endpoints: vec![], body_limit: 0, assets: vec![] })
+        self.post(
+            app,
+            Posting {
+                routes: Vec::new(),
+                endpoints: Vec::new(),
+                standing: Standing::Awake,
+                body_limit: 0,
+                assets: Vec::new(),
+            },
+        )
     }
 
     fn subscribe(&self, _app: &AppId, to: Sender<proxy::Notice>) {

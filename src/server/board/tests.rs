@@ -1,7 +1,7 @@
 use std::sync::mpsc;
 
 use super::*;
-use crate::proxy::table::EndpointId;
+use crate::proxy::table::{EndpointId, Standing};
 use crate::server::layout::Layout;
 
 /// Keeps the tables that a proxy would have got.
@@ -54,7 +54,8 @@ fn routes(list: &[&str]) -> Vec<Route> {
 
 fn posting(list: &[&str]) -> Posting {
     let endpoint = Endpoint { id: EndpointId(7), addr: ([127, 0, 0, 1], 4000).into() };
-    Posting { routes: routes(list), endpoints: vec![endpoint], body_limit: 10, assets: vec![] }
+    let (routes, endpoints) = (routes(list), vec![endpoint]);
+    Posting { routes, endpoints, standing: Standing::Awake, body_limit: 10, assets: vec![] }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 # Two of these do everything on a fresh machine: `make demo` and `make test`.
 .POSIX:
-.PHONY: build test lint bench demo install ci setup
+.PHONY: build test lint bench attack demo install ci setup
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -26,6 +26,10 @@ lint:
 # Prints tables; loopback only, a few minutes.
 bench: setup
 	PATH="$(TOOLS):$$PATH" $(CARGO) bench --locked --bench deploy
+
+# A real server under slowhttptest while a good client is measured; two minutes, skipped where it is not installed.
+attack: setup
+	PATH="$(TOOLS):$$PATH" $(CARGO) test --locked --test attack
 
 # The same build as the tests use: a fresh machine compiles once for both.
 demo:

@@ -38,6 +38,8 @@ struct World {
     http: SocketAddr,
     https: SocketAddr,
     certs: Arc<Certs>,
+    /// As the control plane keeps it, so that it outlives the proxy.
+    listener: Arc<TcpListener>,
 }
 
 impl World {
@@ -54,6 +56,7 @@ impl World {
         }
         let certs = Arc::new(Certs { by_name, default: certs::tests::key("default.test") });
         let (http_at, https_at) = (http.local_addr().unwrap(), https.local_addr().unwrap());
+        let listener = http.clone();
         let settings = Settings {
             http: vec![http],
             https: vec![https],
@@ -63,7 +66,7 @@ impl World {
             limits,
         };
         let (proxy, notices) = start(settings).unwrap();
-        World { proxy: Some(proxy), notices, http: http_at, https: https_at, certs }
+        World { proxy: Some(proxy), notices, http: http_at, https: https_at, certs, listener }
     }
 
     /// With one app at `app.test` on these endpoints.

@@ -36,3 +36,10 @@ for tool in bun deno; do
         fi
     fi
 done
+
+# The same for slowhttptest, which attacks the proxy in `make attack`.
+if ! command -v slowhttptest >/dev/null 2>&1; then
+    if [ "$(id -u)" != 0 ] || ! { apt-get update -q && apt-get install -y -q --no-install-recommends slowhttptest; } >/dev/null 2>&1; then
+        echo "note: slowhttptest is not installed (apt-get install slowhttptest), make attack will be skipped"
+    fi
+fi

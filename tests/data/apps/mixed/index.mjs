@@ -14,6 +14,11 @@ const pages = {
     response.writeHead(200, { "content-type": "application/octet-stream", "x-version": VERSION });
     request.pipe(response);
   },
+  "POST /length": (request, response) => {
+    let length = 0;
+    request.on("data", (bytes) => (length += bytes.length)).on("end", () => json(response, { length }));
+  },
+  "GET /big": big,
   "GET /slow": (request, response, query) => {
     setTimeout(() => json(response, { version: VERSION }), Number(query.get("ms") ?? 1_000));
   },
@@ -48,6 +53,18 @@ function json(response, value, status = 200) {
     "x-version": VERSION,
   });
   response.end(body);
+}
+
+/** `mb` megabytes, as fast as they are taken. */
+function big(request, response, query) {
+  const piece = Buffer.alloc(64 << 10, "x");
+  let left = Math.min(Number(query.get("mb") ?? 1), 64) * 16;
+  response.writeHead(200, { "content-type": "text/plain", "content-length": left * piece.length });
+  const more = () => {
+    while (left > 0) if ((left--, !response.write(piece))) return response.once("drain", more);
+    response.end();
+  };
+  more();
 }
 
 /** One event every 100 ms until the client leaves. */

@@ -172,6 +172,22 @@ pub(crate) fn tcp_moved(stream: impl AsFd) -> Option<Moved> {
     known.then_some(Moved { acked: info.acked, received: info.received })
 }
 
+/// Lets the kernel hold at most about `bytes` that it has not yet sent for `socket`; a listener hands that on to what it
+/// accepts (tcp(7), TCP_NOTSENT_LOWAT).
+pub(crate) fn limit_unsent(socket: impl AsFd, bytes: u32) -> io::Result<()> {
+    let size = libc::socklen_t::try_from(size_of::<u32>()).expect("4 fits");
+    // SAFETY: the kernel reads `size` bytes, the size of what is pointed at.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const bytes).cast(),
+            size,
+        )
+    })
+}
+
 /// Bytes of memory that this machine has.
 pub(crate) fn memory() -> Option<u64> {
     // SAFETY: both read a number.

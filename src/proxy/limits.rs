@@ -54,6 +54,9 @@ pub(crate) struct Limits {
     pub link_fresh: Duration,
     /// After `stop`, for a client's next request on a connection it believes to be open.
     pub stop_idle: Duration,
+    /// Bytes that the kernel holds unsent for one client. Left alone it takes up to 4 MiB from whoever fills it, and a
+    /// thousand clients that do not read would have the kernel short of memory for everybody's connections.
+    pub unsent: u32,
     /// How often a worker looks after idle links, paused listeners, and idle conns when most are taken, and how soon it
     /// tells of activity.
     pub sweep: Duration,
@@ -101,6 +104,7 @@ impl Limits {
         link_idle: Duration::from_secs(4),
         link_fresh: Duration::from_secs(1),
         stop_idle: Duration::from_secs(10),
+        unsent: 256 << 10,
         sweep: Duration::from_millis(500),
         requests_per_conn: 1000,
         conns: 60_000,

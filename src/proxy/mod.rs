@@ -132,10 +132,11 @@ pub(crate) struct Proxy {
 pub(crate) fn start(settings: Settings) -> Result<(Proxy, Receiver<Notice>)> {
     for listener in settings.http.iter().chain(&settings.https) {
         listener.set_nonblocking(true).context(|| "make a listener non-blocking".into())?;
-        // Accepted connections inherit both, which saves two calls for each; slower or later without, not wrong.
+        // Accepted connections inherit them, which saves calls for each; without them it is slower or larger, not wrong.
         let _ = sockopt::set_tcp_nodelay(listener, true);
         let unacked = u32::try_from(settings.limits.unacked.as_millis()).unwrap_or(u32::MAX);
         let _ = sockopt::set_tcp_user_timeout(listener, unacked);
+        let _ = sys::limit_unsent(listener, settings.limits.unsent);
     }
     let mut polls = Vec::new();
     let mut bells = Vec::new();

@@ -43,6 +43,8 @@ struct World {
     http: SocketAddr,
     https: SocketAddr,
     certs: Arc<Certs>,
+    /// As the control plane keeps it, so that it outlives the proxy.
+    listener: Arc<TcpListener>,
 }
 
 impl World {
@@ -63,6 +65,7 @@ impl World {
         }
         let certs = Arc::new(Certs { by_name, default: certs::tests::key("default.test") });
         let (http_at, https_at) = (http.local_addr().unwrap(), https.local_addr().unwrap());
+        let listener = http.clone();
         let settings = Settings {
             http: vec![http],
             https: vec![https],
@@ -73,7 +76,7 @@ impl World {
             access,
         };
         let (proxy, notices) = start(settings).unwrap();
-        World { proxy: Some(proxy), notices, http: http_at, https: https_at, certs }
+        World { proxy: Some(proxy), notices, http: http_at, https: https_at, certs, listener }
     }
 
     /// With one app at `app.test` on these endpoints.
@@ -304,7 +307,10 @@ impl Answered {
 
 impl Client {
     fn new(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).unwrap();
+        Client::over(TcpStream::connect(addr).unwrap())
+    }
+
+    fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let reader = BufReader::new(stream.try_clone().unwrap());

@@ -98,3 +98,21 @@ fn idle_links_give_their_descriptors_to_those_in_need() {
     stream.write_all(&ok(b"second")).unwrap();
     assert_eq!(client.read().text(), "second");
 }
+
+#[test]
+fn idle_clients_give_their_descriptors_to_those_who_come() {
+    if !inside("idle_clients_give_their_descriptors_to_those_who_come") {
+        return;
+    }
+    let world = World::with(Limits { sweep: PATIENCE, ..Limits::DEFAULT }, 1);
+    world.publish(&[]);
+    let mut idle: Vec<Client> = (0..8).map(|_| world.client()).collect();
+    for client in &mut idle {
+        assert_eq!(client.get("/").status, 503);
+    }
+    let mut taken = take_all();
+    drop(taken.drain(..2)); // for a client with its two handles
+    let mut late = world.client();
+    assert_eq!(late.get("/").status, 503, "it is let in at once, not at the next sweep");
+    idle[0].expect_end();
+}

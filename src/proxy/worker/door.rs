@@ -124,7 +124,7 @@ impl Worker {
     pub(super) fn accept(&mut self, i: usize) {
         let (listener, secure) = (self.door.listeners[i].socket.clone(), self.door.listeners[i].secure);
         for _ in 0..ACCEPTS {
-            if !self.door.listeners[i].open || !self.has_room() {
+            if !self.door.listeners[i].open {
                 return;
             }
             if secure && self.door.has_too_many_handshakes(&self.tools) {
@@ -152,15 +152,14 @@ impl Worker {
         }
     }
 
-    /// Whether one more may be accepted; makes room or pauses if there is none.
-    fn has_room(&mut self) -> bool {
+    /// Has others leave for the one that was let in last, or lets nobody in any more. Afterwards and not before: only now
+    /// is it known that somebody came. So each worker may be one beyond the limit.
+    fn make_room(&mut self) {
         let max = self.tools.shared.max_conns;
-        if self.tools.shared.conns.load(Ordering::Relaxed) < max || self.evict(0) > 0 {
-            return true;
+        if self.tools.shared.conns.load(Ordering::Relaxed) > max && !self.door.paused && self.evict(0) == 0 {
+            log::warn!("proxy-{} pauses accepting: {max} connections", self.tools.worker);
+            self.pause();
         }
-        log::warn!("proxy-{} pauses accepting: {max} connections", self.tools.worker);
-        self.pause();
-        false
     }
 
     fn pause(&mut self) {
@@ -239,6 +238,7 @@ impl Worker {
             Ok(()) => self.enqueue(key),
             Err(_) => self.drop_conn(key),
         }
+        self.make_room();
     }
 
     /// Has those leave who are idle for too long now, and opens again when there is room.
@@ -278,20 +278,19 @@ impl Worker {
     ///
     /// To find them takes a walk over all conns; one walk finds an eighth of the idle, so as many share its cost.
     fn evict(&mut self, ms: u64) -> usize {
-        let oldest = self.tools.now.saturating_sub(ms);
-        match self.evict_found(oldest) {
+        match self.evict_found(ms) {
             0 => {
                 self.find_idlers();
-                self.evict_found(oldest)
+                self.evict_found(ms)
             }
             evicted => evicted,
         }
     }
 
-    fn evict_found(&mut self, oldest: u64) -> usize {
-        let mut evicted = 0;
+    fn evict_found(&mut self, ms: u64) -> usize {
+        let (mut evicted, now) = (0, self.tools.now);
         while evicted < EVICTED
-            && let Some((since, key)) = self.door.idlers.front().copied().filter(|(since, _)| *since <= oldest)
+            && let Some((since, key)) = self.door.idlers.front().copied().filter(|(since, _)| *since + ms <= now)
         {
             self.door.idlers.pop_front();
             let is_idle = |conn: &mut Conn| conn.idle_since() == Some(since) && conn.is_quiet();

@@ -6,10 +6,13 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use mio::event::Event;
 use mio::net::TcpStream;
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 
 use super::http::buf::{Buf, CHUNK, Spare};
 use super::tls::{Fed, Tls};
@@ -194,6 +197,36 @@ impl Socket {
                 result
             }
         }
+    }
+
+    /// Queues `bytes`, which are followed by more at once: the kernel may wait with them for that (MSG_MORE).
+    pub fn send_ahead(&mut self, mut bytes: &[u8], io: &mut Io) -> io::Result<()> {
+        if self.is_plain() && self.out.is_empty() && self.writable {
+            // Whatever is wrong, or left, the write that follows sees to.
+            let n = rustix::net::send(&self.stream, bytes, SendFlags::MORE | SendFlags::NOSIGNAL).unwrap_or(0);
+            bytes = &bytes[n..];
+        }
+        self.send(bytes, io)
+    }
+
+    /// Moves bytes of a file from the kernel's memory to the peer without passing through ours. `None` when the peer takes
+    /// no more now, 0 when the file ends before `at`. Only while [`Socket::is_plain`] and [`Socket::is_clear`].
+    pub fn send_file(&mut self, file: impl AsFd, mut at: u64, length: usize) -> io::Result<Option<usize>> {
+        debug_assert!(self.is_plain() && self.is_clear(), "it would overtake what waits, or go out in clear");
+        while self.writable {
+            match rustix::fs::sendfile(&self.stream, &file, Some(&mut at), length) {
+                Ok(n) => return Ok(Some(n)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.writable = false,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Without TLS.
+    pub fn is_plain(&self) -> bool {
+        self.tls.is_none()
     }
 
     /// Writes what waits, and tells whether all of it is with the kernel.

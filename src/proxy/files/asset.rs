@@ -5,6 +5,7 @@
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::Stat;
@@ -41,6 +42,10 @@ pub(in crate::proxy) struct Variant {
     pub described: Box<[u8]>,
     /// Content-Length of the whole.
     pub length: Box<[u8]>,
+    /// Its name carries a hash, so nobody writes to it any more.
+    pub(super) is_fixed: bool,
+    /// Until when all of it may be taken to be in memory, in the worker's milliseconds.
+    pub(super) warm_until: AtomicU64,
 }
 
 /// When a file was changed, in the seconds and nanoseconds of its clock.
@@ -90,7 +95,8 @@ impl Variant {
 
         let file_name = &name[memchr::memrchr(b'/', name).map_or(0, |i| i + 1)..];
         debug_assert!(path::extension(name).is_some(), "looked for without an extension");
-        let cache = if hashed::has_hash(file_name) { FOR_EVER } else { REVALIDATE };
+        let is_fixed = hashed::has_hash(file_name);
+        let cache = if is_fixed { FOR_EVER } else { REVALIDATE };
         let mut kept = format!("Cache-Control: {cache}\r\nETag: {}", if weak { "W/" } else { "" }).into_bytes();
         kept.extend_from_slice(&tag);
         kept.extend_from_slice(if varies { b"\r\nVary: Accept-Encoding\r\n" } else { b"\r\n" });
@@ -115,6 +121,8 @@ impl Variant {
             kept: kept.into(),
             described: described.into(),
             length,
+            is_fixed,
+            warm_until: AtomicU64::new(0),
         }
     }
 

@@ -5,6 +5,7 @@
 //! that waits has a cleared write bit, so the kernel will report. All output goes through [`Socket::flush`].
 
 use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
 
 use super::http::buf::{Buf, CHUNK, Spare};
 use super::tls::{Fed, MAX_HELD, Tls, Wire};
@@ -217,6 +218,40 @@ impl Socket {
                 result
             }
         }
+    }
+
+    /// Queues `bytes`, which are followed by more at once: the kernel may wait with them for that (MSG_MORE).
+    pub fn send_ahead(&mut self, mut bytes: &[u8], io: &mut Io) -> io::Result<()> {
+        if self.is_plain() && self.out.is_empty() && self.writable {
+            // Whatever is wrong, or left, the write that follows sees to.
+            let n = self.stream.write_more(bytes).unwrap_or(0);
+            self.sent += n as u64;
+            bytes = &bytes[n..];
+        }
+        self.send(bytes, io)
+    }
+
+    /// Moves bytes of a file from the kernel's memory to the peer without passing through ours. `None` when the peer takes
+    /// no more now, 0 when the file ends before `at`. Only while [`Socket::is_plain`] and [`Socket::is_clear`].
+    pub fn send_file(&mut self, file: impl AsFd, mut at: u64, length: usize) -> io::Result<Option<usize>> {
+        debug_assert!(self.is_plain() && self.is_clear(), "it would overtake what waits, or go out in clear");
+        while self.writable {
+            match self.stream.send_file(&file, &mut at, length) {
+                Ok(n) => {
+                    self.sent += n as u64;
+                    return Ok(Some(n));
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => self.writable = false,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Without TLS.
+    pub fn is_plain(&self) -> bool {
+        self.tls.is_none()
     }
 
     /// Writes what waits, and tells whether all of it is with the kernel.

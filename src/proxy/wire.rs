@@ -6,6 +6,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use mio::event::Event;
@@ -108,6 +109,21 @@ impl Stream {
             Stream::Tcp(stream) => Ok(rustix::net::send(stream, bytes, SendFlags::MORE | SendFlags::NOSIGNAL)?),
             #[cfg(any(test, feature = "lab"))]
             Stream::Sim(stream) => stream.write(bytes),
+        }
+    }
+
+    /// Writes what `file` has from `at` on, which is moved, without passing through our memory.
+    pub fn send_file(&mut self, file: impl AsFd, at: &mut u64, length: usize) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => Ok(rustix::fs::sendfile(stream, file, Some(at), length)?),
+            #[cfg(any(test, feature = "lab"))]
+            Stream::Sim(stream) => {
+                let mut room = vec![0; length];
+                let n = rustix::io::pread(file, &mut room, *at)?;
+                let n = stream.write(&room[..n])?;
+                *at += n as u64;
+                Ok(n)
+            }
         }
     }
 

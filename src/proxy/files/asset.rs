@@ -5,6 +5,7 @@
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::Stat;
@@ -41,6 +42,8 @@ pub(in crate::proxy) struct Variant {
     pub described: Box<[u8]>,
     /// Content-Length of the whole.
     pub length: Box<[u8]>,
+    /// Until when all of it may be taken to be in memory, in the worker's milliseconds.
+    pub(super) warm_until: AtomicU64,
 }
 
 /// When a file was changed, in the seconds and nanoseconds of its clock.
@@ -115,6 +118,7 @@ impl Variant {
             kept: kept.into(),
             described: described.into(),
             length,
+            warm_until: AtomicU64::new(0),
         }
     }
 

@@ -4,12 +4,16 @@
 //!   read a piece that is in memory ─▶ socket ─▶ when that is clear, the next
 //!      │ it is not: the helper reads it ─▶ socket
 //! ```
+//! What was just read from end to end is in memory. If its name carries a hash besides, so that nobody writes to it, it
+//! goes from there to a plain socket without us (`sendfile`): for a large file that is less than half of the work.
+//!
 //! **Invariant**: at most one piece waits, in the socket or with the helper. A file that has become shorter cuts the
 //! response; nothing is put in the place of what is gone.
 
 use std::io::IoSliceMut;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::io::{Errno, ReadWriteFlags};
 
@@ -18,7 +22,13 @@ use super::asset::Variant;
 use super::head::Part;
 use super::helper::Job;
 use crate::proxy::access::Visit;
+use crate::proxy::http::buf::CHUNK;
 use crate::proxy::transport::Socket;
+
+/// Milliseconds for which what was read is taken to be in memory still: the kernel drops what is used last, last.
+const WARM: u64 = 1000;
+/// One call of `sendfile`, so that others get their turn.
+const SLICE: usize = 256 << 10;
 
 pub(in crate::proxy) struct Delivery {
     /// What its access line will say.
@@ -26,6 +36,7 @@ pub(in crate::proxy) struct Delivery {
     variant: Arc<Variant>,
     at: u64,
     end: u64,
+    is_whole: bool,
     pub close: bool,
     /// The helper reads for it.
     pub waiting: bool,
@@ -45,7 +56,8 @@ pub(in crate::proxy) enum Got {
 
 impl Delivery {
     pub fn new(visit: Box<Visit>, variant: Arc<Variant>, (at, end): Part, close: bool, now: u64) -> Self {
-        Delivery { visit, variant, at, end, close, waiting: false, progress: now }
+        let is_whole = at == 0 && end == variant.size;
+        Delivery { visit, variant, at, end, is_whole, close, waiting: false, progress: now }
     }
 
     /// What is known of it at its end.
@@ -58,11 +70,32 @@ impl Delivery {
         self.at == self.end
     }
 
+    /// What is left may go by `sendfile`, and is worth a call of its own. The kernel sends from the file's own memory: of
+    /// a file that is cut while it is sent, zeros may arrive for what was on its way. Releases do not change once they
+    /// are complete, and whoever overwrites a file in place has torn answers from any server.
+    pub fn is_warm(&self, now: u64) -> bool {
+        let variant = &self.variant;
+        variant.warm_until.load(Ordering::Relaxed) > now && self.end - self.at > CHUNK as u64
+    }
+
+    /// What [`Socket::send_file`](crate::proxy::transport::Socket::send_file) is to be given next.
+    pub fn next_slice(&self) -> (BorrowedFd<'_>, u64, usize) {
+        (self.variant.file.as_fd(), self.at, SLICE.min(usize::try_from(self.end - self.at).unwrap_or(SLICE)))
+    }
+
+    /// So much has been sent.
+    pub fn advance(&mut self, n: usize) {
+        self.at += n as u64;
+    }
+
     /// Reads the next piece into `room`, as much of it as is in memory.
-    pub fn read(&mut self, room: &mut [u8]) -> Got {
+    pub fn read(&mut self, room: &mut [u8], now: u64) -> Got {
         let got = read(&self.variant, (self.at, self.end), room);
         if let Got::Bytes(n) = got {
             self.at += n as u64;
+            if self.is_over() && self.is_whole {
+                self.variant.warm_until.store(now + WARM, Ordering::Relaxed);
+            }
         }
         got
     }

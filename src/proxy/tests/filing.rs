@@ -149,6 +149,12 @@ fn rfc9110_13_conditions_are_heeded() {
 }
 
 impl Client {
+    /// Takes so little in advance that a large answer cannot be on its way as a whole.
+    fn narrow(self) -> Self {
+        rustix::net::sockopt::set_socket_recv_buffer_size(&self.stream, 64 << 10).unwrap();
+        self
+    }
+
     fn try_conditional(&mut self, fields: &str) -> Answered {
         self.ask("GET", "/x.css", fields)
     }
@@ -225,6 +231,29 @@ fn large_files_arrive_whole_however_slowly_they_are_read() {
 }
 
 #[test]
+fn a_file_with_a_hash_in_its_name_arrives_whole_by_the_short_way() {
+    let origin = Origin::named("app");
+    let large: Vec<u8> = (0..20_000_000u32).map(|i| (i * 7 % 251) as u8).collect();
+    let (one, other) = ("large-3f2a1b9c.bin", "hundred-3f2a1b9d.bin");
+    let folder = Folder::new(&[(one, &large), (other, &large[..100 << 10]), ("x.css", b"small")]);
+    let world = World::with_files(&origin, &folder);
+    let mut client = world.client();
+    for _ in 0..50 {
+        client.send(get(&format!("/{other}")) + &get("/x.css"));
+        assert!(client.read().body == large[..100 << 10]);
+        assert_eq!(client.read().text(), "small");
+        let part = client.ask("GET", &format!("/{other}"), "Range: bytes=1000-90000\r\n");
+        assert!(part.status == 206 && part.body == large[1000..=90_000]);
+    }
+    let mut client = world.client().narrow();
+    for _ in 0..3 {
+        client.send(get(&format!("/{one}")) + &get("/x.css"));
+        assert!(client.read().body == large);
+        assert_eq!(client.read().text(), "small");
+    }
+}
+
+#[test]
 fn files_are_served_over_tls() {
     let origin = Origin::named("app");
     let large: Vec<u8> = (0..2_000_000u32).map(|i| (i * 7 % 251) as u8).collect();
@@ -263,7 +292,7 @@ fn a_file_that_becomes_shorter_cuts_the_response_visibly() {
     let origin = Origin::named("app");
     let folder = Folder::new(&[("large.bin", &vec![7; 30 << 20])]);
     let world = World::with_files(&origin, &folder);
-    let mut client = world.client();
+    let mut client = world.client().narrow();
     client.send(get("/large.bin"));
     let head = read_head(&mut client.reader).unwrap();
     assert_eq!(field(&head, "content-length"), Some("31457280"));

@@ -25,7 +25,7 @@ lint:
 
 # Prints tables; loopback only, a few minutes.
 bench: setup
-	PATH="$(TOOLS):$$PATH" $(CARGO) bench --locked --bench deploy
+	PATH="$(TOOLS):$$PATH" $(CARGO) bench --locked --bench deploy --bench wake
 
 # The same build as the tests use: a fresh machine compiles once for both.
 demo:

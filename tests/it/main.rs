@@ -13,6 +13,7 @@ mod tidy;
 mod control;
 mod deploy;
 mod failures;
+mod on_demand;
 mod recovery;
 mod bad_input;
 mod cli;

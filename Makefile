@@ -25,7 +25,7 @@ lint:
 
 # Prints tables; loopback only, a few minutes.
 bench: setup
-	PATH="$(TOOLS):$$PATH" $(CARGO) bench --locked --bench deploy
+	PATH="$(TOOLS):$$PATH" $(CARGO) bench --locked --bench deploy --bench wake
 
 # Thirty seconds of every sort of traffic while tables are published a hundred times a second.
 soak:

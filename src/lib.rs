@@ -22,7 +22,7 @@
 //!
 //! - Threads and one mio loop per proxy worker, no async runtime: a stack trace says what a thread is doing.
 //! - Desired state is on disk, one file per app; observed state is in memory and can be observed again.
-//! - Policy is pure and takes the time as an argument (`lifecycle`, `rollout`, `backoff`, routing); bytes are sans-IO
+//! - Policy is pure and takes the time as an argument (`lifecycle`, `rollout`, `scale`, routing); bytes are sans-IO
 //!   (`http`); what is left acts and decides nothing.
 //! - Listening sockets belong to the control plane and are lent to the proxy, so that a successor can have them.
 //!

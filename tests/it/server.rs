@@ -49,12 +49,22 @@ pub fn deploy(server: &Server, version: &str, part: &str) -> Result<Value, Value
 
 /// All but the deploy itself, which is returned. The secret is the version's, so that one cannot go with another.
 fn lay_out(server: &Server, control: &mut Control, version: &str, part: &str) -> Result<Value, Value> {
+    unpack(server, control, version, APP)?;
+    let manifest = json!({"app": "shop", "version": version, "runtime": "binary", "main": "run", "health": "/",
+                          "vars": {"PART": part}});
+    control.call(json!({"prepare": {"manifest": manifest}}))?;
+    let secrets = json!({"hash": version, "values": {"KEY": format!("of {version}")}});
+    Ok(json!({"deploy": {"manifest": manifest, "routes": [HOST], "instances": 1, "secrets": secrets}}))
+}
+
+/// Takes the lock and lays out a release of `shop` that is one program, `run`.
+pub fn unpack(server: &Server, control: &mut Control, version: &str, program: &str) -> Result<(), Value> {
     control.call(json!({"lock": {"app": "shop", "version": version}}))?;
     let mut tar = tar::Builder::new(Vec::new());
     let mut head = tar::Header::new_gnu();
-    head.set_size(APP.len() as u64);
+    head.set_size(program.len() as u64);
     head.set_mode(0o755);
-    tar.append_data(&mut head, "run", APP.as_bytes()).unwrap();
+    tar.append_data(&mut head, "run", program.as_bytes()).unwrap();
     let tar = tar.into_inner().unwrap();
     let packed = zstd::encode_all(&tar[..], 1).unwrap();
     let file = format!("{version}.tar.zst");
@@ -63,11 +73,7 @@ fn lay_out(server: &Server, control: &mut Control, version: &str, part: &str) ->
         ring::digest::digest(&ring::digest::SHA256, &tar).as_ref().iter().map(|b| format!("{b:02x}")).collect();
     let artifact = json!({"file": file, "sha256": sha256, "bytes": packed.len(), "unpacked": tar.len()});
     control.call(json!({"unpack": {"app": "shop", "version": version, "artifact": artifact}}))?;
-    let manifest = json!({"app": "shop", "version": version, "runtime": "binary", "main": "run", "health": "/",
-                          "vars": {"PART": part}});
-    control.call(json!({"prepare": {"manifest": manifest}}))?;
-    let secrets = json!({"hash": version, "values": {"KEY": format!("of {version}")}});
-    Ok(json!({"deploy": {"manifest": manifest, "routes": [HOST], "instances": 1, "secrets": secrets}}))
+    Ok(())
 }
 
 fn ask(server: &Server) -> Option<Value> {

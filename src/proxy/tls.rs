@@ -100,9 +100,11 @@ impl Wire {
     }
 
     fn push(&mut self, bytes: &[u8]) {
-        self.room.truncate(self.len);
-        self.room.extend_from_slice(bytes);
-        self.len = self.room.len();
+        if self.room.len() < self.len + bytes.len() {
+            self.room.resize(self.len + bytes.len(), 0);
+        }
+        self.room[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
     }
 }
 

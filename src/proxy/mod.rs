@@ -36,7 +36,7 @@ mod bodies;
 mod tunnel;
 mod conn;
 mod worker;
-#[cfg(feature = "lab")]
+#[cfg(any(test, feature = "lab"))]
 pub mod lab;
 #[cfg(test)]
 mod tests;

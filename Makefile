@@ -1,6 +1,6 @@
 # Two of these do everything on a fresh machine: `make demo` and `make test`.
 .POSIX:
-.PHONY: build test lint bench soak attack demo install ci setup
+.PHONY: build test lint bench soak attack fuzz demo install ci setup
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -33,6 +33,18 @@ soak:
 # A real server under slowhttptest while a good client is measured; two minutes, skipped where it is not installed.
 attack: setup
 	PATH="$(TOOLS):$$PATH" $(CARGO) test --locked --test attack
+
+# Seconds for each of the fuzz targets.
+SECONDS = 60
+
+# Needs cargo-fuzz and the nightly toolchain. What is new stays in target/fuzz; what is worth keeping is brought back by
+# `cargo +nightly fuzz cmin TARGET fuzz/corpus/TARGET target/fuzz/TARGET`, and `make test` reads it again from then on.
+fuzz:
+	for target in $$($(CARGO) fuzz list); do \
+		mkdir -p target/fuzz/$$target && \
+		$(CARGO) +nightly fuzz run $$target target/fuzz/$$target fuzz/corpus/$$target -- \
+			-dict=fuzz/http.dict -max_len=2048 -max_total_time=$(SECONDS) || exit 1; \
+	done
 
 # The same build as the tests use: a fresh machine compiles once for both.
 demo:

@@ -49,7 +49,7 @@ pub(crate) mod server;
 pub(crate) mod cli;
 
 /// Doors for the fuzzers and the benchmark; not in what is shipped.
-#[cfg(feature = "lab")]
+#[cfg(any(test, feature = "lab"))]
 pub use proxy::lab;
 
 use std::process::ExitCode;

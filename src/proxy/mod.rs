@@ -53,7 +53,7 @@ mod conn;
 mod worker;
 #[cfg(any(test, feature = "lab"))]
 mod sim;
-#[cfg(feature = "lab")]
+#[cfg(any(test, feature = "lab"))]
 pub mod lab;
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,8 @@ pub(super) mod framing;
 pub(super) mod chunked;
 pub(super) mod write;
 pub(super) mod buf;
+#[cfg(test)]
+mod tests;
 
 /// Why a message is refused, and the status that says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

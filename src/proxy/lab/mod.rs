@@ -1,6 +1,10 @@
 //! Lab: doors into the data plane for what lives outside of the crate and measures or attacks it. Only with the feature
-//! `lab`; what is shipped has none of it.
+//! `lab` and in tests; what is shipped has none of it.
 //!
-//! `serve` is the proxy alone, in front of one origin, for `make bench-proxy`.
+//! `serve` is the proxy alone, in front of one origin, for `make bench-proxy`; `parsers` is what reads foreign bytes,
+//! for `make fuzz`.
 
 pub mod serve;
+pub mod parsers;
+#[cfg(test)]
+mod tests;

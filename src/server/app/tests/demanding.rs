@@ -14,6 +14,7 @@ impl Sandbox {
         let it = Sandbox::new();
         done(&it.handle.deploy(it.order_on_demand("v1", part), "ana".into())).unwrap();
         it.until_state(AppState::Asleep);
+        it.until_gone(); // its number is free again
         it
     }
 

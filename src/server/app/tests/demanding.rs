@@ -14,6 +14,7 @@ impl Sandbox {
         let it = Sandbox::new();
         done(&it.handle.deploy(it.order_on_demand("v1", part), "ana".into())).unwrap();
         it.until_state(AppState::Asleep);
+        it.until_gone(); // its number is free again
         it
     }
 
@@ -173,6 +174,7 @@ fn the_number_changes_between_none_and_some_while_it_lives() {
 fn a_scale_during_a_wake_keeps_what_is_starting_and_fills_what_fails() {
     let it = Sandbox::asleep("second exits");
     it.wake();
+    until("the second has begun", || it.layout.app_data(&it.id).join("2").exists());
     done(&it.handle.scale(2)).unwrap();
     until("both serve", || it.answers("/").len() == 2);
     assert_eq!(it.posted().standing, Standing::Awake);

@@ -25,7 +25,8 @@ use super::http::framing::Framing;
 use super::http::head::Scanner;
 use super::table::EndpointId;
 use super::token::Key;
-use super::tools::{Link, Reuse, Tools};
+use super::tools::Tools;
+use super::tools::links::{Link, Reuse};
 use super::transport::Socket;
 use parked::Parked;
 

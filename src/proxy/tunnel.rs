@@ -13,7 +13,8 @@
 
 use super::access::Visit;
 use super::table::EndpointId;
-use super::tools::{Link, Tools};
+use super::tools::Tools;
+use super::tools::links::Link;
 use super::transport::{BODY_READ, End, Socket};
 
 pub(super) struct Tunnel {

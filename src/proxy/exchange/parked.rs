@@ -14,7 +14,8 @@ use super::{Exchange, Outcome};
 use crate::proxy::answer::Answer;
 use crate::proxy::parking::Place;
 use crate::proxy::table::Standing;
-use crate::proxy::tools::{Reuse, Tools};
+use crate::proxy::tools::Tools;
+use crate::proxy::tools::links::Reuse;
 
 pub(super) struct Parked {
     ticket: u64,

@@ -6,7 +6,8 @@ use super::{Exchange, MAX_CONNECT_TIMEOUTS, Outcome, Reply};
 use crate::proxy::access::By;
 use crate::proxy::answer::Answer;
 use crate::proxy::http::Bad;
-use crate::proxy::tools::{Reuse, Tools, is_shortage};
+use crate::proxy::tools::Tools;
+use crate::proxy::tools::links::{Reuse, is_shortage};
 use crate::proxy::transport::{BODY_READ, End, Socket};
 
 impl Exchange {

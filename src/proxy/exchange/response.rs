@@ -15,7 +15,8 @@ use crate::proxy::http::framing::{self, Decoder, Framing};
 use crate::proxy::http::head::{Response, Scanner};
 use crate::proxy::http::headers::{Name, starts_with_ignore_case};
 use crate::proxy::http::{Bad, Version, bad};
-use crate::proxy::tools::{Reuse, Tools};
+use crate::proxy::tools::Tools;
+use crate::proxy::tools::links::Reuse;
 use crate::proxy::transport::{BODY_READ, End, Socket};
 
 impl Exchange {

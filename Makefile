@@ -1,6 +1,6 @@
 # Two of these do everything on a fresh machine: `make demo` and `make test`.
 .POSIX:
-.PHONY: build test lint bench soak attack fuzz demo install ci setup
+.PHONY: build test lint bench bench-proxy soak attack fuzz demo install ci setup
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -27,9 +27,17 @@ lint:
 bench: setup
 	PATH="$(TOOLS):$$PATH" $(CARGO) bench --locked --bench deploy --bench wake
 
-# Thirty seconds of every sort of traffic while tables are published a hundred times a second.
+# Our data plane beside the proxies that are installed, with the harness of $(HARNESS); prints ratios. About ten minutes on a
+# machine that does nothing else.
+HARNESS = ../shared/bench
+bench-proxy:
+	bash tests/bench/proxy.sh $(HARNESS)
+
+# Thirty seconds of every sort of traffic while tables are published a hundred times a second; of the build that the other
+# tests use, so that it costs no minutes of compiling.
 soak:
-	TAKO_CHURN_SECONDS=30 $(CARGO) test --release --locked --lib proxy::tests::churning -- --nocapture
+	TAKO_CHURN_SECONDS=30 $(CARGO) test --locked --lib proxy::tests::churning -- --nocapture
+
 # A real server under slowhttptest while a good client is measured; two minutes, skipped where it is not installed.
 attack: setup
 	PATH="$(TOOLS):$$PATH" $(CARGO) test --locked --test attack

@@ -230,6 +230,52 @@ fn check(result: libc::c_int) -> io::Result<()> {
     }
 }
 
+/// Counts what each thread asks of the allocator, so that a test can say that the steady path asks nothing.
+#[cfg(test)]
+pub(crate) mod allocations {
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::cell::Cell;
+
+    thread_local! {
+        static ASKED: Cell<u64> = const { Cell::new(0) };
+    }
+
+    struct Counting;
+
+    #[global_allocator]
+    static COUNTING: Counting = Counting;
+
+    /// How often this thread has asked for memory.
+    pub fn here() -> u64 {
+        ASKED.with(Cell::get)
+    }
+
+    fn count() {
+        // A thread that is ending has no count any more.
+        let _ = ASKED.try_with(|asked| asked.set(asked.get() + 1));
+    }
+
+    // SAFETY: everything is passed on to the system's allocator as it came.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            count();
+            // SAFETY: the caller keeps to the contract, which is the same.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+            // SAFETY: as above.
+            unsafe { System.dealloc(memory, layout) }
+        }
+
+        unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+            count();
+            // SAFETY: as above.
+            unsafe { System.realloc(memory, layout, size) }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;

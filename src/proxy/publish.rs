@@ -41,6 +41,11 @@ pub(super) struct Shared {
     /// How often a loop went round: a test can see that a worker with nothing to do sleeps.
     #[cfg(test)]
     pub rounds: AtomicU64,
+    /// What the loops have asked for so far: calls on streams, and memory.
+    #[cfg(test)]
+    pub calls: AtomicU64,
+    #[cfg(test)]
+    pub allocations: AtomicU64,
     /// Makes the next turn panic.
     #[cfg(test)]
     pub panic_once: std::sync::atomic::AtomicBool,
@@ -97,6 +102,10 @@ impl Shared {
             counters: bells.iter().map(|_| Arc::default()).collect(),
             #[cfg(test)]
             rounds: AtomicU64::new(0),
+            #[cfg(test)]
+            calls: AtomicU64::new(0),
+            #[cfg(test)]
+            allocations: AtomicU64::new(0),
             #[cfg(test)]
             panic_once: std::sync::atomic::AtomicBool::new(false),
             generation: AtomicU64::new(0),

@@ -15,6 +15,7 @@ mod slowing;
 mod crowding;
 mod hoarding;
 mod observing;
+mod costing;
 mod filing;
 
 use std::collections::HashMap;

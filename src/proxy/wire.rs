@@ -86,8 +86,28 @@ impl Net {
     }
 }
 
+/// How often this thread has called the kernel for a stream.
+#[cfg(test)]
+pub(super) mod calls {
+    use std::cell::Cell;
+
+    thread_local! {
+        static MADE: Cell<u64> = const { Cell::new(0) };
+    }
+
+    pub fn here() -> u64 {
+        MADE.with(Cell::get)
+    }
+
+    pub(super) fn count() {
+        MADE.with(|made| made.set(made.get() + 1));
+    }
+}
+
 impl Stream {
     pub fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        #[cfg(test)]
+        calls::count();
         match self {
             Stream::Tcp(stream) => stream.read(room),
             #[cfg(any(test, feature = "lab"))]
@@ -96,6 +116,8 @@ impl Stream {
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        #[cfg(test)]
+        calls::count();
         match self {
             Stream::Tcp(stream) => stream.write(bytes),
             #[cfg(any(test, feature = "lab"))]
@@ -105,6 +127,8 @@ impl Stream {
 
     /// As [`Stream::write`], and more follows at once: the kernel may wait for it to fill the packet.
     pub fn write_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        #[cfg(test)]
+        calls::count();
         match self {
             Stream::Tcp(stream) => Ok(rustix::net::send(stream, bytes, SendFlags::MORE | SendFlags::NOSIGNAL)?),
             #[cfg(any(test, feature = "lab"))]
@@ -128,6 +152,8 @@ impl Stream {
     }
 
     pub fn peek(&self, room: &mut [u8]) -> io::Result<usize> {
+        #[cfg(test)]
+        calls::count();
         match self {
             Stream::Tcp(stream) => stream.peek(room),
             #[cfg(any(test, feature = "lab"))]
@@ -137,6 +163,8 @@ impl Stream {
 
     /// Says that nothing follows.
     pub fn shut(&self) -> io::Result<()> {
+        #[cfg(test)]
+        calls::count();
         match self {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
             #[cfg(any(test, feature = "lab"))]

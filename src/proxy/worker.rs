@@ -90,8 +90,15 @@ impl Worker {
             }
             self.tools.look_at_the_clock();
             #[cfg(test)]
-            self.tools.shared.rounds.fetch_add(1, Ordering::Relaxed);
+            let before = (super::wire::calls::here(), crate::sys::allocations::here());
             self.round(events.iter().map(|event| (Target::of(event.token()), Ready::from(event))));
+            #[cfg(test)]
+            {
+                let shared = &self.tools.shared;
+                shared.calls.fetch_add(super::wire::calls::here() - before.0, Ordering::Relaxed);
+                shared.allocations.fetch_add(crate::sys::allocations::here() - before.1, Ordering::Relaxed);
+                shared.rounds.fetch_add(1, Ordering::SeqCst);
+            }
         }
         self.close_all();
         self.tools.journal.finish();

@@ -332,9 +332,9 @@ fn end_to_end(out: &mut Vec<u8>, response: &Response<'_>, trailers: bool) {
 /// Neither bound to this connection, nor named by Connection, nor a twin of one of ours.
 fn is_end_to_end(field: &Field, fields: Fields<'_>, connection: headers::Connection) -> bool {
     let name = || field.parts(fields.bytes).0;
-    !field.id.is_hop_by_hop()
-        && !(connection.names_fields && headers::names(fields, name()))
-        && !(field.id == Name::Other && Name::is_lookalike(name()))
+    let is_bound = field.id.is_hop_by_hop() || (connection.names_fields && headers::names(fields, name()));
+    let is_twin = field.id == Name::Other && Name::is_lookalike(name());
+    !is_bound && !is_twin
 }
 
 /// 1 to 128 characters that need no quoting in any log.

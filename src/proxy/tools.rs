@@ -83,6 +83,7 @@ pub(super) struct Tools {
     /// One round robin counter per upstream of the table.
     turns: Vec<usize>,
     /// Done with, kept for the next request.
+    #[expect(clippy::vec_box, reason = "they are lent in their boxes, which conns keep")]
     exchanges: Vec<Box<Exchange>>,
     /// Likewise: chosen from since activity was told last. Kept for those on demand.
     lately: Vec<bool>,

@@ -86,24 +86,6 @@ impl Net {
     }
 }
 
-/// How often this thread has called the kernel for a stream.
-#[cfg(test)]
-pub(super) mod calls {
-    use std::cell::Cell;
-
-    thread_local! {
-        static MADE: Cell<u64> = const { Cell::new(0) };
-    }
-
-    pub fn here() -> u64 {
-        MADE.with(Cell::get)
-    }
-
-    pub(super) fn count() {
-        MADE.with(|made| made.set(made.get() + 1));
-    }
-}
-
 impl Stream {
     pub fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         #[cfg(test)]
@@ -205,5 +187,23 @@ impl Stream {
             #[cfg(any(test, feature = "lab"))]
             Stream::Sim(stream) => stream.keep_alive(),
         }
+    }
+}
+
+/// How often this thread has called the kernel for a stream.
+#[cfg(test)]
+pub(super) mod calls {
+    use std::cell::Cell;
+
+    thread_local! {
+        static MADE: Cell<u64> = const { Cell::new(0) };
+    }
+
+    pub fn here() -> u64 {
+        MADE.with(Cell::get)
+    }
+
+    pub(super) fn count() {
+        MADE.with(|made| made.set(made.get() + 1));
     }
 }

@@ -9,6 +9,7 @@ use tako::lab::serve::{Plan, serve};
 
 const USAGE: &str = "usage: proxy WORKERS HTTP HTTPS ORIGIN CHAIN KEY [FOLDER HTTP HTTPS]";
 
+#[expect(clippy::print_stderr, reason = "a program of its own, without the logger")]
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     match plan(&args).and_then(serve) {

@@ -22,6 +22,8 @@ pub(super) enum Extra {
     Allow,
     Location(Vec<u8>),
     RetryAfter(u32),
+    /// Said instead of the text, whatever the client prefers.
+    Proof(String),
 }
 
 /// How this client wants it.
@@ -109,6 +111,11 @@ impl Answer {
         Answer { status: 204, text: "", why: "capabilities", extra: Extra::Allow }
     }
 
+    /// RFC 8555 §8.3
+    pub fn challenge(proof: &str) -> Self {
+        Answer { status: 200, text: "", why: "challenge", extra: Extra::Proof(proof.into()) }
+    }
+
     pub fn refusal(bad: Bad) -> Self {
         let text = reason(bad.status);
         let extra = if bad.status == 405 { Extra::Allow } else { Extra::None };
@@ -127,8 +134,9 @@ impl Answer {
     }
 
     pub fn write(&self, out: &mut Vec<u8>, manner: Manner, date: &[u8], request_id: &[u8]) {
-        let body = match (self.status, manner.html) {
-            (204, _) => String::new(),
+        let body = match (&self.extra, manner.html) {
+            (Extra::Proof(proof), _) => proof.clone(),
+            _ if self.status == 204 => String::new(),
             (_, true) => {
                 format!("<!doctype html><title>{0} {1}</title><h1>{0}</h1><p>{1}</p>\n", self.status, self.text)
             }
@@ -141,7 +149,7 @@ impl Answer {
         out.extend_from_slice(request_id);
         out.extend_from_slice(b"\r\n");
         match &self.extra {
-            Extra::None => {}
+            Extra::None | Extra::Proof(_) => {}
             Extra::Allow => out.extend_from_slice(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"),
             Extra::RetryAfter(seconds) => {
                 let _ = write!(out, "Retry-After: {seconds}\r\n");
@@ -154,8 +162,12 @@ impl Answer {
         }
         // A 204 has neither body nor length (RFC 9110 §8.6).
         if self.status != 204 {
-            let kind = if manner.html { "html" } else { "plain" };
-            let _ = write!(out, "Content-Type: text/{kind}; charset=utf-8\r\nContent-Length: {}\r\n", body.len());
+            let kind = match (&self.extra, manner.html) {
+                (Extra::Proof(_), _) => "application/octet-stream",
+                (_, true) => "text/html; charset=utf-8",
+                (_, false) => "text/plain; charset=utf-8",
+            };
+            let _ = write!(out, "Content-Type: {kind}\r\nContent-Length: {}\r\n", body.len());
         }
         if manner.close {
             out.extend_from_slice(b"Connection: close\r\n");

@@ -45,6 +45,8 @@ pub(super) enum Decision {
     Capabilities,
     /// Our own health.
     Healthy,
+    /// A certificate authority asks for what the table has.
+    Challenge,
 }
 
 /// `host` is [`Request::host_name`].
@@ -59,7 +61,8 @@ pub(super) fn decide(request: &Request<'_>, host: Option<&str>, asker: Asker, in
         return Ok(if asker.loopback && path == b"/status" { Decision::Healthy } else { Decision::NotFound });
     }
     if !asker.secure && path.starts_with(CHALLENGES) {
-        return Ok(Decision::NotFound);
+        let known = challenge(request, host, index).is_some();
+        return Ok(if known { Decision::Challenge } else { Decision::NotFound });
     }
     if !is_https(request, host, asker) {
         return Ok(Decision::Redirect);
@@ -85,6 +88,14 @@ pub(super) fn decide(request: &Request<'_>, host: Option<&str>, asker: Asker, in
         true => Decision::Forward(upstream),
         false => Decision::Look { upstream, prefix: index.prefix(host, path) },
     })
+}
+
+/// The answer to a challenge, if this is one of ours. Whoever asks for another method or with a query is nobody's
+/// authority.
+pub(super) fn challenge<'a>(request: &Request<'_>, host: &str, index: &'a Index) -> Option<&'a str> {
+    let token = request.target.raw().strip_prefix(CHALLENGES)?;
+    let asked = matches!(request.method, Method::Get | Method::Head);
+    index.challenge(host, std::str::from_utf8(token).ok()?).filter(|_| asked)
 }
 
 /// Whether the client's own connection is encrypted, as far as those we trust say.
@@ -284,6 +295,11 @@ mod tests {
             assert_eq!(ask(line, &format!("Host: {host}"), asker), Ok(expected))
         };
         check("GET /.well-known/acme-challenge/x", "a.b", PLAIN, Decision::NotFound);
+        check("GET /.well-known/acme-challenge/token", "A.b:80", PLAIN, Decision::Challenge);
+        check("GET /.well-known/acme-challenge/token", "a.local", PLAIN, Decision::NotFound);
+        check("POST /.well-known/acme-challenge/token", "a.b", PLAIN, Decision::NotFound);
+        check("GET /.well-known/acme-challenge/token?x", "a.b", PLAIN, Decision::NotFound);
+        check("GET /.well-known/acme-challenge/x/../token", "a.b", PLAIN, Decision::NotFound);
         check("GET /.well-known/acme-challenge/x", "a.b", TLS, Decision::Forward(0));
         check("GET /status", "tako.internal", LOCAL, Decision::Healthy);
         check("GET /status?x", "Tako.Internal:80", LOCAL, Decision::Healthy);

@@ -28,7 +28,7 @@ pub(crate) struct Limits {
     /// IIS) or 500 (Apache's mod_reqtimeout): below the slowest modem, so it cuts attacks and no honest client. A body
     /// holds a place in the app, which has far fewer of them than we do.
     pub pace_bytes: u64,
-    /// Without an endpoint taking all of what waits for it (at most about two chunks), and for a client to take our own
+    /// Without an endpoint taking all of what waits for it (at most one read of a body), and for a client to take our own
     /// last words.
     pub write: Duration,
     /// For a client's kernel to acknowledge what it was sent, or to open its window: as long as keep-alive probes take

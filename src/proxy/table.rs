@@ -3,6 +3,7 @@
 //! [`Index`] is a table as the workers read it: hosts in maps, the routes of a host in the order they are tried.
 //! **Invariant**: it finds the same route as trying all of them in the order of [`Route::precedence`] would.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -22,6 +23,8 @@ pub(crate) struct Table {
     pub entries: Vec<(Route, usize)>,
     pub upstreams: Vec<Upstream>,
     pub certs: Arc<Certs>,
+    /// What to say at `/.well-known/acme-challenge/…` over plain HTTP (RFC 8555 §8.3), by `host/token`.
+    pub challenges: Arc<HashMap<String, String>>,
 }
 
 /// Names one running instance for as long as the server lives; never used twice.
@@ -91,6 +94,7 @@ pub(super) struct Index {
     /// By the suffix after `*.`.
     wild: Map<Box<str>, Vec<(Route, usize)>>,
     endpoints: Set<EndpointId>,
+    challenges: Arc<HashMap<String, String>>,
 }
 
 /// What an upstream keeps from one table to the next.
@@ -105,7 +109,7 @@ pub(super) struct Lasting {
 impl Index {
     /// Its generation is given when it is published.
     pub fn new(table: Table, tls: Arc<ServerConfig>, lasting: Vec<Lasting>) -> Self {
-        let Table { mut entries, upstreams, .. } = table;
+        let Table { mut entries, upstreams, challenges, .. } = table;
         debug_assert!(entries.iter().all(|(_, upstream)| *upstream < upstreams.len()), "a route leads nowhere");
         entries.sort_by(|(a, _), (b, _)| a.precedence().cmp(&b.precedence()));
         let (mut exact, mut wild) = (Map::<_, Vec<_>>::default(), Map::<_, Vec<_>>::default());
@@ -114,7 +118,7 @@ impl Index {
             map.entry(Box::from(route.host())).or_default().push((route, upstream));
         }
         let endpoints = upstreams.iter().flat_map(|u| &u.endpoints).map(|e| e.id).collect();
-        Index { generation: 0, upstreams, lasting, tls, exact, wild, endpoints }
+        Index { generation: 0, upstreams, lasting, tls, exact, wild, endpoints, challenges }
     }
 
     /// The upstream for `host` (lower-case, no port, no final dot) and `path` (no query).
@@ -137,6 +141,11 @@ impl Index {
         // Longer suffixes come first. A suffix has a label before it, so a host never matches as its own suffix.
         let dots = host.bytes().enumerate().filter(|(i, b)| *b == b'.' && *i > 0);
         dots.map(|(i, _)| &host[i + 1..]).find_map(|suffix| pick(self.wild.get(suffix)?, path))
+    }
+
+    /// What proves to a certificate authority that `host` is served here.
+    pub fn challenge(&self, host: &str, token: &str) -> Option<&str> {
+        self.challenges.get(&format!("{host}/{token}")).map(String::as_str)
     }
 
     pub fn has(&self, endpoint: EndpointId) -> bool {
@@ -187,7 +196,9 @@ pub(super) mod tests {
         let certs = Arc::new(crate::proxy::certs::tests::certs("default.test"));
         let tls = tls::Configs::new().unwrap().server(&certs);
         let lasting = (0..routes.len() as u32).map(|number| Lasting { number, waiting: Arc::default() }).collect();
-        Index::new(Table { entries, upstreams: routes.iter().map(upstream).collect(), certs }, tls, lasting)
+        let upstreams = routes.iter().map(upstream).collect();
+        let challenges = Arc::new(HashMap::from([("a.b/token".to_string(), "token.thumb".to_string())]));
+        Index::new(Table { entries, upstreams, certs, challenges }, tls, lasting)
     }
 
     #[test]

@@ -44,6 +44,7 @@ struct World {
     http: SocketAddr,
     https: SocketAddr,
     certs: Arc<Certs>,
+    challenges: Arc<HashMap<String, String>>,
     /// As the control plane keeps it, so that it outlives the proxy.
     listener: Arc<TcpListener>,
 }
@@ -64,6 +65,8 @@ impl World {
         for name in ["app.test", "*.wild.test"] {
             by_name.insert(name.to_string(), certs::tests::key(name));
         }
+        let proof = ("app.test/tok_en-1".to_string(), "tok_en-1.thumb".to_string());
+        let challenges = Arc::new(HashMap::from([proof]));
         let certs = Arc::new(Certs { by_name, default: certs::tests::key("default.test") });
         let (http_at, https_at) = (http.local_addr().unwrap(), https.local_addr().unwrap());
         let listener = http.clone();
@@ -77,7 +80,7 @@ impl World {
             access,
         };
         let (proxy, notices) = start(settings).unwrap();
-        World { proxy: Some(proxy), notices, http: http_at, https: https_at, certs, listener }
+        World { proxy: Some(proxy), notices, http: http_at, https: https_at, certs, challenges, listener }
     }
 
     /// With one app at `app.test` on these endpoints.
@@ -108,6 +111,7 @@ impl World {
             entries: vec![route("app.test"), route("*.wild.test"), route("app.example.com")],
             upstreams: vec![upstream],
             certs: self.certs.clone(),
+            challenges: self.challenges.clone(),
         };
         self.proxy.as_ref().unwrap().publish(table)
     }

@@ -14,8 +14,12 @@ use super::tls::{Fed, MAX_HELD, Tls, Wire};
 use super::wire::{Ready, Stream};
 use crate::sys;
 
-/// One read of a body or a tunnel: what a full sink has to hold at most, so about two chunks a direction.
-pub(super) const BODY_READ: usize = 2 * CHUNK;
+/// One read of a body, which is what a sink that does not keep up pins at most: 64 KiB and a head. Two chunks would pin
+/// less and cost a fifth more for each byte of a large body (measured on loopback); what all sinks may pin together has
+/// its own limit.
+pub(super) const BODY_READ: usize = 5 * CHUNK;
+/// One read of a tunnel, of which there may be many and idle ones, in pieces that are mostly small.
+pub(super) const TUNNEL_READ: usize = 2 * CHUNK;
 /// One read while waiting for a head; what follows it (a body, the next request) waits in one chunk.
 pub(super) const HEAD_READ: usize = CHUNK;
 /// Where input is looked at: the largest head so far, one read, and the rest of a TLS record.

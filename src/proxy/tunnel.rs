@@ -15,7 +15,7 @@ use super::access::Visit;
 use super::table::EndpointId;
 use super::tools::Tools;
 use super::tools::links::Link;
-use super::transport::{BODY_READ, End, Socket};
+use super::transport::{End, Socket, TUNNEL_READ};
 
 pub(super) struct Tunnel {
     /// What its access line will say.
@@ -121,7 +121,7 @@ fn carry(from: &mut Socket, to: &mut Socket, way: &mut Way, tools: &mut Tools) -
         return waited;
     }
     let mut inbox = std::mem::take(&mut tools.inbox);
-    let got = from.gather(&mut inbox, &mut tools.io, BODY_READ, !from.has_stash());
+    let got = from.gather(&mut inbox, &mut tools.io, TUNNEL_READ, !from.has_stash());
     tools.moved += got.fresh;
     let sent = to.send(&inbox[..got.len], &mut tools.io);
     tools.inbox = inbox;

@@ -319,7 +319,8 @@ impl State {
     }
 
     fn publish(&mut self) -> u64 {
-        let mut table = Table { entries: Vec::new(), upstreams: Vec::new(), certs: self.certs.clone() };
+        let mut table =
+            Table { entries: Vec::new(), upstreams: Vec::new(), certs: self.certs.clone(), challenges: Arc::default() };
         for posted in self.posted.values() {
             let at = table.upstreams.len();
             table.entries.extend(posted.posting.routes.iter().map(|r| (r.clone(), at)));

@@ -99,6 +99,10 @@ impl Conn {
         let Some(index) = tools.index() else { return self.refuse(NO_TABLE, self.visit(request, None, tools), tools) };
         let decision = decide(request, host, self.asker, index);
         let https = host.is_some_and(|host| decide::is_https(request, host, self.asker));
+        let proof = host.zip(tools.index()).and_then(|(host, index)| match decision {
+            Ok(Decision::Challenge) => decide::challenge(request, host, index).map(Answer::challenge),
+            _ => None,
+        });
         tools.host = room;
 
         let stays = match request.version {
@@ -129,6 +133,7 @@ impl Conn {
             Ok(Decision::NotFound) => Answer::not_found(),
             Ok(Decision::Capabilities) => Answer::capabilities(),
             Ok(Decision::Healthy) => Answer::healthy(),
+            Ok(Decision::Challenge) => proof.unwrap_or(Answer::not_found()),
             Err(bad) => Answer::refusal(bad),
         };
         let manner = Manner {

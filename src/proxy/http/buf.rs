@@ -3,7 +3,7 @@
 //! **Invariant**: an empty [`Buf`] holds no memory, so an idle connection holds none. What all bufs of a worker hold is
 //! counted; who reads for them asks first whether it may be more.
 
-/// What a borrowed chunk holds at first. Bodies are moved in pieces of at most two.
+/// What a borrowed chunk holds at first.
 pub(in crate::proxy) const CHUNK: usize = 16 << 10;
 /// Larger ones, grown by one big head, go back to the allocator and not to the pool.
 const KEEP: usize = 4 * CHUNK;

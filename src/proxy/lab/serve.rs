@@ -62,7 +62,7 @@ fn run(plan: Plan) -> Result<std::convert::Infallible> {
     let upstream = Upstream { name, endpoints, standing: Standing::Awake, body_limit: u64::MAX, assets };
     let route = Route::parse("localhost").expect("a literal that is a route");
     let certs = Arc::new(Certs { by_name: HashMap::new(), default: key });
-    proxy.publish(Table { entries: vec![(route, 0)], upstreams: vec![upstream], certs });
+    proxy.publish(Table { entries: vec![(route, 0)], upstreams: vec![upstream], certs, challenges: Arc::default() });
     loop {
         // The channel ends with the proxy, which is ours.
         let _ = notices.recv();

@@ -42,6 +42,7 @@ impl World {
             entries: vec![route("app.test"), route("app.test/app/*"), route("app.test/only.txt")],
             upstreams: vec![upstream],
             certs: self.certs.clone(),
+            challenges: self.challenges.clone(),
         };
         self.proxy.as_ref().unwrap().publish(table);
     }

@@ -45,7 +45,7 @@ fn many_slow_readers_pin_what_is_allowed_and_no_more() {
     for client in &mut slow {
         client.send(get("/endless"));
     }
-    // A hundred times two chunks would be three times as much.
+    // A hundred times what each may pin would be several times as much.
     let peak = most(&world, "memory is short", || world.bytes_waiting() >= MEMORY / 8 * 7);
     let mut good = world.client();
     good.send(get("/small"));

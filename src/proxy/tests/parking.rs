@@ -179,7 +179,7 @@ fn each_table_says_what_becomes_of_those_who_wait() {
     }
     assert_eq!(world.wakes(), 2, "once a sleep");
     let mut client = world.waiting(&get("/"));
-    let nothing = Table { entries: vec![], upstreams: vec![], certs: world.certs.clone() };
+    let nothing = Table { entries: vec![], upstreams: vec![], certs: world.certs.clone(), challenges: Arc::default() };
     world.proxy.as_ref().unwrap().publish(nothing);
     assert_eq!(client.read().status, 404, "the app is not there any more");
     world.publish_standing(ON_DEMAND, &[]);

@@ -427,3 +427,16 @@ fn with_nothing_to_do_it_sleeps() {
     });
     drop((held, half, dripping, secure));
 }
+
+#[test]
+fn rfc8555_8_3_a_challenge_is_answered_over_plain_http_and_nowhere_else() {
+    let origin = Origin::named("app");
+    let world = World::serving(Limits::DEFAULT, &[origin.endpoint]);
+    let mut client = world.client();
+    let answer = client.get("/.well-known/acme-challenge/tok_en-1");
+    assert_eq!((answer.status, answer.text()), (200, "tok_en-1.thumb"));
+    assert_eq!(answer.field("content-type"), Some("application/octet-stream"));
+    assert_eq!(client.get("/.well-known/acme-challenge/other").status, 404);
+    assert_eq!(client.get("/").text(), "app", "the connection goes on");
+    assert_eq!(origin.conns(), 1);
+}

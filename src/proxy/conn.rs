@@ -164,6 +164,12 @@ impl Conn {
         (matches!(self.phase, Phase::Idle) && self.socket.is_clear() && !self.queued).then_some(self.since)
     }
 
+    /// It may be silent for as long as the client answers the kernel.
+    #[cfg(any(test, feature = "lab"))]
+    pub fn is_event_stream(&self) -> bool {
+        matches!(&self.phase, Phase::Exchange(exchange) if exchange.is_event_stream())
+    }
+
     /// Closing it now takes nothing from the client: no request has come that was not looked at.
     pub fn is_quiet(&self) -> bool {
         self.socket.is_quiet()

@@ -95,6 +95,29 @@ impl Wheel {
         (self.armed > 0).then(|| (self.earliest * TICK).saturating_sub(now))
     }
 
+    #[cfg(any(test, feature = "lab"))]
+    pub fn is_armed(&self, index: u32) -> bool {
+        self.nodes.get(index as usize).is_some_and(|n| n.tick != 0)
+    }
+
+    /// Panics unless every armed index is linked in one slot, where it is looked for in time.
+    #[cfg(any(test, feature = "lab"))]
+    pub fn check(&self) {
+        let mut linked = 0;
+        for (slot, head) in self.heads.iter().enumerate() {
+            let (mut index, mut before) = (*head, NONE);
+            while index != NONE {
+                let node = self.nodes[index as usize];
+                assert!(node.tick % SLOTS == slot as u64 && node.prev == before, "{index} is linked where it is not");
+                assert!(node.tick <= node.deadline.div_ceil(TICK).max(self.cursor + 1), "{index} is late");
+                assert!(node.tick > self.cursor && self.earliest <= node.tick, "{index} will be passed over");
+                (before, index, linked) = (index, node.next, linked + 1);
+                assert!(linked <= self.armed, "linked twice");
+            }
+        }
+        assert_eq!(linked, self.armed, "armed and linked nowhere");
+    }
+
     fn first_linked(&self) -> u64 {
         if self.armed == 0 {
             return u64::MAX;

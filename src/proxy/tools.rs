@@ -251,7 +251,13 @@ impl Tools {
         }
     }
 
-    #[cfg(debug_assertions)]
+    /// For the simulation: when virtual time begins.
+    #[cfg(any(test, feature = "lab"))]
+    pub fn start(&self) -> Instant {
+        self.start
+    }
+
+    #[cfg(any(debug_assertions, test, feature = "lab"))]
     pub fn holds_nothing(&self) -> bool {
         self.held.values().all(|count| *count == 0)
     }

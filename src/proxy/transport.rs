@@ -57,6 +57,9 @@ pub(super) struct Socket {
     ended: bool,
     /// Reset or both halves closed.
     broken: bool,
+    /// A write was told of a reset, which the kernel says once: a read would take it for a clean end. A broken pipe is
+    /// none: then the peer's FIN came before.
+    cut: bool,
     /// `connect` has not been confirmed by a successful write.
     connecting: bool,
     goodbye_said: bool,
@@ -97,6 +100,7 @@ impl Socket {
             fin: false,
             ended: false,
             broken: false,
+            cut: false,
             connecting: false,
             goodbye_said: false,
             tls_over: false,
@@ -178,6 +182,11 @@ impl Socket {
     /// No end of it has been reported.
     pub fn is_sound(&self) -> bool {
         !self.fin && !self.broken
+    }
+
+    /// All that came has been read. After a read that filled its room only the kernel knows.
+    pub fn is_drained(&self) -> bool {
+        !self.readable || self.is_quiet()
     }
 
     /// Nothing to read, no end: fit to be used again. A byte here would be an answer to nothing.
@@ -263,7 +272,8 @@ impl Socket {
     /// Writes what waits, and tells whether all of it is with the kernel.
     pub fn flush(&mut self, io: &mut Io) -> io::Result<bool> {
         while self.writable && !self.out.is_empty() {
-            let n = write(&mut self.stream, self.out.bytes(), &mut self.writable, &mut self.connecting)?;
+            let n = write(&mut self.stream, self.out.bytes(), &mut self.writable, &mut self.connecting);
+            let n = n.inspect_err(|e| self.cut |= e.kind() != ErrorKind::BrokenPipe)?;
             self.out.consume(n, &mut io.spare);
         }
         Ok(self.out.is_empty())
@@ -298,7 +308,8 @@ impl Socket {
     fn send_wire(&mut self, mut bytes: &[u8], spare: &mut Spare) -> io::Result<()> {
         if self.out.is_empty() {
             while self.writable && !bytes.is_empty() {
-                let n = write(&mut self.stream, bytes, &mut self.writable, &mut self.connecting)?;
+                let n = write(&mut self.stream, bytes, &mut self.writable, &mut self.connecting);
+                let n = n.inspect_err(|e| self.cut |= e.kind() != ErrorKind::BrokenPipe)?;
                 bytes = &bytes[n..];
             }
         }
@@ -316,7 +327,7 @@ impl Socket {
             None => (0, End::NotYet),
             Some(0) => {
                 self.ended = true;
-                (0, End::Clean)
+                (0, if self.cut { End::Broken } else { End::Clean })
             }
             Some(n) => (n, End::NotYet),
         })

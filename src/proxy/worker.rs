@@ -4,6 +4,8 @@
 //! has the only `catch_unwind`.
 
 mod door;
+#[cfg(any(test, feature = "lab"))]
+mod inspect;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -2,9 +2,10 @@
 //! `lab` and in tests; what is shipped has none of it.
 //!
 //! `serve` is the proxy alone, in front of one origin, for `make bench-proxy`; `parsers` is what reads foreign bytes,
-//! for `make fuzz`.
+//! and `exchange` whole exchanges of it, for `make fuzz`.
 
 pub mod serve;
 pub mod parsers;
+pub mod exchange;
 #[cfg(test)]
 mod tests;

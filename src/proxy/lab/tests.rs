@@ -5,13 +5,17 @@ use std::path::Path;
 use proptest::prelude::*;
 use proptest::string::bytes_regex;
 
-use super::parsers;
+use super::{exchange, parsers};
 
 type Check = fn(&[u8]);
 
 /// The targets in `fuzz/` by their names, which are those of their folders in `fuzz/corpus`.
-const TARGETS: [(&str, Check); 3] =
-    [("request_head", parsers::request_head), ("response_head", parsers::response_head), ("chunked", parsers::chunked)];
+const TARGETS: [(&str, Check); 4] = [
+    ("request_head", parsers::request_head),
+    ("response_head", parsers::response_head),
+    ("chunked", parsers::chunked),
+    ("exchange", exchange::play),
+];
 
 #[test]
 fn what_the_fuzzers_found_holds() {

@@ -44,6 +44,8 @@ struct Hub {
     ready: RefCell<VecDeque<Rc<RefCell<Wire>>>>,
     /// Counts every byte and every end that passed, so that standstill can be seen.
     moved: Cell<u64>,
+    /// How many wires there were.
+    wires: Cell<usize>,
     dials: RefCell<HashMap<SocketAddr, Dial>>,
     /// Connections that the script has not seen yet.
     dialed: RefCell<Vec<(SocketAddr, End)>>,
@@ -75,6 +77,8 @@ pub(super) enum Farewell {
 }
 
 struct Wire {
+    /// For the trace.
+    name: usize,
     token: Option<Token>,
     queued: bool,
     stage: Stage,
@@ -105,6 +109,7 @@ impl Net {
         Net(Rc::new(Hub {
             ready: RefCell::default(),
             moved: Cell::new(0),
+            wires: Cell::new(0),
             dials: RefCell::default(),
             dialed: RefCell::default(),
         }))
@@ -134,9 +139,12 @@ impl Net {
         self.0.ready.borrow().is_empty()
     }
 
-    /// What `epoll_wait` would return now.
-    pub(super) fn reports(&self) -> Vec<(Target, Ready)> {
-        let wires: Vec<_> = self.0.ready.borrow_mut().drain(..).collect();
+    /// What `epoll_wait` would return now, with room for so many.
+    pub(super) fn reports(&self, room: usize) -> Vec<(Target, Ready)> {
+        let mut ready = self.0.ready.borrow_mut();
+        let room = room.min(ready.len());
+        let wires: Vec<_> = ready.drain(..room).collect();
+        drop(ready);
         wires.iter().filter_map(|wire| wire.borrow_mut().report()).collect()
     }
 
@@ -157,7 +165,10 @@ impl Net {
     }
 
     fn wire(&self, stage: Stage, room: usize) -> End {
+        let name = self.0.wires.replace(self.0.wires.get() + 1);
+        log::trace!("wire {name}: {stage:?} room={room}");
         let wire = Wire {
+            name,
             token: None,
             queued: false,
             stage,
@@ -223,6 +234,7 @@ impl End {
         }
         assert!(!self.wire.borrow().fin, "a script sends after its end");
         let mut wire = self.wire.borrow_mut();
+        log::trace!("wire {}: peer sends {} {}", wire.name, bytes.len(), bytes[..bytes.len().min(60)].escape_ascii());
         wire.inbox.extend(bytes);
         wire.came += bytes.len() as u64;
         drop(wire);
@@ -231,6 +243,7 @@ impl End {
 
     pub fn finish(&self) {
         if self.is_up() && !std::mem::replace(&mut self.wire.borrow_mut().fin, true) {
+            log::trace!("wire {}: peer ends", self.wire.borrow().name);
             self.wake();
         }
     }
@@ -243,6 +256,8 @@ impl End {
 
     fn die(&self, error: ErrorKind) {
         let mut wire = self.wire.borrow_mut();
+        log::trace!("wire {}: {error}", wire.name);
+        let error = if wire.fin { ErrorKind::BrokenPipe } else { error };
         (wire.stage, wire.error) = (Stage::Dead, Some(error));
         drop(wire);
         self.wake();
@@ -254,9 +269,10 @@ impl End {
         if wire.closed == Some(Farewell::Reset) || wire.stage == Stage::Dead {
             return Vec::new(); // what was on its way is lost
         }
-        let to = wire.sent.len().min(wire.seen + n);
+        let to = wire.sent.len().min(wire.seen.saturating_add(n));
         let bytes = wire.sent[wire.seen..to].to_vec();
         wire.seen = to;
+        log::trace!("wire {}: peer reads {}", wire.name, bytes.len());
         let tell = wire.starved && wire.has_room();
         wire.starved &= !tell;
         drop(wire);
@@ -293,6 +309,10 @@ impl End {
         self.wire.borrow().kept_alive
     }
 
+    pub fn sent_len(&self) -> usize {
+        self.wire.borrow().sent.len()
+    }
+
     /// All that the data plane has written, read or not.
     pub fn sent(&self) -> Vec<u8> {
         self.wire.borrow().sent.clone()
@@ -322,6 +342,7 @@ impl Wire {
             write_closed: hang_up || (output && error),
             error,
         };
+        log::trace!("wire {}: {ready:?}", self.name);
         (input || output || error).then(|| (Target::of(token), ready))
     }
 }
@@ -341,6 +362,7 @@ impl Stream {
         let n = self.peek(room)?;
         let mut wire = self.0.wire.borrow_mut();
         wire.inbox.drain(..n);
+        log::trace!("wire {}: read {n}", wire.name);
         let news = n > 0 || !std::mem::replace(&mut wire.end_read, true);
         drop(wire);
         self.0.moved(if n > 0 { n } else { usize::from(news) });
@@ -351,14 +373,18 @@ impl Stream {
         let mut wire = self.0.wire.borrow_mut();
         if !wire.inbox.is_empty() {
             let n = room.len().min(wire.inbox.len());
-            for (to, from) in room.iter_mut().zip(wire.inbox.iter()) {
-                *to = *from;
-            }
+            let (front, back) = wire.inbox.as_slices();
+            let split = n.min(front.len());
+            room[..split].copy_from_slice(&front[..split]);
+            room[split..n].copy_from_slice(&back[..n - split]);
             return Ok(n);
+        }
+        if wire.fin {
+            return Ok(0); // what was ended before it broke has ended well
         }
         match wire.error.take() {
             Some(error) => Err(error.into()),
-            None if wire.fin || wire.stage == Stage::Dead => Ok(0),
+            None if wire.stage == Stage::Dead => Ok(0), // a write was told already
             None => Err(ErrorKind::WouldBlock.into()),
         }
     }
@@ -381,6 +407,7 @@ impl Stream {
             return Err(ErrorKind::WouldBlock.into());
         }
         wire.sent.extend_from_slice(&bytes[..n]);
+        log::trace!("wire {}: written {n} of {} {}", wire.name, bytes.len(), bytes[..n.min(60)].escape_ascii());
         drop(wire);
         self.0.moved(n);
         Ok(n)
@@ -392,6 +419,7 @@ impl Stream {
             return Err(ErrorKind::NotConnected.into());
         }
         let news = !std::mem::replace(&mut wire.shut, true);
+        log::trace!("wire {}: shut", wire.name);
         drop(wire);
         self.0.moved(usize::from(news));
         Ok(())
@@ -411,8 +439,7 @@ impl Drop for Stream {
         let mut wire = self.0.wire.borrow_mut();
         assert!(wire.closed.is_none(), "closed twice");
         let reset = wire.reset_on_close || !wire.inbox.is_empty();
+        log::trace!("wire {}: closed reset={reset}", wire.name);
         wire.closed = Some(if reset { Farewell::Reset } else { Farewell::Fin });
-        drop(wire);
-        self.0.moved(1);
     }
 }

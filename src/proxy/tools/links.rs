@@ -95,7 +95,8 @@ impl Tools {
     /// Puts a link that can carry another exchange into the pool.
     pub fn park(&mut self, mut link: Link) {
         let listed = self.index.as_ref().is_some_and(|index| index.has(link.endpoint));
-        if !listed || self.stopping.is_some() || link.socket.has_fin() || link.socket.is_broken() {
+        let sound = link.socket.is_sound() && link.socket.is_drained();
+        if !listed || self.stopping.is_some() || !sound {
             return self.discard(link);
         }
         debug_assert!(link.socket.is_clear() && !link.socket.has_stash(), "parked with bytes");

@@ -1,9 +1,10 @@
 //! World: the driver of one run. The bytes say who moves next; in the end everyone does what is left to do, and time
 //! passes until all is over.
 
+mod set;
+
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 use mio::{Poll, Waker};
@@ -14,14 +15,13 @@ use super::endpoint::Endpoint;
 use super::net::{Dial, Net};
 use super::script::{self, Request};
 use crate::proto::route::Route;
-use crate::proxy::certs::{self, Certs};
-use crate::proxy::limits::Limits;
 use crate::proxy::publish::Shared;
 use crate::proxy::table::{self, EndpointId, Standing, Table, Upstream};
 use crate::proxy::token::Target;
 use crate::proxy::wire;
 use crate::proxy::worker::Worker;
-use crate::proxy::{Notice, Settings, tls};
+use crate::proxy::{Notice, tls};
+use set::{address, certificate, settings};
 
 const CLIENTS: usize = 6;
 const ENDPOINTS: usize = 3;
@@ -412,31 +412,4 @@ impl<'a> World<'a> {
         drop(self.worker);
         assert!(ends.iter().all(|end| end.is_closed()), "a connection was lost");
     }
-}
-
-fn address(place: usize) -> SocketAddr {
-    ([127, 0, 0, 1], 4000 + place as u16).into()
-}
-
-fn settings() -> Settings {
-    Settings {
-        http: vec![],
-        https: vec![],
-        workers: 1,
-        https_port: None,
-        trusted_proxies: vec![],
-        limits: Limits::DEFAULT,
-        access: None,
-    }
-}
-
-/// One for all runs: making a key takes longer than a run.
-fn certificate() -> Arc<Certs> {
-    static CERTS: OnceLock<Arc<Certs>> = OnceLock::new();
-    let make = || {
-        let signed = rcgen::generate_simple_self_signed(["default.test".to_string()]).expect("a key");
-        let key = certs::load(signed.cert.pem().as_bytes(), signed.signing_key.serialize_pem().as_bytes());
-        Arc::new(Certs { by_name: HashMap::new(), default: key.expect("it was made for it") })
-    };
-    CERTS.get_or_init(make).clone()
 }

@@ -65,7 +65,10 @@ pub(super) struct Counters {
     pub idled: Count,
     pub tunnels: Count,
     pub idle_links: Count,
-    pub chunks: Count,
+    /// Bytes that wait in chunks.
+    pub buffered: Count,
+    /// Clients that took their answers too slowly.
+    pub cut: Count,
     pub full_handshakes: Count,
     pub resumed_handshakes: Count,
     pub panics: Count,
@@ -177,7 +180,8 @@ impl Counters {
             (&self.idled, &mut sum.idled),
             (&self.tunnels, &mut sum.tunnels),
             (&self.idle_links, &mut sum.idle_links),
-            (&self.chunks, &mut sum.chunks),
+            (&self.buffered, &mut sum.buffered),
+            (&self.cut, &mut sum.cut),
             (&self.full_handshakes, &mut sum.full_handshakes),
             (&self.resumed_handshakes, &mut sum.resumed_handshakes),
             (&self.panics, &mut sum.panics),
@@ -278,7 +282,10 @@ pub(crate) struct Metrics {
     pub idled: u64,
     pub tunnels: u64,
     pub idle_links: u64,
-    pub chunks: u64,
+    pub buffered: u64,
+    pub cut: u64,
+    /// Requests that wait for a sleeping app.
+    pub parked: u64,
     pub full_handshakes: u64,
     pub resumed_handshakes: u64,
     pub failed_handshakes: BTreeMap<(u16, &'static str), u64>,

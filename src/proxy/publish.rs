@@ -159,6 +159,11 @@ impl Shared {
         let mut sum = Metrics {
             apps: upstreams.map(|u| (u.name.clone(), app(u.endpoints.len()))).collect(),
             connections: self.conns.load(Ordering::Relaxed) as u64,
+            parked: newest
+                .iter()
+                .flat_map(|index| &index.lasting)
+                .map(|l| l.waiting.load(Ordering::Relaxed) as u64)
+                .sum(),
             max_connections: self.max_conns as u64,
             tables: self.generation(),
             ..Metrics::default()

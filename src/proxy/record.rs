@@ -67,7 +67,7 @@ impl Tools {
         if self.counters.pass_took(took, end_us) && self.may_log() {
             log::warn!("proxy-{} was busy for {} ms without a pause", self.worker, took / 1000);
         }
-        self.counters.chunks.set(self.io.spare.lent() as u64);
+        self.counters.buffered.set(self.io.spare.lent() as u64);
         self.counters.idle_links.set(self.idle_links() as u64);
         self.journal.settle(end_us / 1000);
     }

@@ -74,6 +74,8 @@ fn connections(page: &mut Page, metrics: &Metrics) {
     page.one("tako_connections_evicted_total", "counter", "Idle connections closed to make room.", metrics.evicted);
     page.one("tako_connections_idled_total", "counter", "Connections closed after being idle.", metrics.idled);
     page.one("tako_accept_pauses_total", "counter", "Times a worker stopped accepting.", metrics.accept_pauses);
+    page.one("tako_slow_clients_cut_total", "counter", "Clients that took an answer too slowly.", metrics.cut);
+    page.one("tako_requests_parked", "gauge", "Requests that wait for a sleeping app.", metrics.parked);
     page.one("tako_tunnels", "gauge", "WebSockets that are open.", metrics.tunnels);
     page.family("tako_tls_handshakes_total", "counter", "TLS handshakes that succeeded.");
     page.sample("tako_tls_handshakes_total", &[("kind", "full")], metrics.full_handshakes);
@@ -85,7 +87,7 @@ fn connections(page: &mut Page, metrics: &Metrics) {
 }
 
 fn own(page: &mut Page, metrics: &Metrics, lost_on_disk: u64) {
-    page.one("tako_chunks_in_use", "gauge", "Buffers of 16 KiB that hold bytes on their way.", metrics.chunks);
+    page.one("tako_buffered_bytes", "gauge", "Memory that holds bytes on their way.", metrics.buffered);
     page.one("tako_loop_stalls_total", "counter", "Passes of an event loop of more than 50 ms.", metrics.stalls);
     page.family("tako_loop_pass_max_seconds", "gauge", "The slowest pass of the last ten to twenty seconds.");
     page.value("tako_loop_pass_max_seconds", &[], &seconds(metrics.slowest_pass_us));

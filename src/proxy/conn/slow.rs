@@ -43,6 +43,7 @@ impl Conn {
             }
             Wait::Reading | Wait::Nothing => {
                 log::debug!("aborted peer={}: the answer is taken too slowly", self.address);
+                tools.counters.cut.up();
                 self.abort(By::Timeout, tools);
             }
         }

@@ -241,7 +241,7 @@ fn the_numbers_are_those_of_the_traffic() {
     assert_eq!(app.endpoints, 3);
     assert_eq!((metrics.accepted, metrics.lost_lines, metrics.panics), (4, 0, 0));
     assert!(metrics.answers.is_empty(), "{:?}", metrics.answers);
-    assert_eq!(metrics.chunks, 0, "nothing is in flight");
+    assert_eq!(metrics.buffered, 0, "nothing is in flight");
 }
 
 #[test]

@@ -99,6 +99,7 @@ fn those_who_wait_are_let_go_in_order_and_in_groups() {
     const WAITING: usize = 100;
     let world = World::sleeping(Limits::DEFAULT, 1);
     let clients: Vec<Client> = (0..WAITING).map(|i| world.waiting(&get(&format!("/{i}")))).collect();
+    assert_eq!(world.proxy.as_ref().unwrap().metrics().parked, WAITING as u64);
     // Links are made in the order of choice, one for each: nothing is answered before all have come.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let before = world.rounds();

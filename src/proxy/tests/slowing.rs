@@ -112,9 +112,11 @@ fn a_client_that_does_not_read_is_cut_off() {
     let world = World::serving(paced(), &[origin.endpoint]);
     let mut client = world.client();
     client.send(get("/"));
+    assert!(read_head(&mut client.reader).unwrap().starts_with("HTTP/1.1 200 "));
     let generation = world.publish(&[]);
     world.hear(&Notice::Acked(generation));
     world.hear(&Notice::Drained(origin.endpoint.id));
+    assert_eq!(world.proxy.as_ref().unwrap().metrics().cut, 1);
 }
 
 #[test]

@@ -18,9 +18,9 @@ elif [ -n "$missing" ]; then
     echo "note: not installed, so not measured:$missing"
 fi
 
-cargo bench --locked --features lab --bench proxy --no-run
-TAKO_PROXY=$(cargo bench --locked --features lab --bench proxy --no-run --message-format=json 2>/dev/null |
-    sed -n 's/.*"name":"proxy".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+build() { cargo build --release --locked --features lab --bench proxy "$@"; }
+build
+TAKO_PROXY=$(build --message-format=json 2>/dev/null | sed -n 's/.*"name":"proxy".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
 export TAKO_PROXY TAKO_VERSION
 TAKO_VERSION=$(git describe --always --dirty 2>/dev/null || true)
 BENCH_TOOLS_TARGET=$PWD/target/bench-tools

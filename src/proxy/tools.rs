@@ -52,6 +52,8 @@ pub(super) struct Tools {
     /// The same in microseconds.
     pub now_us: u64,
     pub stopping: Option<Stopping>,
+    /// The last poll had room for more, so all that the kernel knew has been heard.
+    pub heard_all: bool,
     pub timers: Wheel,
     /// Requests whose upstream sleeps.
     pub lot: Lot,
@@ -110,6 +112,7 @@ impl Tools {
             now: 0,
             now_us: 0,
             stopping: None,
+            heard_all: true,
             timers: Wheel::new(),
             lot: Lot::default(),
             io: Io::new(memory),

@@ -91,6 +91,7 @@ impl Worker {
                 _ => {}
             }
             self.tools.look_at_the_clock();
+            self.tools.heard_all = events.iter().count() < EVENTS;
             #[cfg(test)]
             let before = (super::wire::calls::here(), crate::sys::allocations::here());
             self.round(events.iter().map(|event| (Target::of(event.token()), Ready::from(event))));

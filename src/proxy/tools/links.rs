@@ -73,7 +73,8 @@ impl Tools {
     }
 
     /// An idle link, if it still stands. The events of this round have been heard before any turn, so what the kernel
-    /// knew then is known; what came since is looked for only where a second try is not allowed.
+    /// knew then is known, if they were not too many for one poll; what came since is looked for only where a second try
+    /// is not allowed.
     fn wake(&mut self, key: Key, conn: Key, reuse: Reuse) -> Option<Link> {
         let berth = self.links.get_mut(key)?;
         let Berth::Idle(mut link) = std::mem::replace(berth, Berth::Busy(conn)) else {
@@ -81,8 +82,8 @@ impl Tools {
             return None;
         };
         let stands = match reuse {
-            Reuse::Any => link.socket.is_sound(),
-            Reuse::Fresh | Reuse::Never => link.socket.is_quiet(),
+            Reuse::Any if self.heard_all => link.socket.is_sound(),
+            Reuse::Any | Reuse::Fresh | Reuse::Never => link.socket.is_quiet(),
         };
         if !stands {
             self.links.remove(key);

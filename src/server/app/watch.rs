@@ -365,9 +365,9 @@ mod tests {
 
     #[test]
     fn who_is_asked_to_end_may_wait_for_what_it_started() {
-        // The leader ends at the signal; its child says a last word first.
+        // The leader, ready for it before the child says a word, ends at the signal; the child has a last word first.
         let child = "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done";
-        let run = sh(&format!("sh -c \"{child}\" & trap 'exit 0' TERM; wait"));
+        let run = sh(&format!("trap 'exit 0' TERM; sh -c \"{child}\" & wait"));
         run.until_said("up");
         run.watch.signal(run.id, Signal::TERM);
         assert_eq!(run.next(), Event::Exited(Exit::Code(0)));

@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::ptr;
 
 use rustix::event::epoll;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
@@ -29,6 +30,17 @@ pub(crate) struct Spawn<'a> {
     pub env: Vec<(OsString, OsString)>,
     /// Readable on [`BOOTSTRAP_FD`] until its end; `None` leaves that descriptor closed.
     pub bootstrap: Option<&'a [u8]>,
+    /// Who it runs as, with no other group and no capability; `None` is who we are.
+    pub user: Option<User>,
+    /// The open `cgroup.procs` of the group that it is in from its first moment (cgroups(7)); `None` is ours.
+    pub cgroup: Option<BorrowedFd<'a>>,
+}
+
+/// Whom a program may run as; changing to it takes CAP_SETUID and CAP_SETGID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct User {
+    pub uid: u32,
+    pub gid: u32,
 }
 
 /// A started program. Dropping it neither stops nor reaps it.
@@ -50,6 +62,8 @@ pub(crate) fn spawn(spec: &Spawn<'_>) -> io::Result<Spawned> {
     let (program, args) = spec.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let pipe = spec.bootstrap.map(filled_pipe).transpose()?;
     let bootstrap = pipe.as_ref().map(AsRawFd::as_raw_fd);
+    let cgroup = spec.cgroup.map(|fd| fd.as_raw_fd());
+    let user = spec.user;
 
     let mut command = Command::new(program);
     command.args(args).current_dir(&spec.dir).env_clear().envs(spec.env.iter().map(|(k, v)| (k, v)));
@@ -58,6 +72,17 @@ pub(crate) fn spawn(spec: &Spawn<'_>) -> io::Result<Spawned> {
     // integers, allocates nothing and takes no lock.
     unsafe {
         command.pre_exec(move || {
+            // While we still may: `0` means the caller.
+            if let Some(fd) = cgroup {
+                check(libc::write(fd, c"0".as_ptr().cast(), 1) as libc::c_int)?;
+            }
+            if let Some(User { uid, gid }) = user {
+                // The raw calls are for this thread alone, which is all there is after a fork. In this order: a user
+                // without capabilities may not change its groups.
+                check(libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()) as libc::c_int)?;
+                check(libc::syscall(libc::SYS_setresgid, gid, gid, gid) as libc::c_int)?;
+                check(libc::syscall(libc::SYS_setresuid, uid, uid, uid) as libc::c_int)?;
+            }
             if let Some(fd) = bootstrap {
                 // dup2 onto itself keeps close-on-exec, so the flag is cleared in both cases.
                 check(if fd == BOOTSTRAP_FD {
@@ -285,7 +310,8 @@ mod tests {
     fn sh(script: &str, bootstrap: Option<&[u8]>) -> (String, Option<i32>) {
         let argv = ["/bin/sh", "-c", script].map(OsString::from);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
-        let mut spawned = spawn(&Spawn { argv: &argv, dir: "/".into(), env, bootstrap }).unwrap();
+        let mut spawned =
+            spawn(&Spawn { argv: &argv, dir: "/".into(), env, bootstrap, user: None, cgroup: None }).unwrap();
         let mut out = String::new();
         spawned.stdout.read_to_string(&mut out).unwrap();
         (out, spawned.child.wait().unwrap().code())
@@ -321,10 +347,27 @@ mod tests {
     }
 
     #[test]
+    fn runs_as_another_user_with_no_way_back() {
+        if !rustix::process::geteuid().is_root() {
+            return; // only root may
+        }
+        let argv = ["/bin/sh", "-c", "id -u; id -G; grep CapPrm /proc/self/status"].map(OsString::from);
+        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let user = Some(User { uid: 70_001, gid: 70_002 });
+        let spec = Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None, user, cgroup: None };
+        let mut spawned = spawn(&spec).unwrap();
+        let mut out = String::new();
+        spawned.stdout.read_to_string(&mut out).unwrap();
+        spawned.child.wait().unwrap();
+        assert_eq!(out, "70001\n70002\nCapPrm:\t0000000000000000\n");
+    }
+
+    #[test]
     fn stops_the_whole_group() {
         let argv = ["/bin/sh", "-c", "sleep 60 & sleep 60"].map(OsString::from);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
-        let mut spawned = spawn(&Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None }).unwrap();
+        let mut spawned =
+            spawn(&Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None, user: None, cgroup: None }).unwrap();
         kill_group(spawned.pid, Signal::KILL).unwrap();
         // The pipe ends only when every process that holds it is gone.
         assert_eq!(spawned.stdout.read_to_end(&mut Vec::new()).unwrap(), 0);
@@ -348,7 +391,7 @@ mod tests {
     #[test]
     fn says_when_there_is_no_such_program() {
         let argv = [OsString::from("/nowhere/program")];
-        let spec = Spawn { argv: &argv, dir: "/".into(), env: vec![], bootstrap: None };
+        let spec = Spawn { argv: &argv, dir: "/".into(), env: vec![], bootstrap: None, user: None, cgroup: None };
         assert_eq!(spawn(&spec).err().unwrap().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -12,6 +12,7 @@ use super::layout::Layout;
 use super::lock::Locks;
 use super::release;
 use super::state::{self, Desired};
+use super::users::Users;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::name::AppId;
@@ -20,6 +21,7 @@ use crate::proto::target::Target;
 pub(crate) struct Daemon {
     pub layout: Arc<Layout>,
     pub board: Board,
+    pub users: Arc<Users>,
     pub locks: Arc<Locks>,
     pub about: About,
     start: Start,
@@ -38,9 +40,9 @@ pub(crate) struct About {
 pub(crate) type Start = Box<dyn Fn(AppId, Option<Desired>) -> Result<Handle> + Send + Sync>;
 
 impl Daemon {
-    pub fn new(layout: Arc<Layout>, board: Board, about: About, start: Start) -> Self {
+    pub fn new(layout: Arc<Layout>, board: Board, users: Arc<Users>, about: About, start: Start) -> Self {
         let locks = Locks::new(layout.clone());
-        Daemon { layout, board, locks, about, start, apps: Mutex::default(), stopping: AtomicBool::new(false) }
+        Daemon { layout, board, users, locks, about, start, apps: Mutex::default(), stopping: AtomicBool::new(false) }
     }
 
     /// Starts every app that has a state; one that is damaged is told about and left alone. Returns how many run.
@@ -187,7 +189,7 @@ mod tests {
             note.lock().unwrap().push(format!("{id} {}", desired.map_or("anew".into(), |d| d.live.to_string())));
             Err(Error::new(Kind::Refused, "not in this test"))
         });
-        (Daemon::new(layout.clone(), board, about, start), started)
+        (Daemon::new(layout.clone(), board, Arc::new(Users::new(layout.clone())), about, start), started)
     }
 
     fn write(path: &Path, text: &str) {

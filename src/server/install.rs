@@ -17,7 +17,7 @@ use rustix::process::Signal;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::Runtime;
-use crate::sys::{self, Spawn, Spawned};
+use crate::sys::{self, Spawn, Spawned, User};
 
 /// Lines of output that are kept, the last ones.
 const KEPT_LINES: usize = 40;
@@ -60,6 +60,8 @@ pub(crate) struct Run<'a> {
     pub dir: PathBuf,
     pub env: Vec<(OsString, OsString)>,
     pub limit: Duration,
+    /// Who it runs as; `None` is who we are.
+    pub user: Option<User>,
 }
 
 /// How it ended, and the last lines that it wrote to either stream.
@@ -75,7 +77,8 @@ impl Run<'_> {
     /// Timeout or Interrupted, with the last lines as detail; NotFound when there is no such program.
     pub fn finish(self, unwanted: &dyn Fn() -> bool) -> Result<Ended> {
         let name = self.argv.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ");
-        let spawn = Spawn { argv: self.argv, dir: self.dir, env: self.env, bootstrap: None };
+        let spawn =
+            Spawn { argv: self.argv, dir: self.dir, env: self.env, bootstrap: None, user: self.user, cgroup: None };
         let mut spawned = sys::spawn(&spawn).context(|| format!("start `{name}`"))?;
         let mut tail = Tail::default();
         let stopped = watch(&mut spawned, &mut tail, Instant::now() + self.limit, unwanted);
@@ -217,7 +220,7 @@ mod tests {
     fn sh(script: &str, limit: Duration, unwanted: &dyn Fn() -> bool) -> Result<Ended> {
         let argv = ["/bin/sh", "-c", script].map(OsString::from);
         let env = environment("/usr/bin:/bin".into(), Path::new("/tmp"));
-        Run { argv: &argv, dir: "/".into(), env, limit }.finish(unwanted)
+        Run { argv: &argv, dir: "/".into(), env, limit, user: None }.finish(unwanted)
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -292,7 +295,7 @@ mod tests {
     #[test]
     fn names_the_program_that_is_not_there() {
         let argv = [OsString::from("/nowhere/npm"), "ci".into()];
-        let run = Run { argv: &argv, dir: "/".into(), env: vec![], limit: LONG };
+        let run = Run { argv: &argv, dir: "/".into(), env: vec![], limit: LONG, user: None };
         let e = run.finish(&|| false).err().unwrap();
         assert_eq!(
             (e.kind(), e.to_string().as_str()),

@@ -6,6 +6,7 @@
 //!                 /shared/logs, /shared/data; access.log and older ones are in logs, too
 //!                 /state.json            desired state; its absence means the app is not there
 //!                 /secrets.<n>.sealed    under the host key; `state.json` says which one is meant
+//!                 /user                  the number of the user that it runs as
 //!                 /run/<n>.json          pid, start time and token of a running instance, to find it after a crash
 //!                 /.deploy_lock          who is changing the app, for people; the lock itself is in memory
 //! {data}/incoming/                       uploads
@@ -104,6 +105,11 @@ impl Layout {
     /// `name` is what the app's state calls them.
     pub fn secrets(&self, id: &AppId, name: &str) -> PathBuf {
         self.app(id).join(format!("secrets.{name}.sealed"))
+    }
+
+    /// Which user it runs as.
+    pub fn user(&self, id: &AppId) -> PathBuf {
+        self.app(id).join("user")
     }
 
     pub fn run(&self, id: &AppId) -> PathBuf {

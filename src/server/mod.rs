@@ -5,8 +5,8 @@
 //! connections and no changes, proxy drained, apps stopped. A second signal ends at once.
 //!
 //! Reading order: `args` and `settings` are the command line; `layout` and `home` the data directory; `control`,
-//! `verbs` and `daemon` what a client can ask; `access`, `metrics` and `scrape` what is told of traffic; `board`, `certs` and `mint` what the proxy is told; `release`,
-//! `install` and `runtime` what lies on disk; `app` runs it.
+//! `verbs` and `daemon` what a client can ask; `access`, `metrics` and `scrape` what is told of traffic; `board`, `certs` and `mint` what the proxy is told; `users` whom apps run as;
+//! `release`, `install` and `runtime` what lies on disk; `app` runs it.
 
 pub(crate) mod args;
 pub(crate) mod settings;
@@ -26,6 +26,7 @@ pub(crate) mod daemon;
 pub(crate) mod board;
 pub(crate) mod certs;
 pub(crate) mod mint;
+pub(crate) mod users;
 pub(crate) mod release;
 pub(crate) mod install;
 pub(crate) mod runtime;
@@ -57,6 +58,7 @@ use daemon::{About, Daemon};
 use home::Home;
 use layout::Layout;
 use settings::{Listen, Settings};
+use users::Users;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::paths;
@@ -120,9 +122,10 @@ fn serve(settings: &Settings) -> Result<()> {
     if let Some(listen) = settings.metrics {
         tell_numbers(listen, board.clone(), keeper.as_ref())?;
     }
-    let world = app::world(layout.clone(), board.clone(), home.host_key.clone())?;
+    let users = Arc::new(Users::new(layout.clone()));
+    let world = app::world(layout.clone(), board.clone(), users.clone(), home.host_key.clone())?;
     let start = Box::new(move |id, desired| app::start(id, desired, &world));
-    let daemon = Arc::new(Daemon::new(layout, board, about, start));
+    let daemon = Arc::new(Daemon::new(layout, board, users, about, start));
 
     let apps = daemon.boot()?;
     let control = socket.serve(daemon.clone())?;

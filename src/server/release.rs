@@ -277,7 +277,7 @@ fn install(
     let mut env = install::environment(runtime::path_with(beside), &home);
     env.extend(manifest.vars.iter().map(|(name, value)| (name.into(), value.into())));
     let argv: Vec<OsString> = [program.into()].into_iter().chain(args.iter().map(OsString::from)).collect();
-    let run = Run { argv: &argv, dir, env, limit: INSTALL_TIME };
+    let run = Run { argv: &argv, dir, env, limit: INSTALL_TIME, user: None };
     let doing = || format!("install the dependencies of {} {}", manifest.app, manifest.version);
     let ended = run.finish(&|| gone.load(Ordering::Relaxed)).context(doing)?;
     match ended.status.success() {

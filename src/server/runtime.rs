@@ -159,7 +159,7 @@ fn ask_mise(layout: &Layout, tool: &str, version: Option<&str>) -> Option<PathBu
 fn ask(layout: &Layout, argv: &[&OsStr]) -> Option<String> {
     let argv: Vec<OsString> = argv.iter().map(OsString::from).collect();
     let env = install::environment(search_path(), &home(layout));
-    let run = Run { argv: &argv, dir: layout.data().into(), env, limit: ANSWER_TIME };
+    let run = Run { argv: &argv, dir: layout.data().into(), env, limit: ANSWER_TIME, user: None };
     let ended = run.finish(&|| false).ok()?;
     ended.status.success().then(|| ended.lines.join("\n"))
 }

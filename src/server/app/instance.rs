@@ -176,6 +176,8 @@ impl Process {
             dir: layout.app_dir(manifest),
             env: environment(manifest, launch, port, layout, |name| env::var_os(name)),
             bootstrap: Some(&bootstrap),
+            user: None,
+            cgroup: None,
         })
         .context(|| format!("start `{}`", command_line(&launch.argv)))?;
 

@@ -119,7 +119,9 @@ mod tests {
     fn sleeper() -> sys::Spawned {
         let argv = ["/bin/sh", "-c", "trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done"].map(Into::into);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
-        let mut spawned = sys::spawn(&sys::Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None }).unwrap();
+        let mut spawned =
+            sys::spawn(&sys::Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None, user: None, cgroup: None })
+                .unwrap();
         std::io::Read::read_exact(&mut spawned.stdout, &mut [0; 3]).unwrap();
         spawned
     }
@@ -153,7 +155,15 @@ mod tests {
             let deaf = "(trap '' TERM; echo up; while :; do sleep 0.01; done) & read x";
             let argv = ["/bin/sh", "-c", deaf].map(Into::into);
             let env = vec![("PATH".into(), "/usr/bin:/bin".into()), ("TAKO_DATA_DIR".into(), data.into())];
-            let mut spawned = sys::spawn(&sys::Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None }).unwrap();
+            let mut spawned = sys::spawn(&sys::Spawn {
+                argv: &argv,
+                dir: "/".into(),
+                env,
+                bootstrap: None,
+                user: None,
+                cgroup: None,
+            })
+            .unwrap();
             std::io::Read::read_exact(&mut spawned.stdout, &mut [0; 3]).unwrap();
             spawned
         };

@@ -49,6 +49,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use super::board::Board;
 use super::layout::Layout;
 use super::state::Desired;
+use super::users::Users;
 use crate::crypto::Key;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::{AppStatus, Deploy, Deployed, LogLine, Notice, Release};
@@ -66,6 +67,7 @@ use watch::Watch;
 pub(crate) struct World {
     pub layout: Arc<Layout>,
     pub board: Board,
+    pub users: Arc<Users>,
     /// Seals secrets at rest.
     pub host_key: Key,
     threads: Threads,
@@ -110,14 +112,14 @@ enum Message {
 }
 
 /// Starts the shared threads (`watch`, `probe`, `logs`) once per daemon.
-pub(crate) fn world(layout: Arc<Layout>, board: Board, host_key: Key) -> Result<World> {
-    Ok(World { layout, board, host_key, threads: Threads::start()? })
+pub(crate) fn world(layout: Arc<Layout>, board: Board, users: Arc<Users>, host_key: Key) -> Result<World> {
+    Ok(World { layout, board, users, host_key, threads: Threads::start()? })
 }
 
 /// Starts the actor; with a desired state it starts the instances too (boot). `None` is an app about to be deployed
 /// for the first time.
 pub(crate) fn start(id: AppId, desired: Option<Desired>, world: &World) -> Result<Handle> {
-    let World { layout, board, host_key, threads } = world.clone();
+    let World { layout, board, users: _, host_key, threads } = world.clone();
     start_on(board, id, desired, layout, host_key, threads)
 }
 

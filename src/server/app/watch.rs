@@ -326,7 +326,9 @@ mod tests {
         let voice = Voice::new(&Logs::start().unwrap(), &Source::new(dir.path().into()), "v1", 1);
         let argv = ["/bin/sh", "-c", script].map(Into::into);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
-        let spawned = sys::spawn(&Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None }).unwrap();
+        let spawned =
+            sys::spawn(&Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None, user: None, cgroup: None })
+                .unwrap();
         let (to, events) = unbounded();
         let (watch, id) = (Watch::start().unwrap(), EndpointId(1));
         watch.add(Watched { id, spawned, voice: voice.clone(), to });

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::app::{Handle, secrets};
+use super::app::{self, Handle};
 use super::board::Board;
+use super::crash;
 use super::layout::Layout;
 use super::lock::Locks;
 use super::release;
@@ -47,14 +48,21 @@ impl Daemon {
 
     /// Starts every app that has a state; one that is damaged is told about and left alone. Returns how many run.
     pub fn boot(&self) -> Result<usize> {
+        self.finish_deletions();
         for id in state::apps(&self.layout)? {
             release::tidy(&self.layout, &id);
             // Nobody holds a lock now: a file that says so is of a daemon that was killed.
             let _ = fs::remove_file(self.layout.deploy_lock(&id));
             let started = match state::load(&self.layout, &id) {
-                Ok(None) => continue,
+                Ok(None) => {
+                    self.unmake(&id);
+                    continue;
+                }
                 Ok(desired) => (self.start)(id.clone(), desired),
-                Err(e) => Err(e),
+                Err(e) => {
+                    app::end_leftovers(&self.layout, &id);
+                    Err(e)
+                }
             };
             match started {
                 Ok(handle) => drop(self.apps().insert(id, handle)),
@@ -99,14 +107,35 @@ impl Daemon {
     /// Forgets an app whose actor has ended, and removes all of its files.
     pub fn remove(&self, id: &AppId) -> Result<()> {
         self.apps().remove(id);
-        // First of all what makes it an app and what is secret: after a crash from here on it does not come back.
-        remove_file(&self.layout.state(id))?;
-        secrets::keep_only(&self.layout, id, None)?;
-        let app = self.layout.app(id);
-        if app.exists() {
-            disk::sync_dir(&app)?;
+        let (app, gone) = (self.layout.app(id), self.layout.deleted(id));
+        // Of an earlier deletion that could not be finished.
+        disk::remove_tree(&gone)?;
+        if !app.exists() {
+            return Ok(());
         }
-        disk::remove_tree(&app)
+        crash::point("delete: the folder is to be renamed");
+        // In one step: after a crash all of it is there, or nothing that anybody takes for an app.
+        disk::rename(&app, &gone)?;
+        crash::point("delete: the folder is renamed");
+        disk::remove_tree(&gone)
+    }
+
+    fn finish_deletions(&self) {
+        let entries = fs::read_dir(self.layout.apps()).into_iter().flatten().flatten();
+        let is_one = |name: &str| name.starts_with('.') && name.ends_with(".deleted");
+        for entry in entries.filter(|e| e.file_name().to_str().is_some_and(is_one)) {
+            if let Err(e) = disk::remove_tree(&entry.path()) {
+                log::warn!("a deleted app is not removed in full: {e}");
+            }
+        }
+    }
+
+    /// Of an app that has no state, nothing runs and nothing is current; its first deploy was cut short.
+    fn unmake(&self, id: &AppId) {
+        app::end_leftovers(&self.layout, id);
+        if let Err(e) = remove_file(&self.layout.current(id)) {
+            log::warn!("app={id} {e}");
+        }
     }
 
     /// From now on nothing is changed any more, and the apps are stopped side by side.

@@ -22,6 +22,7 @@ pub(crate) mod control;
 pub(crate) mod verbs;
 pub(crate) mod vet;
 pub(crate) mod lock;
+pub(crate) mod crash;
 pub(crate) mod daemon;
 pub(crate) mod board;
 pub(crate) mod certs;

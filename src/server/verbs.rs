@@ -9,6 +9,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::app::Event;
+use super::crash;
 use super::daemon::{Daemon, not_here};
 use super::lock::{Held, Purpose};
 use super::{release, state, vet};
@@ -223,6 +224,7 @@ fn delete_all(daemon: &Daemon, app: &AppId, said: &Sender<Said>) -> Result<()> {
     }
     daemon.board.remove(app);
     daemon.remove(app)?;
+    crash::point("delete: files removed");
     daemon.board.forget_certs(&routes);
     log::info!("app={app} deleted");
     Ok(())
@@ -236,6 +238,7 @@ fn work(held: Arc<Held>, job: impl FnOnce(&Sender<Said>) -> Result<()> + Send + 
         let done = job(&said).map(|()| Reply::Done);
         // Before the client hears of the end: it may unlock and lock again at once.
         drop(held);
+        crash::point("work: done and not answered");
         // A client that is gone does not mind.
         let _ = said.send(Said::Done(done));
     };

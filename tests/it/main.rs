@@ -17,6 +17,7 @@ mod websocket;
 mod failures;
 mod on_demand;
 mod recovery;
+mod crashes;
 mod bad_input;
 mod cli;
 mod server;

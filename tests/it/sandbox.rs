@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -71,10 +71,15 @@ impl Server {
 
     /// With these arguments more.
     pub fn with(args: &[&str]) -> Server {
-        let unset = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Server { dir: short_tempdir(), process: None, http: unset, https: unset };
+        let mut server = Server::nowhere();
         server.boot_with(args);
         server
+    }
+
+    /// Its place only; nothing runs.
+    pub fn nowhere() -> Server {
+        let unset = SocketAddr::from(([127, 0, 0, 1], 0));
+        Server { dir: short_tempdir(), process: None, http: unset, https: unset }
     }
 
     /// Starts the program on the data that is there.
@@ -83,6 +88,12 @@ impl Server {
     }
 
     pub fn boot_with(&mut self, args: &[&str]) {
+        self.launch(args, &[]);
+        self.meet();
+    }
+
+    /// Starts the program and does not wait for it.
+    pub fn launch(&mut self, args: &[&str], env: &[(&str, &Path)]) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("server.log")).unwrap();
         let child = Command::new(TAKO_SERVER)
             .arg("--data-dir")
@@ -91,11 +102,16 @@ impl Server {
             .arg(self.socket())
             .args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--workers", "2"])
             .args(args)
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
         self.process = Some(Running(child));
+    }
+
+    /// Waits until it answers, and learns where it listens.
+    pub fn meet(&mut self) {
         let info = wait_for("tako-server to answer", || {
             Control::open(self)?.call(json!("info")).ok().map(|reply| reply["info"].clone())
         });
@@ -113,6 +129,12 @@ impl Server {
         let mut process = self.process.take().expect("it runs");
         let _ = Command::new("kill").arg(process.0.id().to_string()).status();
         wait_for("tako-server to stop", || process.0.try_wait().unwrap()).success()
+    }
+
+    /// Waits for it to end by itself.
+    pub fn end(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("it runs");
+        wait_for("tako-server to end", || process.0.try_wait().unwrap())
     }
 
     pub fn pid(&self) -> u32 {

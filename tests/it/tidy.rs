@@ -44,6 +44,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "server::board",
             "server::layout",
             "server::state",
+            "server::crash",
             "server::release",
             "server::runtime",
         ],

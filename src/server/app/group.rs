@@ -2,10 +2,11 @@
 //!
 //! A number of a process may come to mean another one at any time; what is read here is a look and no hold.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::net::{getsockname, sockopt};
@@ -13,6 +14,8 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 
 /// No environment that we gave to a program is larger.
 const MAX_ENVIRONMENT: u64 = 4 << 20;
+/// A second of the kernel's clock for people (USER_HZ, time(7)).
+pub(crate) const TICKS: u64 = 100;
 /// The state of a listening socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
 
@@ -41,6 +44,41 @@ pub(crate) fn was_given(pid: u32, name: &str, value: &Path) -> bool {
         .and_then(|file| file.take(MAX_ENVIRONMENT).read_to_end(&mut environment));
     let wanted = [name.as_bytes(), b"=", value.as_os_str().as_bytes()].concat();
     read.is_ok() && environment.split(|b| *b == 0).any(|variable| variable == wanted)
+}
+
+/// Whether a group that has lost its leader is of the app with this data folder. Its number stays taken as long as
+/// anybody is in it, but all may have ended and another group may have come and lost its leader since.
+pub(crate) fn is_given(group: u32, data: &Path) -> bool {
+    members(group).into_iter().any(|pid| was_given(pid, "TAKO_DATA_DIR", data))
+}
+
+/// Opens the reading end of a pipe, by the number of its inode, where a process of the group holds it; `None` when none
+/// of them does.
+///
+/// # Errors
+/// When we may not look.
+pub(crate) fn open_pipe(leader: u32, inode: u64) -> io::Result<Option<File>> {
+    let others = members(leader).into_iter().filter(|pid| *pid != leader);
+    for pid in std::iter::once(leader).chain(others) {
+        let descriptors = match fs::read_dir(format!("/proc/{pid}/fd")) {
+            Ok(descriptors) => descriptors,
+            // It has ended since.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        for entry in descriptors.flatten() {
+            if !fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == format!("pipe:[{inode}]").as_str()) {
+                continue;
+            }
+            let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(entry.path())?;
+            // The descriptor may have become another one between the two looks.
+            let there = file.metadata()?;
+            if there.file_type().is_fifo() && there.ino() == inode {
+                return Ok(Some(file));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Whether the group of `leader` is among those who listen on `port`; `None` when nobody does, or it cannot be told.
@@ -102,8 +140,23 @@ fn listeners(table: impl BufRead, port: u16) -> Vec<String> {
     listening.flatten().filter(|(port, _)| *port == ours).map(|(_, inode)| format!("socket:[{inode}]")).collect()
 }
 
+/// The process that a line of proc_pid_stat(5) is about, and when it started.
+pub(crate) fn identity(line: &str) -> Option<(u32, u64)> {
+    Some((line.split(' ').next()?.parse().ok()?, parse_stat(line)?.started))
+}
+
+/// Clock ticks since boot.
+pub(crate) fn ticks_now() -> Option<u64> {
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let seconds: f64 = uptime.split(' ').next()?.parse().ok()?;
+    Some((seconds * TICKS as f64) as u64)
+}
+
 fn stat(pid: u32) -> Option<Stat> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_stat(stat: &str) -> Option<Stat> {
     // The second field is the program's name in parentheses, and may hold anything, also parentheses.
     let fields: Vec<&str> = stat.get(stat.rfind(')')? + 2..)?.split(' ').collect();
     Some(Stat {
@@ -141,9 +194,16 @@ mod tests {
         assert_eq!(sockets_of_table(port).map(|s| holds(std::process::id(), &s)), Some(Some(true)));
         let argv = ["/bin/sh", "-c", "sleep 600 & sleep 600"].map(Into::into);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into()), ("TAKO_DATA_DIR".into(), "/d".into())];
-        let mut other =
-            sys::spawn(&Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None, user: None, cgroup: None })
-                .unwrap();
+        let mut other = sys::spawn(&Spawn {
+            argv: &argv,
+            dir: "/".into(),
+            env,
+            bootstrap: None,
+            user: None,
+            cgroup: None,
+            outlives_us: None,
+        })
+        .unwrap();
         let id = other.child.id();
         assert_eq!(listens(id, port), Some(false));
         assert!(members(id).contains(&id));

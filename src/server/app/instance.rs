@@ -6,7 +6,9 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,20 +17,22 @@ use crossbeam_channel::Sender;
 use zeroize::Zeroizing;
 
 use super::Threads;
-use super::leftover::{self, Note};
+use super::held::Held;
+use super::leftover::{self, Left, Note};
 use super::lifecycle::{Lifecycle, MISSES_DEAD, Why};
 use super::logs::{Source, Voice};
 use super::port::Reserved;
 use super::probe::{Bad, Check, Verdict};
 use super::restart::Restarts;
-use super::secrets;
 use super::spec::Spec;
 use super::watch::{Exit, Watched};
+use super::{group, secrets};
 use crate::crypto;
 use crate::disk;
 use crate::error::{Context, Result};
 use crate::proto::manifest::Manifest;
 use crate::proxy::table::{Endpoint, EndpointId};
+use crate::server::crash;
 use crate::server::layout::Layout;
 use crate::server::runtime::Launch;
 use crate::sys::{self, BOOTSTRAP_FD, Spawn};
@@ -109,6 +113,10 @@ pub(crate) struct Process {
     pub addr: Option<SocketAddr>,
     pub last_bad: Option<Bad>,
     pub traffic: Traffic,
+    /// An earlier server started it.
+    pub inherited: bool,
+    /// The inodes of what it prints to.
+    pipes: [u64; 2],
     token: Zeroizing<String>,
     /// Given back when the process is gone.
     _port: Option<Reserved>,
@@ -161,7 +169,6 @@ impl Process {
     /// # Errors
     /// When it cannot be spawned: no such program, no port, a secret too large.
     pub fn start(spec: &Spec, launch: &Launch, place: &Place<'_>) -> Result<Process> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
         let Place { layout, threads, log, to, number, startup } = *place;
         let manifest = spec.manifest();
         let reserved = if manifest.has_sdk() { None } else { Some(threads.ports.reserve()?) };
@@ -169,6 +176,8 @@ impl Process {
         let token = Zeroizing::new(crypto::hex(&crypto::random::<16>()?));
         let bootstrap = secrets::payload(&token, spec.secrets.as_deref())?;
         disk::make_dirs(&layout.app_data(&manifest.app), 0o700)?;
+        let birth = leftover::birth(layout, &manifest.app, number)?;
+        crash::point("start: not spawned yet");
 
         let started = Instant::now();
         let spawned = sys::spawn(&Spawn {
@@ -178,14 +187,18 @@ impl Process {
             bootstrap: Some(&bootstrap),
             user: None,
             cgroup: None,
+            outlives_us: Some(birth.as_fd()),
         })
         .context(|| format!("start `{}`", command_line(&launch.argv)))?;
 
-        let endpoint = EndpointId(NEXT.fetch_add(1, Ordering::Relaxed));
+        crash::point("start: spawned and not noted");
+
+        let held = Held::from(spawned);
+        let endpoint = next_endpoint();
         let voice = Voice::new(&threads.logs, log, manifest.version.as_str(), number);
         let process = Process {
             endpoint,
-            pid: spawned.child.id(),
+            pid: held.number(),
             life: Lifecycle::new(startup, started),
             voice: voice.clone(),
             started,
@@ -193,16 +206,49 @@ impl Process {
             addr: reserved.as_ref().map(|r| loopback(r.port)),
             last_bad: None,
             traffic: Traffic::Never,
+            inherited: false,
+            pipes: [&held.stdout, &held.stderr].map(leftover::inode),
             token,
             _port: reserved,
         };
-        process.note(layout, manifest, number);
-        threads.watch.add(Watched { id: endpoint, spawned, voice, to: to.clone() });
+        process.note(layout, spec, number);
+        crash::point("start: noted and not watched");
+        threads.watch.add(Watched { id: endpoint, held, was_ready: false, voice, to: to.clone() });
         if process.addr.is_some() {
             // Without a ready signal the first good answer is it.
             process.probe(spec, threads, to);
         }
         Ok(process)
+    }
+
+    /// One that an earlier server started, which must answer within `place.startup`. It was spawned when the kernel says.
+    pub fn inherited(spec: &Spec, left: Left, pipes: [Option<File>; 2], place: &Place<'_>) -> Process {
+        let Place { layout, threads, log, to, number, startup } = *place;
+        let (manifest, now) = (spec.manifest(), Instant::now());
+        let (token, port) = left.note.as_ref().map_or_else(Default::default, |note| (note.token.clone(), note.port));
+        let ticks = group::ticks_now().map_or(0, |ticks| ticks.saturating_sub(left.started));
+        let started = now.checked_sub(Duration::from_secs_f64(ticks as f64 / group::TICKS as f64)).unwrap_or(now);
+        let held = left.hold(pipes, &layout.app_data(&manifest.app));
+        let endpoint = next_endpoint();
+        let voice = Voice::new(&threads.logs, log, manifest.version.as_str(), number);
+        let process = Process {
+            endpoint,
+            pid: held.number(),
+            life: Lifecycle::inherited(now + startup),
+            voice: voice.clone(),
+            started,
+            ready: Some(started),
+            addr: (port != 0).then(|| loopback(port)),
+            last_bad: None,
+            traffic: Traffic::Never,
+            inherited: true,
+            pipes: [&held.stdout, &held.stderr].map(leftover::inode),
+            token,
+            _port: if port == 0 || manifest.has_sdk() { None } else { threads.ports.hold(port) },
+        };
+        threads.watch.add(Watched { id: endpoint, held, was_ready: true, voice, to: to.clone() });
+        process.probe(spec, threads, to);
+        process
     }
 
     /// It said where it listens.
@@ -236,11 +282,23 @@ impl Process {
         }
     }
 
-    pub fn note(&self, layout: &Layout, manifest: &Manifest, number: u32) {
-        let port = self.addr.map_or(0, |a| a.port());
-        if let Err(e) = Note::of(self.pid, &self.token, port).write(layout, &manifest.app, number) {
+    pub fn note(&self, layout: &Layout, spec: &Spec, number: u32) {
+        let (started, boot) = leftover::identity(self.pid);
+        let note = Note {
+            pid: self.pid,
+            started,
+            boot,
+            token: self.token.clone(),
+            port: self.addr.map_or(0, |a| a.port()),
+            release: Some(spec.manifest().version.clone()),
+            deployed_ms: spec.record.deployed_ms,
+            secrets: spec.secrets.as_ref().map(|s| s.hash.clone()),
+            pipes: self.pipes,
+        };
+        let app = &spec.manifest().app;
+        if let Err(e) = note.write(layout, app, number) {
             // It runs all the same; only a crash of ours would lose sight of it.
-            log::warn!("app={} no note about a running instance error={e}", manifest.app);
+            log::warn!("app={app} no note about a running instance error={e}");
         }
     }
 
@@ -249,6 +307,12 @@ impl Process {
         threads.probe.forget(self.endpoint);
         leftover::forget(layout, &manifest.app, number);
     }
+}
+
+/// Never used twice.
+fn next_endpoint() -> EndpointId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    EndpointId(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 fn check(spec: &Spec, token: &Zeroizing<String>) -> Check {

@@ -6,8 +6,8 @@
 //!   probe ─verdicts→└───────┘ ─lines→ logs
 //! ```
 //! Reading order: the pure parts (`lifecycle`, `restart`, `rollout`, `scale`), what is run (`spec`, `instance`, `secrets`,
-//! `port`, `leftover`), the three threads that all apps share (`watch` with `lines`, `probe`, `logs`), and the actor:
-//! its loop, what it tells (`status`), its rollouts, planned in `plan` and performed in `roll`, and
+//! `port`, and what a killed server left: `held`, `leftover`, `adopt`), the three threads that all apps share (`watch` with `lines`, `probe`, `logs`), and the actor:
+//! its loop, its start (`boot`), what it tells (`status`), its rollouts, planned in `plan` and performed in `roll`, and
 //! its sleep (`demand`).
 //!
 //! **Invariant**: nothing outside the actor's thread changes what it owns; a [`Handle`] sends and waits.
@@ -21,7 +21,9 @@ mod instance;
 pub(crate) mod secrets;
 mod port;
 mod group;
+mod held;
 mod leftover;
+mod adopt;
 mod poller;
 mod watch;
 mod lines;
@@ -30,6 +32,7 @@ mod logs;
 mod tail;
 mod stage;
 mod actor;
+mod boot;
 mod assets;
 mod posting;
 mod ending;
@@ -143,6 +146,11 @@ fn start_on<S: Stage>(
         .context(|| format!("start the thread of {}", handle.id))?;
     *handle.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
     Ok(handle)
+}
+
+/// Ends what an earlier server left running of an app that has no state, and blocks until it is gone.
+pub(crate) fn end_leftovers(layout: &Layout, id: &AppId) {
+    leftover::end_all(layout, id);
 }
 
 impl Threads {

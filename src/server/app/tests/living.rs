@@ -76,18 +76,28 @@ fn what_a_killed_server_left_running_is_ended_before_anything_starts() {
     // A process that nobody watches, with a note about it, as after `kill -9` of the server.
     let argv = ["/bin/sh", "-c", "echo up; exec sleep 600"].map(Into::into);
     let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
-    let mut left =
-        sys::spawn(&sys::Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None, user: None, cgroup: None })
-            .unwrap();
+    let mut left = sys::spawn(&sys::Spawn {
+        argv: &argv,
+        dir: "/".into(),
+        env,
+        bootstrap: None,
+        user: None,
+        cgroup: None,
+        outlives_us: None,
+    })
+    .unwrap();
     left.stdout.read_exact(&mut [0; 3]).unwrap();
-    leftover::Note::of(left.child.id(), "t", 0).write(&it.layout, &it.id, 1).unwrap();
+    leftover::Note::of(left.child.id()).write(&it.layout, &it.id, 1).unwrap();
     // The note of the one that ended in order is about nobody.
     fs::write(it.layout.run(&it.id).join("2.json"), note).unwrap();
     it.restart();
     until("it serves", || it.status().state == AppState::Live);
     use std::os::unix::process::ExitStatusExt;
     assert_eq!(left.child.wait().unwrap().signal(), Some(15));
-    assert_eq!(fs::read_dir(it.layout.run(&it.id)).unwrap().count(), 1);
+    // Of the new one.
+    let mut notes: Vec<_> = fs::read_dir(it.layout.run(&it.id)).unwrap().flatten().map(|e| e.file_name()).collect();
+    notes.sort();
+    assert_eq!(notes, ["2.born", "2.json"]);
 }
 
 #[test]

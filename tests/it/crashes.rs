@@ -29,13 +29,16 @@ const LANES: usize = 3;
 /// The second route of who has it.
 const SECOND: &str = "second.localhost";
 
+/// Seconds without a request after which an app on demand sleeps; enough to be killed and found awake in.
+const IDLE: u64 = 5;
+
 /// The program of all releases, packed as an upload.
 struct Artifact {
     packed: Vec<u8>,
     about: Value,
 }
 
-pub static PROGRAM: LazyLock<Vec<u8>> = LazyLock::new(|| {
+static PROGRAM: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let dir = TempDir::new().unwrap();
     let program = dir.path().join("app");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/crash/main.rs");
@@ -64,15 +67,15 @@ static ARTIFACT: LazyLock<Artifact> = LazyLock::new(|| {
 
 /// All that changes together, as it is wanted or as it is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct State {
-    version: String,
-    color: String,
-    secret: String,
-    second: bool,
-    instances: usize,
+pub struct State {
+    pub version: String,
+    pub color: String,
+    pub secret: String,
+    pub second: bool,
+    pub instances: usize,
 }
 
-fn state(version: &str, color: &str, secret: &str, second: bool, instances: usize) -> State {
+pub fn state(version: &str, color: &str, secret: &str, second: bool, instances: usize) -> State {
     State { version: version.into(), color: color.into(), secret: secret.into(), second, instances }
 }
 
@@ -109,7 +112,12 @@ fn next() -> State {
 
 fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario { name: "first deploy", from: From::Nothing, act: |s, c| ship(s, c, &next(), ""), after: Some(next()) },
+        Scenario {
+            name: "first deploy",
+            from: From::Nothing,
+            act: |s, c| ship(s, c, &next(), ""),
+            after: Some(next()),
+        },
         Scenario { name: "deploy", from: From::Live, act: |s, c| ship(s, c, &next(), ""), after: Some(next()) },
         Scenario {
             name: "deploy of the same release",
@@ -153,13 +161,13 @@ fn scenarios() -> Vec<Scenario> {
 }
 
 /// Uploads and deploys.
-fn ship(server: &Server, control: &mut Control, to: &State, part: &str) -> Result<(), Value> {
+pub fn ship(server: &Server, control: &mut Control, to: &State, part: &str) -> Result<(), Value> {
     let State { version, color, secret, second, instances } = to;
     control.call(json!({"lock": {"app": "shop", "version": version}}))?;
     fs::write(server.data().join("incoming/up.tar.zst"), &ARTIFACT.packed).unwrap();
     control.call(json!({"unpack": {"app": "shop", "version": version, "artifact": ARTIFACT.about}}))?;
     let manifest = json!({"app": "shop", "version": version, "runtime": "binary", "main": "run", "health": "/",
-                          "vars": {"COLOR": color, "PART": part}});
+                          "vars": {"COLOR": color, "PART": part}, "limits": {"idle_timeout_s": IDLE}});
     control.call(json!({"prepare": {"manifest": manifest}}))?;
     let routes: Vec<&str> = [HOST, SECOND].into_iter().take(1 + usize::from(*second)).collect();
     let secrets = json!({"hash": format!("hash of {secret}"), "values": {"KEY": secret}});
@@ -240,7 +248,7 @@ impl Run {
     }
 }
 
-fn live(server: &Server) {
+pub fn live(server: &Server) {
     wait_for("the app to be live", || (server.status("shop")?["state"] == "live").then_some(()));
 }
 
@@ -320,7 +328,7 @@ fn absent(server: &Server) -> Result<Option<State>, String> {
 }
 
 /// Groups of processes that were given a folder of this server's apps.
-fn groups(server: &Server) -> BTreeSet<u64> {
+pub fn groups(server: &Server) -> BTreeSet<u64> {
     let given = [b"TAKO_DATA_DIR=", server.data().as_os_str().as_bytes()].concat();
     let processes = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
         let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
@@ -397,33 +405,35 @@ fn crash_at(scenario: &Scenario, point: &str) -> bool {
 fn whenever_the_server_is_killed_all_is_as_before_or_as_it_should_be() {
     let begun = Instant::now();
     let scenarios = scenarios();
-    let mut work = Vec::new();
-    let mut passed = BTreeSet::new();
-    for scenario in &scenarios {
-        let run = Run::of(scenario, "-");
-        let mut run = run;
+    let passed = side_by_side(scenarios.iter().collect(), |scenario| {
+        let mut run = Run::of(scenario, "-");
         run.server.meet();
         assert_eq!(settled(&run.server, scenario.name), scenario.after, "{}", scenario.name);
-        let points = run.passed();
-        work.extend(points.iter().map(|point| (scenario, point.clone())));
-        passed.extend(points);
-    }
+        run.passed().into_iter().map(|point| (scenario, point)).collect::<Vec<_>>()
+    });
+    let work: Vec<_> = passed.into_iter().flatten().collect();
+    let passed: BTreeSet<String> = work.iter().map(|(_, point)| point.clone()).collect();
     let listed: BTreeSet<String> = crash::POINTS.iter().map(|p| p.to_string()).collect();
     let missed: Vec<_> = listed.difference(&passed).collect();
     assert!(missed.is_empty(), "nothing passes these: {missed:?}");
     let count = work.len();
-    let (queue, became) = (Mutex::new(work), Mutex::new(0));
-    thread::scope(|scope| {
-        let lane = || {
-            loop {
-                let task = queue.lock().unwrap().pop();
-                let Some((scenario, point)) = task else { return };
-                *became.lock().unwrap() += usize::from(crash_at(scenario, &point));
-            }
-        };
-        (0..LANES).for_each(|_| drop(scope.spawn(lane)));
-    });
-    let became = became.into_inner().unwrap();
+    let became = side_by_side(work, |(scenario, point)| crash_at(scenario, &point));
+    let became = became.into_iter().filter(|became| *became).count();
     eprintln!("{count} crashes at {} points, {became} as it should be, {:?}", passed.len(), begun.elapsed());
     assert!(became > 0 && became < count);
+}
+
+/// Does all of it, a few at a time.
+fn side_by_side<T: Send, R: Send>(work: Vec<T>, each: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let (queue, done) = (Mutex::new(work), Mutex::new(Vec::new()));
+    let lane = || {
+        loop {
+            let next = queue.lock().unwrap().pop();
+            let Some(task) = next else { return };
+            let result = each(task);
+            done.lock().unwrap().push(result);
+        }
+    };
+    thread::scope(|scope| (0..LANES).for_each(|_| drop(scope.spawn(lane))));
+    done.into_inner().unwrap()
 }

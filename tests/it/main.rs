@@ -18,6 +18,7 @@ mod failures;
 mod on_demand;
 mod recovery;
 mod crashes;
+mod adoption;
 mod bad_input;
 mod cli;
 mod server;

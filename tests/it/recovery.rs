@@ -11,26 +11,29 @@ fn serves(server: &Server) -> Option<String> {
 }
 
 #[test]
-fn after_kill_9_the_same_apps_serve_the_same_versions() {
+fn after_kill_9_the_same_apps_serve_the_same_versions_from_the_same_processes() {
     let (mut server, _sshd, user) = super::deploy::world();
     user.must(&["deploy", "--yes"]);
     user.write("change.txt", "two");
     let v2 = user.result(&["deploy", "--yes", "--json"])["version"].as_str().unwrap().to_string();
     let before = server.status("shop").unwrap();
-    let old_pid = before["instances"][0]["pid"].as_u64().unwrap();
     server.crash();
     server.boot();
     assert_eq!(wait_for("the app to serve again", || serves(&server)), v2);
     let after = server.status("shop").unwrap();
-    assert_eq!(
-        (&after["version"], &after["routes"], &after["wanted"]),
-        (&before["version"], &before["routes"], &before["wanted"])
-    );
-    wait_for("the orphan of the dead server to be gone", || {
-        let stat = std::fs::read_to_string(format!("/proc/{old_pid}/stat")).unwrap_or_default();
-        (stat.is_empty() || stat.contains(") Z ")).then_some(())
+    for what in ["version", "routes", "wanted", "last_failure"] {
+        assert_eq!(after[what], before[what], "{what}");
+    }
+    let pid = |status: &serde_json::Value| status["instances"][0]["pid"].as_u64().unwrap();
+    assert_eq!(pid(&after), pid(&before), "{}", server.log());
+
+    let traffic = crate::traffic::Traffic::start(server.http, server.https, HOST);
+    user.write("change.txt", "three");
+    let v3 = user.result(&["deploy", "--yes", "--json"])["version"].as_str().unwrap().to_string();
+    traffic.stop().assert_lossless(&[&v2, &v3]);
+    wait_for("the adopted one to have ended", || {
+        (!std::path::Path::new(&format!("/proc/{}", pid(&before))).exists()).then_some(())
     });
-    user.must(&["deploy", "--yes"]);
 }
 
 #[test]

@@ -36,7 +36,8 @@ pub(crate) struct Spawn<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
     /// For a program that is to go on when we are killed: an open file that gets its line of proc_pid_stat(5) before
     /// anything of it runs, so that who comes after us finds it. What it prints then waits in its pipes, while writing
-    /// to a pipe whose only reader has died would be its end.
+    /// to a pipe whose only reader has died would be its end. `None` for one that is killed with us, and even when the
+    /// thread that starts it ends, which therefore has to wait for it.
     pub outlives_us: Option<BorrowedFd<'a>>,
 }
 
@@ -106,6 +107,10 @@ pub(crate) fn spawn(spec: &Spawn<'_>) -> io::Result<Spawned> {
             // Kernels before 5.11 lack the flag; there our own descriptors, all close-on-exec, are still safe.
             libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
             check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+            if birth.is_none() {
+                // After the change of user, which would clear it.
+                check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
+            }
             libc::umask(0o027);
             Ok(())
         });

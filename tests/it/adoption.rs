@@ -162,10 +162,10 @@ fn one_that_does_not_answer_to_its_token_is_replaced() {
     assert!(server.status("shop").unwrap()["last_failure"].as_str().unwrap().contains("/status answered 40"));
 }
 
-/// Printed, not asserted: from the start of the program to the first answer.
+/// How long it takes is printed.
 #[test]
 #[allow(clippy::print_stderr)]
-fn adopting_is_not_slower_than_starting() {
+fn whether_adopted_or_started_anew_the_app_answers_again() {
     let mut server = begin(2);
     for adopt in [true, false] {
         let mut took = Vec::new();

@@ -85,6 +85,27 @@ fn a_client_that_is_killed_mid_deploy_leaves_no_lock_and_no_half_release() {
 }
 
 #[test]
+fn an_installer_ends_with_the_server() {
+    let mut server = Server::start();
+    let mut control = Control::open(&server).unwrap();
+    super::server::unpack(&server, &mut control, "v1", "").unwrap();
+    let wait = ["/bin/sh", "-c", "echo $$ > pid; exec sleep 600"];
+    let manifest = json!({"app": "shop", "version": "v1", "runtime": "binary", "main": "run", "install": wait});
+    control.begin(json!({"prepare": {"manifest": manifest}}));
+    let file = server.app("shop").join("releases/v1/pid");
+    let pid = wait_for("the installer", || {
+        let pid = std::fs::read_to_string(&file).ok()?.trim().to_owned();
+        (!pid.is_empty()).then_some(pid)
+    });
+    server.crash();
+    wait_for("its end", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        (stat.is_empty() || stat.contains(") Z ")).then_some(())
+    });
+    server.boot();
+}
+
+#[test]
 fn a_second_server_does_not_take_over_a_living_one() {
     let server = Server::start();
     let second = std::process::Command::new(crate::sandbox::TAKO_SERVER)

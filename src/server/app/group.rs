@@ -169,6 +169,7 @@ fn parse_stat(stat: &str) -> Option<Stat> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::os::fd::{AsFd, OwnedFd};
 
     use super::*;
     use crate::sys::{self, Spawn};
@@ -184,6 +185,31 @@ mod tests {
         assert_eq!(listeners(table.as_bytes(), 80), ["socket:[222]"]);
         assert!(listeners(table.as_bytes(), 8081).is_empty());
         assert!(listeners("garbage\nmore\n".as_bytes(), 80).is_empty());
+    }
+
+    /// Its leader prints elsewhere, one that it started does not.
+    #[test]
+    fn finds_a_pipe_with_whoever_of_the_group_holds_it() {
+        let argv = ["/bin/sh", "-c", "(echo up; exec sleep 600) & exec >/dev/null 2>&1; wait"].map(Into::into);
+        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let birth = tempfile::tempfile().unwrap();
+        let outlives_us = Some(birth.as_fd());
+        let spec = Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None, user: None, cgroup: None, outlives_us };
+        let mut spawned = sys::spawn(&spec).unwrap();
+        let (id, out) = (spawned.child.id(), File::from(OwnedFd::from(spawned.stdout)));
+        let inode = out.metadata().unwrap().ino();
+        drop(out);
+        let mut found = open_pipe(id, inode).unwrap().expect("it is held");
+        let mut heard = [0; 3];
+        while let Err(e) = found.read_exact(&mut heard) {
+            assert_eq!(e.kind(), io::ErrorKind::WouldBlock);
+            std::thread::yield_now();
+        }
+        assert_eq!(&heard, b"up\n");
+        assert!(open_pipe(id, 1).unwrap().is_none());
+        sys::kill_group(spawned.pid, rustix::process::Signal::KILL).unwrap();
+        spawned.child.wait().unwrap();
+        assert!(open_pipe(id, inode).unwrap().is_none(), "nobody is left");
     }
 
     #[test]

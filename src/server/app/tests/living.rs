@@ -100,6 +100,32 @@ fn what_a_killed_server_left_running_is_ended_before_anything_starts() {
     assert_eq!(notes, ["2.born", "2.json"]);
 }
 
+/// Two actors on one folder stand for two servers; the first one hears nothing of the second.
+#[test]
+fn an_adopted_instance_gets_its_first_request_after_its_first_good_answer() {
+    let it = Sandbox::new();
+    let secrets = Secrets { hash: "h1".into(), values: [("KEY".into(), Zeroizing::new("abc".into()))].into() };
+    let order = Deploy { secrets: Some(secrets), ..it.order("v1", "serve", 2) };
+    done(&it.handle.deploy(order, "ana".into())).unwrap();
+    let (pids, endpoints) = (it.pids(), it.posted().endpoints);
+
+    let play = Play::default();
+    let next = begin(&play, &it.id, &it.layout, &it.key);
+    until("it serves", || next.status().unwrap().state == AppState::Live);
+    let status = next.status().unwrap();
+    assert_eq!(status.instances.iter().map(|i| i.pid).collect::<Vec<_>>(), pids);
+    assert!(status.last_failure.is_none());
+    let posts = std::mem::take(&mut play.scene().posts);
+    // Until the first has answered, requests wait.
+    assert!(posts[0].endpoints.is_empty() && matches!(posts[0].standing, Standing::OnDemand { .. }), "{posts:?}");
+    let last = posts.last().unwrap();
+    assert_eq!(last.standing, Standing::Awake);
+    let addrs = |endpoints: &[Endpoint]| endpoints.iter().map(|e| e.addr).collect::<Vec<_>>();
+    assert_eq!(addrs(&last.endpoints), addrs(&endpoints));
+    next.stop();
+    assert!(pids.iter().all(|pid| !is_alive(*pid)), "and they are ended like any other");
+}
+
 #[test]
 fn a_program_without_a_ready_signal_is_ready_when_it_listens() {
     let it = Sandbox::new();

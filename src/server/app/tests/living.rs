@@ -147,7 +147,8 @@ fn a_ready_line_of_one_that_serves_moves_no_traffic() {
 fn end_child(it: &Sandbox, n: usize) {
     let children = || it.log().iter().filter_map(|l| l.strip_prefix("child ")?.parse().ok()).collect::<Vec<u32>>();
     until("it told of its child", || children().len() == n);
-    kill(children()[n - 1], Signal::KILL);
+    let child = Pid::from_raw(children()[n - 1] as i32).unwrap();
+    rustix::process::kill_process(child, Signal::KILL).unwrap();
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read};
+use std::iter::successors;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -16,20 +17,21 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 const MAX_ENVIRONMENT: u64 = 4 << 20;
 /// A second of the kernel's clock for people (USER_HZ, time(7)).
 pub(crate) const TICKS: u64 = 100;
+/// No starter of a starter is further away; what is read while processes come and go might even be a circle.
+const MAX_DEPTH: usize = 32;
 /// The state of a listening socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
 
 struct Stat {
     state: char,
+    parent: u32,
     group: u32,
     started: u64,
 }
 
 /// The live processes of a group; one that has ended and is not reaped is not there any more.
 pub(crate) fn members(group: u32) -> Vec<u32> {
-    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| stat(*pid).is_some_and(|s| s.group == group && !matches!(s.state, 'Z' | 'X'))).collect()
+    all().filter(|pid| stat(*pid).is_some_and(|s| s.group == group && !matches!(s.state, 'Z' | 'X'))).collect()
 }
 
 /// Clock ticks from boot to the start of a process; `None` when there is none.
@@ -70,7 +72,12 @@ pub(crate) fn open_pipe(leader: u32, inode: u64) -> io::Result<Option<File>> {
             if !fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == format!("pipe:[{inode}]").as_str()) {
                 continue;
             }
-            let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(entry.path())?;
+            let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(entry.path()) {
+                Ok(file) => file,
+                // It has been closed since.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e),
+            };
             // The descriptor may have become another one between the two looks.
             let there = file.metadata()?;
             if there.file_type().is_fifo() && there.ino() == inode {
@@ -81,7 +88,8 @@ pub(crate) fn open_pipe(leader: u32, inode: u64) -> io::Result<Option<File>> {
     Ok(None)
 }
 
-/// Whether the group of `leader` is among those who listen on `port`; `None` when nobody does, or it cannot be told.
+/// Whether `leader`, its group or a child of theirs is among those who listen on `port`; `None` when nobody does, or it
+/// cannot be told.
 pub(crate) fn listens(leader: u32, port: u16) -> Option<bool> {
     // Nearly always it is the leader itself; the kernel's tables take milliseconds to read, and a swap waits for this.
     if has_listener(leader, port) {
@@ -92,7 +100,22 @@ pub(crate) fn listens(leader: u32, port: u16) -> Option<bool> {
         return Some(true);
     }
     let mut others = members(leader).into_iter().filter(|pid| *pid != leader);
-    others.try_fold(false, |found, pid| Some(found || holds(pid, &sockets)?))
+    if others.try_fold(false, |found, pid| Some(found || holds(pid, &sockets)?))? {
+        return Some(true);
+    }
+    // Some starters give each of their children a group of its own.
+    Some(all().any(|pid| holds(pid, &sockets) == Some(true) && descends(pid, leader)))
+}
+
+/// Whether `leader` is among those who started `pid`, as far as they live.
+fn descends(pid: u32, leader: u32) -> bool {
+    let parents = successors(Some(pid), |pid| stat(*pid).map(|s| s.parent));
+    parents.take(MAX_DEPTH).any(|parent| parent == leader)
+}
+
+fn all() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// Looks at the process's own sockets; false also where the kernel does not let us.
@@ -161,6 +184,7 @@ fn parse_stat(stat: &str) -> Option<Stat> {
     let fields: Vec<&str> = stat.get(stat.rfind(')')? + 2..)?.split(' ').collect();
     Some(Stat {
         state: fields.first()?.chars().next()?,
+        parent: fields.get(1)?.parse().ok()?,
         group: fields.get(2)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
     })

@@ -25,7 +25,7 @@ use crate::sandbox::{Control, HOST, Server, wait_for};
 mod crash;
 
 /// Servers at a time.
-const LANES: usize = 3;
+const LANES: usize = 4;
 /// The second route of who has it.
 const SECOND: &str = "second.localhost";
 

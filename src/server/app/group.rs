@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read};
-use std::iter::successors;
+use std::iter::{once, successors};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -60,8 +60,9 @@ pub(crate) fn is_given(group: u32, data: &Path) -> bool {
 /// # Errors
 /// When we may not look.
 pub(crate) fn open_pipe(leader: u32, inode: u64) -> io::Result<Option<File>> {
-    let others = members(leader).into_iter().filter(|pid| *pid != leader);
-    for pid in std::iter::once(leader).chain(others) {
+    // Looked for only when it is not the leader itself.
+    let others = once(()).flat_map(|()| members(leader)).filter(|pid| *pid != leader);
+    for pid in once(leader).chain(others) {
         let descriptors = match fs::read_dir(format!("/proc/{pid}/fd")) {
             Ok(descriptors) => descriptors,
             // It has ended since.

@@ -46,21 +46,23 @@ impl Daemon {
         Daemon { layout, board, users, locks, about, start, apps: Mutex::default(), stopping: AtomicBool::new(false) }
     }
 
-    /// Starts every app that has a state; one that is damaged is told about and left alone. Returns how many run.
+    /// Starts every app that has a state; of one that is damaged the files are left alone. Returns how many run.
     pub fn boot(&self) -> Result<usize> {
         self.finish_deletions();
+        let mut strays = Vec::new();
         for id in state::apps(&self.layout)? {
             release::tidy(&self.layout, &id);
             // Nobody holds a lock now: a file that says so is of a daemon that was killed.
             let _ = fs::remove_file(self.layout.deploy_lock(&id));
             let started = match state::load(&self.layout, &id) {
+                Ok(Some(desired)) => (self.start)(id.clone(), Some(desired)),
                 Ok(None) => {
                     self.unmake(&id);
+                    strays.push(id);
                     continue;
                 }
-                Ok(desired) => (self.start)(id.clone(), desired),
                 Err(e) => {
-                    app::end_leftovers(&self.layout, &id);
+                    strays.push(id.clone());
                     Err(e)
                 }
             };
@@ -69,6 +71,8 @@ impl Daemon {
                 Err(e) => log::error!("app={id} is left alone: {e}"),
             }
         }
+        // What runs of the others nobody can serve or stop. It may take its time to end, which holds no app up by now.
+        strays.iter().for_each(|id| app::end_leftovers(&self.layout, id));
         Ok(self.apps().len())
     }
 
@@ -130,9 +134,8 @@ impl Daemon {
         }
     }
 
-    /// Of an app that has no state, nothing runs and nothing is current; its first deploy was cut short.
+    /// Of an app that has no state nothing is current; its first deploy was cut short.
     fn unmake(&self, id: &AppId) {
-        app::end_leftovers(&self.layout, id);
         if let Err(e) = remove_file(&self.layout.current(id)) {
             log::warn!("app={id} {e}");
         }

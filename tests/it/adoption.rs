@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::crashes::{groups, live, ship, state};
+use crate::crashes::{live, ship, state};
 use crate::http::Client;
 use crate::sandbox::{Control, HOST, Server, free_port, wait_for};
 
@@ -104,7 +104,7 @@ fn instances_serve_on_while_the_server_is_away_and_the_next_one_has_them() {
     control.call(json!({"scale": {"app": "shop", "instances": 1}})).unwrap();
     wait_for("the other one to go", || (instances(&server).len() == 1).then_some(()));
     assert!(server.shut_down(), "{}", server.log());
-    assert!(groups(&server).is_empty());
+    assert!(server.groups().is_empty());
 }
 
 #[test]
@@ -124,6 +124,35 @@ fn a_server_that_is_killed_again_and_again_changes_nothing() {
     });
 }
 
+/// Its program waits for room in the pipe, as it would with a server that is slow to read.
+#[test]
+fn who_says_more_than_a_pipe_holds_waits_for_the_next_server() {
+    const LINES: usize = 60;
+    let mut server = begin(1);
+    let (pid, addr) = instances(&server)[0];
+    server.crash();
+    let line = |n: usize| format!("{n:02}{}", "x".repeat(2000));
+    thread::scope(|scope| {
+        let talker = scope.spawn(|| (0..LINES).for_each(|n| say(addr, &line(n))));
+        // It holds 64 KiB, and half as much again is to be said.
+        wait_for("the pipe to be full", || (waiting(pid) > 60_000).then_some(()));
+        assert!(!talker.is_finished());
+        server.boot();
+        talker.join().unwrap();
+    });
+    wait_for("all of it", || {
+        let lines = lines(&server);
+        let said: Vec<_> = lines.iter().filter(|line| line.ends_with('x')).collect();
+        (said.len() == LINES && said.iter().enumerate().all(|(n, said)| **said == line(n))).then_some(())
+    });
+}
+
+/// Bytes that wait in the pipe that it prints to.
+fn waiting(pid: u64) -> u64 {
+    let pipe = fs::File::open(format!("/proc/{pid}/fd/1")).unwrap();
+    rustix::io::ioctl_fionread(&pipe).unwrap()
+}
+
 #[test]
 fn an_app_on_demand_is_found_as_it_was() {
     let mut server = begin(0);
@@ -133,7 +162,7 @@ fn an_app_on_demand_is_found_as_it_was() {
     live(&server);
     assert_eq!(instances(&server), before, "awake stays awake");
     let asleep = |server: &Server| server.status("shop").is_some_and(|status| status["state"] == "asleep");
-    wait_for("its sleep", || (asleep(&server) && groups(&server).is_empty()).then_some(()));
+    wait_for("its sleep", || (asleep(&server) && server.groups().is_empty()).then_some(()));
     server.crash();
     server.boot();
     assert!(asleep(&server), "asleep stays asleep");
@@ -158,7 +187,7 @@ fn one_that_does_not_answer_to_its_token_is_replaced() {
         (answer.status == 200).then(|| answer.json()["pid"].as_u64().unwrap())
     });
     assert_ne!(answered, before[0].0);
-    wait_for("the old one to be gone", || (groups(&server).len() == 1).then_some(()));
+    wait_for("the old one to be gone", || (server.groups().len() == 1).then_some(()));
     assert!(server.status("shop").unwrap()["last_failure"].as_str().unwrap().contains("/status answered 40"));
 }
 
@@ -171,11 +200,11 @@ fn whether_adopted_or_started_anew_the_app_answers_again() {
         let mut took = Vec::new();
         for _ in 0..ROUNDS {
             live(&server);
-            let pids = groups(&server);
+            let pids = server.groups();
             server.crash();
             if !adopt {
                 pids.into_iter().for_each(kill);
-                wait_for("them to be gone", || groups(&server).is_empty().then_some(()));
+                wait_for("them to be gone", || server.groups().is_empty().then_some(()));
             }
             let at = format!("127.0.0.1:{}", free_port());
             let begun = Instant::now();

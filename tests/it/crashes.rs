@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -310,7 +309,7 @@ fn observe(server: &Server) -> Result<Option<State>, String> {
                 && pids.contains(&answer["pid"].as_u64().unwrap())
         }),
     );
-    agree.insert("processes", groups(server) == pids);
+    agree.insert("processes", server.groups() == pids);
     agree.insert("files", left_over(server, instances.len()).is_empty());
     match agree.values().all(|is_so| *is_so) {
         true => Ok(Some(found)),
@@ -320,22 +319,11 @@ fn observe(server: &Server) -> Result<Option<State>, String> {
 
 fn absent(server: &Server) -> Result<Option<State>, String> {
     let answer = Client::plain(server.http, HOST).and_then(|mut c| c.get("/")).map_err(|e| e.to_string())?;
-    let (groups, files, current) = (groups(server), left_over(server, 0), server.current("shop"));
+    let (groups, files, current) = (server.groups(), left_over(server, 0), server.current("shop"));
     match answer.status == 404 && groups.is_empty() && files.is_empty() && current.is_none() {
         true => Ok(None),
         false => Err(format!("gone, but {} {groups:?} {files:?} {current:?}", answer.status)),
     }
-}
-
-/// Groups of processes that were given a folder of this server's apps.
-pub fn groups(server: &Server) -> BTreeSet<u64> {
-    let given = [b"TAKO_DATA_DIR=", server.data().as_os_str().as_bytes()].concat();
-    let processes = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
-        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-        environment.split(|b| *b == 0).any(|variable| variable.starts_with(&given))
-    });
-    let group = |stat: String| stat.rsplit(')').next()?.split_whitespace().nth(2)?.parse().ok();
-    processes.filter_map(|entry| group(fs::read_to_string(entry.path().join("stat")).ok()?)).collect()
 }
 
 /// Files that nobody needs who has so many instances.
@@ -396,13 +384,16 @@ fn crash_at(scenario: &Scenario, point: &str) -> bool {
     assert!(done.is_ok(), "the deploy after {what}: {done:?}\n{}", server.log());
     assert_eq!(settled(&server, &format!("the deploy after {what}")), Some(last));
     assert!(server.shut_down(), "{what}\n{}", server.log());
-    assert_eq!(groups(&server), BTreeSet::new(), "{what}");
+    assert_eq!(server.groups(), BTreeSet::new(), "{what}");
     found == scenario.after
 }
 
 #[test]
 #[allow(clippy::print_stderr)]
 fn whenever_the_server_is_killed_all_is_as_before_or_as_it_should_be() {
+    if cfg!(not(debug_assertions)) {
+        return; // There are no points.
+    }
     let begun = Instant::now();
     let scenarios = scenarios();
     let passed = side_by_side(scenarios.iter().collect(), |scenario| {

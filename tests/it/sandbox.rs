@@ -1,15 +1,18 @@
 //! A private world: folders, a `tako-server` on loopback ports of its own, a real `sshd` in front of it, and the
 //! user's home. Everything ends when the value is dropped.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -172,9 +175,30 @@ impl Server {
         reply["status"].as_array()?.iter().find(|a| a["app"] == id).cloned()
     }
 
+    /// Groups of processes that were given a folder of this server's apps.
+    pub fn groups(&self) -> BTreeSet<u64> {
+        let given = [b"TAKO_DATA_DIR=", self.data().as_os_str().as_bytes()].concat();
+        let processes = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+            environment.split(|b| *b == 0).any(|variable| variable.starts_with(&given))
+        });
+        let group = |stat: String| stat.rsplit(')').next()?.split_whitespace().nth(2)?.parse().ok();
+        processes.filter_map(|entry| group(fs::read_to_string(entry.path().join("stat")).ok()?)).collect()
+    }
+
     /// The server's own log, for a failing test to show.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("server.log")).unwrap_or_default()
+    }
+}
+
+/// What a server that was killed left running is nobody's.
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.process.is_none() {
+            let pids = self.groups().into_iter().filter_map(|group| Pid::from_raw(i32::try_from(group).ok()?));
+            pids.for_each(|group| drop(kill_process_group(group, Signal::KILL)));
+        }
     }
 }
 

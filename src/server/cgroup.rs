@@ -24,7 +24,7 @@ use crate::crypto::Sha256;
 use crate::proto::name::AppId;
 
 /// What we ask of the kernel, by its names.
-const WANTED: [&str; 3] = ["memory", "cpu", "pids"];
+pub(crate) const WANTED: [&str; 3] = ["memory", "cpu", "pids"];
 /// The period over which CPU time is rationed; the kernel's own default.
 const CPU_PERIOD_US: u64 = 100_000;
 /// A group is empty this soon after its processes were killed, unless the kernel itself holds one.
@@ -49,10 +49,12 @@ pub(crate) struct Caps {
 /// What an instance with all its processes has used since it was started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
+    #[allow(dead_code)] // For the status.
     pub cpu_us: u64,
     /// Bytes it has now, of files in memory too; `None` where the kernel does not count them for us.
     pub memory: Option<u64>,
     /// How many of its processes the kernel has killed because it was over its memory limit.
+    #[allow(dead_code)] // For the cause of an end.
     pub oom_kills: Option<u64>,
 }
 
@@ -94,6 +96,7 @@ impl Tree {
     }
 
     /// No groups at all.
+    #[cfg(test)]
     pub fn none(why: &str) -> Tree {
         Tree(Err(why.into()))
     }
@@ -131,6 +134,7 @@ impl Tree {
     }
 
     /// The group of the app's instance that this process belongs to, for one that an earlier server started.
+    #[allow(dead_code)] // For who adopts the instances of an earlier server.
     pub fn leaf_of(&self, app: &AppId, pid: u32) -> Option<Leaf> {
         let parent = self.0.as_ref().ok()?.app(app);
         let leaves = folders(&parent).into_iter().map(|dir| Leaf { dir });
@@ -144,12 +148,11 @@ impl Tree {
         inner.sweep();
     }
 
-    /// Kills all that is left of an app and removes its groups; waits until it is gone, but not for ever.
-    pub fn clear(&self, app: &AppId) {
+    /// Kills all that is left of an app but `keep`, and removes its groups; waits until it is gone, but not for ever.
+    pub fn clear(&self, app: &AppId, keep: &[Leaf]) {
         let Ok(inner) = &self.0 else { return };
         let parent = inner.app(app);
-        for dir in folders(&parent) {
-            let leaf = Leaf { dir };
+        for leaf in folders(&parent).into_iter().map(|dir| Leaf { dir }).filter(|leaf| !keep.contains(leaf)) {
             if !leaf.is_empty() {
                 log::warn!("app={app} ending what is left in {}", leaf.dir.display());
                 leaf.kill();
@@ -443,7 +446,16 @@ mod tests {
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
         let procs = leaf.procs().unwrap();
         let cgroup = Some(std::os::fd::AsFd::as_fd(&procs));
-        sys::spawn(&Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None, user: None, cgroup }).unwrap()
+        sys::spawn(&Spawn {
+            argv: &argv,
+            dir: "/".into(),
+            env,
+            bootstrap: None,
+            user: None,
+            cgroup,
+            limits: sys::Limits::default(),
+        })
+        .unwrap()
     }
 
     fn until(what: &str, is_so: impl Fn() -> bool) {
@@ -490,7 +502,7 @@ mod tests {
         until("it has used the CPU", || leaf.usage().cpu_us > 10_000);
         assert_eq!(leaf.usage().memory.is_some(), tree.keeps("memory"));
         assert_eq!(leaf.usage().oom_kills.is_some(), tree.keeps("memory"));
-        tree.clear(&app);
+        tree.clear(&app, &[]);
         assert!(!leaf.dir.exists());
         busy.child.wait().unwrap();
         assert_eq!((leaf.usage(), leaf.is_empty()), (Usage::default(), true));
@@ -503,7 +515,7 @@ mod tests {
         let app = AppId::parse("shop").unwrap();
         assert_eq!(tree.missing(), Some("cgroup v2 is not mounted"));
         assert!(tree.leaf(&app, "1", &Caps::default()).unwrap().is_none() && !tree.keeps("memory"));
-        tree.clear(&app);
+        tree.clear(&app, &[]);
         tree.fell();
     }
 }

@@ -82,6 +82,8 @@ impl<S: Stage> Actor<S> {
     }
 
     pub(super) fn end(mut self) {
+        // Before the answer, after which the files go.
+        self.cell.clear(&self.id);
         if let Some(Ending::Delete { to, was }) = self.ending.take() {
             self.stage.remove(&self.id);
             self.threads.logs.close(&self.log);

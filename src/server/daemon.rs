@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::app::{self, Handle};
+use super::app::Handle;
 use super::board::Board;
 use super::crash;
 use super::layout::Layout;
@@ -26,6 +26,7 @@ pub(crate) struct Daemon {
     pub locks: Arc<Locks>,
     pub about: About,
     start: Start,
+    clear: Clear,
     apps: Mutex<BTreeMap<AppId, Handle>>,
     stopping: AtomicBool,
 }
@@ -40,10 +41,23 @@ pub(crate) struct About {
 /// How the actor of an app is started.
 pub(crate) type Start = Box<dyn Fn(AppId, Option<Desired>) -> Result<Handle> + Send + Sync>;
 
+/// How what an earlier server left running of an app is ended, when its actor is not.
+pub(crate) type Clear = Box<dyn Fn(&AppId) + Send + Sync>;
+
 impl Daemon {
-    pub fn new(layout: Arc<Layout>, board: Board, users: Arc<Users>, about: About, start: Start) -> Self {
+    pub fn new(layout: Arc<Layout>, board: Board, users: Arc<Users>, about: About, start: Start, clear: Clear) -> Self {
         let locks = Locks::new(layout.clone());
-        Daemon { layout, board, users, locks, about, start, apps: Mutex::default(), stopping: AtomicBool::new(false) }
+        Daemon {
+            layout,
+            board,
+            users,
+            locks,
+            about,
+            start,
+            clear,
+            apps: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        }
     }
 
     /// Starts every app that has a state; of one that is damaged the files are left alone. Returns how many run.
@@ -72,7 +86,7 @@ impl Daemon {
             }
         }
         // What runs of the others nobody can serve or stop. It may take its time to end, which holds no app up by now.
-        strays.iter().for_each(|id| app::end_leftovers(&self.layout, id));
+        strays.iter().for_each(&self.clear);
         Ok(self.apps().len())
     }
 
@@ -221,7 +235,17 @@ mod tests {
             note.lock().unwrap().push(format!("{id} {}", desired.map_or("anew".into(), |d| d.live.to_string())));
             Err(Error::new(Kind::Refused, "not in this test"))
         });
-        (Daemon::new(layout.clone(), board, Arc::new(Users::new(layout.clone())), about, start), started)
+        (
+            Daemon::new(
+                layout.clone(),
+                board,
+                Arc::new(Users::new(layout.clone(), true)),
+                about,
+                start,
+                Box::new(|_| {}),
+            ),
+            started,
+        )
     }
 
     fn write(path: &Path, text: &str) {

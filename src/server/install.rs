@@ -84,6 +84,7 @@ impl Run<'_> {
             bootstrap: None,
             user: self.user,
             cgroup: None,
+            limits: sys::Limits::default(),
             outlives_us: None,
         };
         let mut spawned = sys::spawn(&spawn).context(|| format!("start `{name}`"))?;

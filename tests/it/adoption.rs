@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -62,6 +63,7 @@ fn instances_serve_on_while_the_server_is_away_and_the_next_one_has_them() {
     let mut server = begin(2);
     let before = instances(&server);
     let addr = before[0].1;
+    let walls = walls(before[0].0);
     let stop = AtomicBool::new(false);
     let answered = thread::scope(|scope| {
         // Straight to the app, on one connection: its own work is none of our business.
@@ -84,6 +86,7 @@ fn instances_serve_on_while_the_server_is_away_and_the_next_one_has_them() {
     });
     assert!(answered > 0);
     assert_eq!(instances(&server), before, "{}", server.log());
+    assert_eq!(self::walls(before[0].0), walls);
     say(addr, "together");
     wait_for("what was said while nobody listened, and after", || {
         let lines = lines(&server);
@@ -105,6 +108,21 @@ fn instances_serve_on_while_the_server_is_away_and_the_next_one_has_them() {
     wait_for("the other one to go", || (instances(&server).len() == 1).then_some(()));
     assert!(server.shut_down(), "{}", server.log());
     assert!(server.groups().is_empty());
+    // Where the machine has such groups, theirs are gone as well.
+    let group = walls.1.lines().find_map(|line| line.strip_prefix("0::")).filter(|group| group.contains("/tako-"));
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+    if let (Some(group), Some(mount)) = (group, mount) {
+        let dir = format!("{}{group}", mount.split(' ').nth(1).unwrap());
+        assert!(!Path::new(&dir).exists(), "{dir}");
+    }
+}
+
+/// Whom a process runs as, and the groups of the kernel that it is in.
+fn walls(pid: u64) -> (String, String) {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let user = status.lines().find(|line| line.starts_with("Uid:")).unwrap().to_owned();
+    (user, fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap())
 }
 
 #[test]

@@ -16,7 +16,9 @@ fn after_kill_9_the_same_apps_serve_the_same_versions_from_the_same_processes() 
     user.must(&["deploy", "--yes"]);
     user.write("change.txt", "two");
     let v2 = user.result(&["deploy", "--yes", "--json"])["version"].as_str().unwrap().to_string();
-    let before = server.status("shop").unwrap();
+    let before = wait_for("the old one to be gone", || {
+        server.status("shop").filter(|status| status["instances"].as_array().is_some_and(|all| all.len() == 1))
+    });
     server.crash();
     server.boot();
     assert_eq!(wait_for("the app to serve again", || serves(&server)), v2);

@@ -197,7 +197,10 @@ impl Drop for Server {
     fn drop(&mut self) {
         if self.process.is_none() {
             let pids = self.groups().into_iter().filter_map(|group| Pid::from_raw(i32::try_from(group).ok()?));
-            pids.for_each(|group| drop(kill_process_group(group, Signal::KILL)));
+            for group in pids {
+                // It may have ended since.
+                let _ = kill_process_group(group, Signal::KILL);
+            }
         }
     }
 }

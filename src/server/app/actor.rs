@@ -13,6 +13,7 @@ use rustix::process::Signal;
 
 use super::assets::Assets;
 use super::boot::Clearing;
+use super::cell::Cell;
 use super::ending::Ending;
 use super::instance::{Event as Heard, Instance, Place, Process, Role, Run, Traffic};
 use super::lifecycle::{self, Action, State};
@@ -31,6 +32,7 @@ use crate::proto::version::Version;
 use crate::proxy::Notice;
 use crate::proxy::table::EndpointId;
 use crate::server::board::Posting;
+use crate::server::cgroup::Leaf;
 use crate::server::crash;
 use crate::server::layout::Layout;
 use crate::server::state::Desired;
@@ -45,6 +47,7 @@ pub(super) struct Actor<S: Stage> {
     pub layout: Arc<Layout>,
     pub host_key: Key,
     pub threads: Threads,
+    pub cell: Cell,
     pub log: Arc<Source>,
     pub messages: Receiver<Message>,
     notices: Receiver<Notice>,
@@ -80,6 +83,7 @@ impl<S: Stage> Actor<S> {
         layout: Arc<Layout>,
         host_key: Key,
         threads: Threads,
+        cell: Cell,
         log: Arc<Source>,
         messages: Receiver<Message>,
     ) -> Self {
@@ -91,6 +95,7 @@ impl<S: Stage> Actor<S> {
             layout,
             host_key,
             threads,
+            cell,
             log,
             messages,
             notices: never(),
@@ -246,7 +251,7 @@ impl<S: Stage> Actor<S> {
                     State::Draining { .. } | State::Stopping { .. } | State::Gone => None,
                 };
                 process.life.on(lifecycle::Event::Exited, now);
-                process.forget(&self.threads, &self.layout, instance.spec.manifest(), instance.number);
+                process.forget(&self.threads, &self.cell, &self.layout, instance.spec.manifest(), instance.number);
                 if let Some(why) = why {
                     self.failed(at, &why, now);
                 }
@@ -353,20 +358,21 @@ impl<S: Stage> Actor<S> {
     /// Returns when it was spawned.
     pub fn start_process(&mut self, at: usize) -> Result<Instant> {
         let late = self.late(self.instances[at].role);
-        let Self { layout, threads, log, to_us, stage, instances, .. } = self;
-        let instance = &mut instances[at];
-        let spec = instance.spec.clone();
-        let place = Place { layout, threads, log, to: to_us, number: instance.number, startup: spec.startup() + late };
+        let Self { layout, threads, cell, log, to_us, stage, instances, .. } = self;
+        let (spec, number) = (instances[at].spec.clone(), instances[at].number);
+        let startup = spec.startup() + late;
+        let others: Vec<&Leaf> = instances.iter().filter_map(|i| i.process()?.leaf.as_ref()).collect();
+        let place = Place { layout, threads, cell, others: &others, log, to: to_us, number, startup };
         let process = Process::start(&spec, spec.launch(stage, layout)?, &place)?;
         log::info!(
             "app={} instance={} release={} pid={} started",
             self.id,
-            instance.number,
+            number,
             spec.manifest().version,
             process.pid
         );
         let started = process.started;
-        instance.run = Run::Up(Box::new(process));
+        self.instances[at].run = Run::Up(Box::new(process));
         Ok(started)
     }
 

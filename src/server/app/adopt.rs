@@ -1,7 +1,7 @@
 //! Pure: whether a process that an earlier server left running goes on, or ends.
 //!
-//! It goes on when it is what the state wants, to the deploy and the secrets, when there is a place for it, when the
-//! port that the note names is its own, and when what it prints can be read. That it answers with its token is seen by
+//! It goes on when it is what the state wants, to the deploy and the secrets, when it runs as its user, when there is a
+//! place for it, when the port that the note names is its own, and when what it prints can be read. That it answers with its token is seen by
 //! its first probe; until that is good nothing is sent to it.
 //!
 //! **Invariant**: of two processes for one place at most one is adopted.
@@ -28,6 +28,8 @@ pub(super) struct Wanted<'a> {
 /// What can be seen of a process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
+    /// Whether it runs as whom it should.
+    pub is_user: bool,
     /// Whether the port that the note names is its own; `None` when nobody listens there.
     pub listens: Option<bool>,
     /// Whether we can read what it prints.
@@ -46,6 +48,7 @@ pub(super) enum Why {
     Unborn,
     OtherRelease,
     OtherSecrets,
+    OtherUser,
     TooMany,
     Silent,
     NotItsPort,
@@ -60,6 +63,7 @@ pub(super) fn fate(note: Option<&Note>, wanted: Option<&Wanted<'_>>, facts: Fact
     let why = match (is_release, facts.listens) {
         (false, _) => Why::OtherRelease,
         _ if note.secrets.as_deref() != wanted.secrets => Why::OtherSecrets,
+        _ if !facts.is_user => Why::OtherUser,
         _ if wanted.places == 0 => Why::TooMany,
         _ if note.port == 0 => Why::Unborn,
         (true, None) => Why::Silent,
@@ -78,6 +82,7 @@ impl fmt::Display for Why {
             Why::Unborn => "it was starting",
             Why::OtherRelease => "another deploy is live",
             Why::OtherSecrets => "the secrets are others",
+            Why::OtherUser => "it runs as another user than it should",
             Why::TooMany => "there are enough",
             Why::Silent => "it does not listen any more",
             Why::NotItsPort => "another program listens on its port",
@@ -106,7 +111,7 @@ mod tests {
         }
     }
 
-    const FINE: Facts = Facts { listens: Some(true), heard: true };
+    const FINE: Facts = Facts { is_user: true, listens: Some(true), heard: true };
 
     /// Every reason to end one that is fine but for it, and those that come first when there are several.
     #[test]
@@ -128,6 +133,7 @@ mod tests {
         check(Some(note()), Some(&wanted(&v1, 7, Some("other"), 1)), FINE, end(Why::OtherSecrets));
         check(Some(note()), Some(&wanted(&v1, 7, None, 1)), FINE, end(Why::OtherSecrets));
         check(Some(Note { secrets: None, ..note() }), Some(&right), FINE, end(Why::OtherSecrets));
+        check(Some(note()), Some(&right), Facts { is_user: false, ..FINE }, end(Why::OtherUser));
         check(Some(note()), Some(&wanted(&v1, 7, Some("h"), 0)), FINE, end(Why::TooMany));
         check(Some(Note { port: 0, ..note() }), Some(&right), silent, end(Why::Unborn));
         check(Some(note()), Some(&right), silent, end(Why::Silent));
@@ -136,7 +142,7 @@ mod tests {
         check(
             Some(note()),
             Some(&wanted(&v2, 8, None, 0)),
-            Facts { listens: None, heard: false },
+            Facts { is_user: false, listens: None, heard: false },
             end(Why::OtherRelease),
         );
     }

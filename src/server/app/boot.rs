@@ -16,6 +16,7 @@ use super::spec::Spec;
 use super::stage::Stage;
 use super::{demand, secrets};
 use crate::proxy::table::EndpointId;
+use crate::server::cgroup::Leaf;
 use crate::server::crash;
 use crate::server::state::Record;
 
@@ -38,6 +39,7 @@ impl<S: Stage> Actor<S> {
         }
         let Some(desired) = &self.desired else {
             leftover::end_all(&self.layout, &self.id);
+            self.cell.tidy(&self.layout, &self.id, &[]);
             return self.tidy_files();
         };
         let record = desired.live().cloned().expect("state::load refuses a state without its live release");
@@ -47,6 +49,9 @@ impl<S: Stage> Actor<S> {
         crash::point("boot: notes are to be read");
         self.take_over(leftover::find(&self.layout, &self.id), now);
         crash::point("boot: processes are taken over");
+        // What has left the groups that were found is nobody's.
+        let kept: Vec<Leaf> = self.instances.iter().filter_map(|i| i.process()?.leaf.clone()).collect();
+        self.cell.tidy(&self.layout, &self.id, &kept);
         self.open_assets(&spec);
         self.tidy_files();
         crash::point("boot: files are tidy");
@@ -65,12 +70,12 @@ impl<S: Stage> Actor<S> {
                 secrets: wanted_hash.as_deref(),
                 places,
             };
-            let (facts, pipes) = left.facts();
+            let (facts, pipes) = left.facts(self.cell.user());
             let fate = fate(left.note.as_ref(), Some(&wanted).filter(|_| self.sealed.is_none()), facts);
             let spec = self.spec_of(left.note.as_ref(), &live);
-            let Self { layout, threads, log, to_us, instances, id, .. } = self;
+            let Self { layout, threads, cell, log, to_us, instances, id, .. } = self;
             let (number, pid) = (left.number, left.id());
-            let place = Place { layout, threads, log, to: to_us, number, startup: adopt::PATIENCE };
+            let place = Place { layout, threads, cell, others: &[], log, to: to_us, number, startup: adopt::PATIENCE };
             let process = Process::inherited(&spec, left, pipes, &place);
             let endpoint = process.endpoint;
             let instance =

@@ -39,6 +39,12 @@ pub(crate) fn start_time(pid: u32) -> Option<u64> {
     stat(pid).map(|s| s.started)
 }
 
+/// Whom a process runs as.
+pub(crate) fn user(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?.parse().ok()
+}
+
 /// Whether a process was started with this in its environment.
 pub(crate) fn was_given(pid: u32, name: &str, value: &Path) -> bool {
     let mut environment = Vec::new();
@@ -195,6 +201,7 @@ fn parse_stat(stat: &str) -> Option<Stat> {
 mod tests {
     use std::net::TcpListener;
     use std::os::fd::{AsFd, OwnedFd};
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::sys::{self, Spawn};
@@ -219,15 +226,25 @@ mod tests {
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
         let birth = tempfile::tempfile().unwrap();
         let outlives_us = Some(birth.as_fd());
-        let spec = Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None, user: None, cgroup: None, outlives_us };
+        let spec = Spawn {
+            argv: &argv,
+            dir: "/".into(),
+            env,
+            bootstrap: None,
+            user: None,
+            cgroup: None,
+            limits: sys::Limits::default(),
+            outlives_us,
+        };
         let mut spawned = sys::spawn(&spec).unwrap();
         let (id, out) = (spawned.child.id(), File::from(OwnedFd::from(spawned.stdout)));
         let inode = out.metadata().unwrap().ino();
         drop(out);
         let mut found = open_pipe(id, inode).unwrap().expect("it is held");
         let mut heard = [0; 3];
+        let deadline = Instant::now() + Duration::from_secs(10);
         while let Err(e) = found.read_exact(&mut heard) {
-            assert_eq!(e.kind(), io::ErrorKind::WouldBlock);
+            assert!(e.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline, "{e}");
             std::thread::yield_now();
         }
         assert_eq!(&heard, b"up\n");
@@ -252,6 +269,7 @@ mod tests {
             bootstrap: None,
             user: None,
             cgroup: None,
+            limits: sys::Limits::default(),
             outlives_us: None,
         })
         .unwrap();

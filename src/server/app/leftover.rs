@@ -32,7 +32,7 @@ use crate::error::{Context, Result};
 use crate::proto::name::AppId;
 use crate::proto::version::Version;
 use crate::server::layout::Layout;
-use crate::sys;
+use crate::sys::{self, User};
 
 /// After SIGKILL; the kernel needs a moment to take a process down.
 pub(super) const DEATH: Duration = Duration::from_secs(2);
@@ -187,13 +187,14 @@ impl Left {
     }
 
     /// What can be seen of it now, and what it prints to, if that can be had.
-    pub fn facts(&self) -> (Facts, [Option<File>; 2]) {
+    pub fn facts(&self, user: Option<User>) -> (Facts, [Option<File>; 2]) {
         let port = self.note.as_ref().map_or(0, |note| note.port);
         let listens = if port == 0 { None } else { group::listens(self.id(), port) };
         let pipes = self.note.as_ref().map_or([0, 0], |note| note.pipes);
         let opened = pipes.map(|inode| if inode == 0 { Ok(None) } else { group::open_pipe(self.id(), inode) });
         let heard = opened.iter().all(Result::is_ok) && !pipes.contains(&0);
-        (Facts { listens, heard }, opened.map(|pipe| pipe.ok().flatten()))
+        let is_user = user.is_none_or(|user| group::user(self.id()) == Some(user.uid));
+        (Facts { is_user, listens, heard }, opened.map(|pipe| pipe.ok().flatten()))
     }
 
     pub fn hold(self, [stdout, stderr]: [Option<File>; 2], data: &Path) -> Held {
@@ -289,6 +290,7 @@ mod tests {
             bootstrap: None,
             user: None,
             cgroup: None,
+            limits: sys::Limits::default(),
             outlives_us: None,
         })
         .unwrap();
@@ -332,6 +334,7 @@ mod tests {
                 bootstrap: None,
                 user: None,
                 cgroup: None,
+                limits: sys::Limits::default(),
                 outlives_us: None,
             })
             .unwrap();
@@ -367,13 +370,14 @@ mod tests {
             bootstrap: None,
             user: None,
             cgroup: None,
+            limits: sys::Limits::default(),
             outlives_us: Some(birth.as_fd()),
         };
         let mut spawned = sys::spawn(&spec).unwrap();
         let found = find(&layout, &id);
         assert_eq!(found.iter().map(|l| (l.number, l.id())).collect::<Vec<_>>(), [(3, spawned.child.id())]);
         assert!(found[0].note.is_none());
-        let (facts, pipes) = found[0].facts();
+        let (facts, pipes) = found[0].facts(None);
         assert!(facts.listens.is_none() && !facts.heard && pipes.iter().all(Option::is_none));
 
         // With a note there is one still, and what it printed while nobody read is there to be read.
@@ -381,9 +385,15 @@ mod tests {
         Note { pipes, ..Note::of(spawned.child.id()) }.write(&layout, &id, 3).unwrap();
         let found = find(&layout, &id);
         assert!(found.len() == 1 && found[0].note.is_some());
-        let (facts, [out, _err]) = found[0].facts();
-        assert!(facts.heard);
-        std::io::Read::read_exact(&mut out.unwrap(), &mut [0; 3]).unwrap();
+        let (facts, [out, _err]) = found[0].facts(None);
+        assert!(facts.heard && facts.is_user);
+        assert!(!found[0].facts(Some(User { uid: 70_000, gid: 70_000 })).0.is_user);
+        let mut out = out.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while let Err(e) = std::io::Read::read_exact(&mut out, &mut [0; 3]) {
+            assert!(e.kind() == std::io::ErrorKind::WouldBlock && Instant::now() < deadline, "{e}");
+            thread::yield_now();
+        }
 
         end_all(&layout, &id);
         assert!(spawned.child.wait().is_ok() && fs::read_dir(layout.run(&id)).unwrap().next().is_none());

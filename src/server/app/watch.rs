@@ -29,6 +29,7 @@ use super::poller::{BELL, Poller};
 use crate::error::Result;
 use crate::proto::control::Stream;
 use crate::proxy::table::EndpointId;
+use crate::server::cgroup::Leaf;
 
 /// What an app prints on standard output when it listens, followed by the port.
 const READY: &str = "TAKO:READY:";
@@ -47,6 +48,8 @@ pub(crate) struct Watched {
     pub held: Held,
     /// Its ready signal was heard before.
     pub was_ready: bool,
+    /// The group that it is in with all that it starts, where there are groups.
+    pub leaf: Option<Leaf>,
     pub voice: Voice,
     pub to: Sender<(EndpointId, Event)>,
 }
@@ -161,7 +164,10 @@ impl Watcher {
     fn signal(&mut self, id: EndpointId, signal: Signal) {
         let Some(process) = self.processes.get_mut(&id.0) else { return };
         process.asked = true;
-        process.killed |= signal == Signal::KILL;
+        if signal == Signal::KILL {
+            process.kill();
+            return self.reap_if_over(id.0);
+        }
         if let Err(e) = process.watched.held.signal(signal) {
             log::warn!("watch: cannot signal pid={} error={e}", process.watched.held.number());
         }
@@ -213,6 +219,8 @@ impl Process {
     fn kill(&mut self) {
         self.killed = true;
         let _ = self.watched.held.signal(Signal::KILL);
+        // And what has left the process group.
+        self.watched.leaf.iter().for_each(Leaf::kill);
     }
 
     /// True when there is more to read.
@@ -343,12 +351,13 @@ mod tests {
             bootstrap: None,
             user: None,
             cgroup: None,
+            limits: sys::Limits::default(),
             outlives_us: None,
         })
         .unwrap();
         let (to, events) = unbounded();
         let (watch, id) = (Watch::start().unwrap(), EndpointId(1));
-        watch.add(Watched { id, held: spawned.into(), was_ready: false, voice: voice.clone(), to });
+        watch.add(Watched { id, held: spawned.into(), leaf: None, was_ready: false, voice: voice.clone(), to });
         Run { watch, id, voice, events, _dir: dir }
     }
 

@@ -83,6 +83,7 @@ fn what_a_killed_server_left_running_is_ended_before_anything_starts() {
         bootstrap: None,
         user: None,
         cgroup: None,
+        limits: sys::Limits::default(),
         outlives_us: None,
     })
     .unwrap();

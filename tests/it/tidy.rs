@@ -45,6 +45,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "server::layout",
             "server::state",
             "server::release",
+            "server::rotating",
             "server::runtime",
         ],
     ),

@@ -38,15 +38,31 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
         fanout::each(servers, if follow { count } else { fanout::CONNECTS }, |server| {
             let mut kept = Vec::new();
             let mut on = |notice| {
-                if let Notice::Lines { lines } = notice {
+                if let Notice::Lines { lines, .. } = notice {
                     match follow {
                         true => lines.iter().for_each(|line| tell(ui, several.then_some(&server.name), line)),
                         false => kept.extend(lines),
                     }
                 }
             };
-            let read = Remote::connect(&Place::Ssh(server.clone()), &interrupt)
-                .and_then(|mut remote| remote.order(Request::Logs { app: app.clone(), follow, lines }, &mut on));
+            let read = Remote::connect(&Place::Ssh(server.clone()), &interrupt).and_then(|mut remote| {
+                remote.order(
+                    Request::Logs(crate::proto::control::LogQuery {
+                        app: app.clone(),
+                        follow,
+                        lines: Some(lines),
+                        since_ms: None,
+                        until_ms: None,
+                        days: None,
+                        grep: None,
+                        ignore_case: false,
+                        release: None,
+                        instance: None,
+                        stream: None,
+                    }),
+                    &mut on,
+                )
+            });
             (server.name, kept, read)
         })
     };

@@ -22,3 +22,4 @@ mod cli;
 mod server;
 mod tls;
 mod observe;
+mod logs;

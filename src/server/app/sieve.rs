@@ -20,7 +20,7 @@ pub(super) struct Sieve {
 }
 
 enum Needle {
-    Exact(Finder<'static>),
+    Exact(Box<Finder<'static>>),
     /// In lower case; all ASCII, which is fast.
     Ascii(Vec<u8>),
     /// In lower case.
@@ -37,7 +37,7 @@ impl Sieve {
             instance: query.instance,
             stream: query.stream,
             needle: query.grep.as_deref().filter(|text| !text.is_empty()).map(|text| match query.ignore_case {
-                false => Needle::Exact(Finder::new(text.as_bytes()).into_owned()),
+                false => Needle::Exact(Box::new(Finder::new(text.as_bytes()).into_owned())),
                 true if text.is_ascii() => Needle::Ascii(text.to_ascii_lowercase().into_bytes()),
                 true => Needle::Any(text.to_lowercase()),
             }),

@@ -324,6 +324,21 @@ fn a_client_that_waits_hears_a_beat() {
 }
 
 #[test]
+fn a_client_hears_a_beat_also_among_events_that_tell_it_nothing() {
+    let w = world();
+    let (mut client, looks) = following(&w, true, Duration::from_millis(300));
+    // More often than the beat, until the connection is over.
+    let looking = thread::spawn(move || {
+        while looks.send(Ok(Told { missed: 0, lines: Vec::new() })).is_ok() {
+            thread::yield_now();
+        }
+    });
+    assert_eq!(client.hear(), "{\"id\":1,\"body\":{\"notice\":\"beat\"}}\n");
+    drop(client);
+    looking.join().unwrap();
+}
+
+#[test]
 fn what_has_no_end_ends_with_the_clients_last_word() {
     let w = world();
     let (mut client, _more) = following(&w, true, BEAT);

@@ -3,8 +3,6 @@
 //! min, median, p99 and max; judges nothing.
 #![allow(clippy::unwrap_used, clippy::print_stdout, dead_code)]
 
-#[path = "../it/http.rs"]
-mod http;
 #[path = "../it/sandbox.rs"]
 mod sandbox;
 
@@ -18,20 +16,21 @@ use sandbox::{Server, Sshd, User, wait_for};
 const RUNS: usize = 3;
 const CONFIG: &str = "name = \"shop\"\nruntime = \"binary\"\nmain = \"flood\"\n\n[envs.production]\n\
                       route = \"shop.localhost\"\n";
-/// Writes a gigabyte in pieces of 4 KiB, each 32 lines with their number, as fast as it is let; then the latencies, in
-/// nanoseconds, to the file it is given, or into its data folder.
+/// Writes a gigabyte in pieces of 4 KiB, each 32 lines with their number, as fast as it is let; then how long it took and
+/// each write, to the file that it is given, or to one in its data folder while it answers probes.
 const APP: &str = r#"
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Instant;
 
 fn main() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let served = std::env::var_os("TAKO_DATA_DIR");
+    let served = std::env::var_os("TAKO_DATA_DIR").map(PathBuf::from);
     if served.is_some() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         println!("TAKO:READY:{}", listener.local_addr().unwrap().port());
+        std::thread::spawn(|| serve(listener));
     }
-    let file = served.map_or_else(|| std::env::args().nth(1).unwrap().into(), |dir| std::path::Path::new(&dir).join("times"));
-    if served_already(&file) { return serve(listener); }
+    let file = served.clone().map_or_else(|| std::env::args().nth(1).unwrap().into(), |dir| dir.join("times"));
     let (mut out, mut times) = (std::io::stdout().lock(), Vec::with_capacity(1 << 18));
     let begun = Instant::now();
     for n in 0..1u32 << 18 {
@@ -45,11 +44,7 @@ fn main() {
     for time in times { text += &format!("{time}\n"); }
     std::fs::write(file.with_extension("part"), text).unwrap();
     std::fs::rename(file.with_extension("part"), &file).unwrap();
-    if std::env::var_os("TAKO_DATA_DIR").is_some() { serve(listener); }
-}
-
-fn served_already(file: &std::path::Path) -> bool {
-    std::env::var_os("TAKO_DATA_DIR").is_some() && file.exists()
+    while served.is_some() { std::thread::park(); }
 }
 
 fn serve(listener: std::net::TcpListener) {

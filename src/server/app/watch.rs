@@ -226,7 +226,7 @@ impl Process {
             match pipe.read(&mut buffer) {
                 Ok(0) => *open = false,
                 Ok(n) => {
-                    let mut said = String::new();
+                    let mut said = String::with_capacity(n);
                     lines.feed(&buffer[..n], |line| match port(line) {
                         Some(port) if stream == Stream::Out && !*ready => {
                             *ready = true;

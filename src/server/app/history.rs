@@ -230,7 +230,8 @@ mod tests {
     fn the_last_so_many_that_pass_are_found_across_files_and_buffers() {
         // A file of 2 MB: many buffers; every tenth line is of interest.
         let file = |part: u64| -> Vec<u8> {
-            let text = |n: u64| format!("{part}/{n} {}{}", "x".repeat(150), if n % 10 == 0 { " here" } else { "" });
+            let text =
+                |n: u64| format!("{part}/{n} {}{}", "x".repeat(150), if n.is_multiple_of(10) { " here" } else { "" });
             (0..10_000).flat_map(|n| line(part * 10_000 + n, &text(n))).collect()
         };
         let (_dir, history) = kept(&[file(0), file(1), file(2)]);
@@ -307,7 +308,7 @@ mod tests {
             size in 12usize..40,
         ) {
             let bytes = file.concat().into_bytes();
-            let (_dir, history) = kept(&[bytes.clone()]);
+            let (_dir, history) = kept(std::slice::from_ref(&bytes));
             let mut buffer = vec![0; size];
             let (mut forward, mut backward) = (Vec::new(), Vec::new());
             let keep = |to: &mut Vec<Vec<u8>>, line: &[u8]| { to.push(line.to_vec()); true };

@@ -25,7 +25,7 @@ lint:
 
 # Prints tables; loopback only, a few minutes.
 bench: setup
-	PATH="$(TOOLS):$$PATH" $(CARGO) bench --locked --bench deploy --bench wake
+	PATH="$(TOOLS):$$PATH" $(CARGO) bench --locked --bench deploy --bench wake --bench logs
 
 # Our data plane beside the proxies that are installed, with the harness of $(HARNESS); prints ratios. About ten minutes on a
 # machine that does nothing else.

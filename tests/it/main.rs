@@ -25,3 +25,4 @@ mod cli;
 mod server;
 mod tls;
 mod observe;
+mod logs;

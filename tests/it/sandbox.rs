@@ -350,6 +350,16 @@ impl Sshd {
         fs::write(self.dir.path().join("known_hosts"), format!("[127.0.0.1]:{} {public_key}", self.port)).unwrap();
     }
 
+    /// Makes this one's user know the other server, too, and be known there.
+    pub fn join(&self, other: &Sshd) {
+        let add = |name: &str, text: String| {
+            let file = fs::OpenOptions::new().append(true).open(self.dir.path().join(name));
+            file.unwrap().write_all(text.as_bytes()).unwrap();
+        };
+        add("ssh_config", format!("  IdentityFile {}\n", other.dir.path().join("user").display()));
+        add("known_hosts", fs::read_to_string(other.dir.path().join("known_hosts")).unwrap());
+    }
+
     pub fn options(&self) -> String {
         format!("-F {}", self.dir.path().join("ssh_config").display())
     }

@@ -46,6 +46,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "server::state",
             "server::crash",
             "server::release",
+            "server::rotating",
             "server::runtime",
             "server::cgroup",
             "server::owner",

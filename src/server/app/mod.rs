@@ -7,9 +7,9 @@
 //! ```
 //! Reading order: the pure parts (`lifecycle`, `restart`, `rollout`, `scale`), what is run (`spec`, `environment`,
 //! `instance`, `secrets`, `port`), inside of which walls (`cell`), what a killed server left (`held`, `leftover`,
-//! `adopt`), the three threads that all apps share (`watch` with `lines`, `probe`, `logs`), and the actor: its loop, its
-//! start (`boot`), what it tells (`status`), its rollouts, planned in `plan` and performed in `roll`, and its sleep
-//! (`demand`).
+//! `adopt`), the three threads that all apps share (`watch` with `lines`, `probe`, `logs` with `writer`, and what is read
+//! of them: `entry`, `sieve`, `history`, `reading`), and the actor: its loop, its start (`boot`), what it tells
+//! (`status`), its rollouts, planned in `plan` and performed in `roll`, and its sleep (`demand`).
 //!
 //! **Invariant**: nothing outside the actor's thread changes what it owns; a [`Handle`] sends and waits.
 
@@ -31,7 +31,11 @@ mod watch;
 mod lines;
 mod probe;
 mod logs;
-mod tail;
+mod writer;
+mod entry;
+mod sieve;
+mod history;
+mod reading;
 mod cell;
 mod stage;
 mod actor;
@@ -59,7 +63,7 @@ use super::state::Desired;
 use super::users::Users;
 use crate::crypto::Key;
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::control::{AppStatus, Deploy, Deployed, LogLine, Notice, Release};
+use crate::proto::control::{AppStatus, Deploy, Deployed, LogLine, LogQuery, Notice, Release};
 use crate::proto::name::AppId;
 use crate::proto::version::Version;
 use actor::Actor;
@@ -105,6 +109,15 @@ pub(crate) struct Handle {
 pub(crate) enum Event {
     Notice(Notice),
     Done(Result<Deployed>),
+}
+
+/// A part of an app's output, for one who reads it.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// So many lines before these came faster than the reader took them.
+    pub missed: u64,
+    /// May be none, now and then, to see whether somebody still listens.
+    pub lines: Vec<LogLine>,
 }
 
 /// What a [`Handle`] asks of the actor.
@@ -215,10 +228,9 @@ impl Handle {
         self.ask(Message::IsEmpty).unwrap_or(true)
     }
 
-    /// The last `lines` of output, and with `follow` what comes after, until the receiver is dropped. While nothing is
-    /// said, a follower gets an empty list now and then.
-    pub fn logs(&self, lines: u32, follow: bool) -> Receiver<Vec<LogLine>> {
-        self.logs.read(&self.log, lines, follow)
+    /// The app's output, until its end or until the receiver is dropped; an error is the last of it.
+    pub fn logs(&self, query: &LogQuery) -> Result<Receiver<Result<Told>>> {
+        self.logs.read(&self.log, query)
     }
 
     fn begin(&self, message: impl FnOnce(Sender<Event>) -> Message) -> Receiver<Event> {

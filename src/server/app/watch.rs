@@ -33,6 +33,8 @@ use crate::server::cgroup::Leaf;
 
 /// What an app prints on standard output when it listens, followed by the port.
 const READY: &str = "TAKO:READY:";
+/// Read at once; half of what a pipe holds, so that an app that says much can go on while we look at it.
+const BUFFER: usize = 32 << 10;
 /// Read from one pipe before the others get their turn.
 const TURN: usize = 256 << 10;
 /// Read at most of what is left in a pipe when its process has ended; more than a pipe holds by default.
@@ -140,8 +142,8 @@ impl Watcher {
     fn add(&mut self, watched: Watched) {
         let id = watched.id;
         let mut process = Process {
-            out: Lines::default(),
-            err: Lines::default(),
+            out: Lines::new(),
+            err: Lines::new(),
             out_open: watched.held.stdout.is_some(),
             err_open: watched.held.stderr.is_some(),
             ready: watched.was_ready,
@@ -232,19 +234,26 @@ impl Process {
             Part::Err | Part::Exit => (&mut held.stderr, err, err_open, Stream::Err),
         };
         let Some(pipe) = pipe else { return false };
-        let mut buffer = [0; 16 << 10];
+        let mut buffer = [0; BUFFER];
         let mut left = limit;
         while *open {
             match pipe.read(&mut buffer) {
                 Ok(0) => *open = false,
                 Ok(n) => {
-                    lines.feed(&buffer[..n], |line| match port(&line) {
+                    let mut said = String::with_capacity(n);
+                    lines.feed(&buffer[..n], |line| match port(line) {
                         Some(port) if stream == Stream::Out && !*ready => {
                             *ready = true;
                             let _ = to.send((*id, Event::Ready(port)));
                         }
-                        _ => voice.say(stream, line),
+                        _ => {
+                            said.push_str(line);
+                            said.push('\n');
+                        }
                     });
+                    if !said.is_empty() {
+                        voice.say(stream, said);
+                    }
                     left = left.saturating_sub(n);
                     if left == 0 {
                         return true;
@@ -260,8 +269,8 @@ impl Process {
 
     /// What ended without an end of line.
     fn last_lines(&mut self) {
-        self.out.end(|line| self.watched.voice.say(Stream::Out, line));
-        self.err.end(|line| self.watched.voice.say(Stream::Err, line));
+        self.out.end(|line| self.watched.voice.say(Stream::Out, format!("{line}\n")));
+        self.err.end(|line| self.watched.voice.say(Stream::Err, format!("{line}\n")));
     }
 
     fn register(&mut self, registry: &mio::Registry) -> io::Result<()> {

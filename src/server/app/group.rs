@@ -16,17 +16,24 @@ const MAX_ENVIRONMENT: u64 = 4 << 20;
 /// The state of a listening socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
 
-struct Stat {
+pub(crate) struct Stat {
     state: char,
-    group: u32,
+    pub group: u32,
     started: u64,
+    /// Clock ticks that it ran, and that those of its children ran which it has waited for.
+    pub ticks: u64,
+    /// Resident memory.
+    pub pages: u64,
+}
+
+/// Every process of the machine that can be looked at.
+pub(crate) fn all() -> impl Iterator<Item = Stat> {
+    pids().filter_map(stat)
 }
 
 /// The live processes of a group; one that has ended and is not reaped is not there any more.
 pub(crate) fn members(group: u32) -> Vec<u32> {
-    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| stat(*pid).is_some_and(|s| s.group == group && !matches!(s.state, 'Z' | 'X'))).collect()
+    pids().filter(|pid| stat(*pid).is_some_and(|s| s.group == group && !matches!(s.state, 'Z' | 'X'))).collect()
 }
 
 /// Clock ticks from boot to the start of a process; `None` when there is none.
@@ -102,6 +109,11 @@ fn listeners(table: impl BufRead, port: u16) -> Vec<String> {
     listening.flatten().filter(|(port, _)| *port == ours).map(|(_, inode)| format!("socket:[{inode}]")).collect()
 }
 
+fn pids() -> impl Iterator<Item = u32> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
 fn stat(pid: u32) -> Option<Stat> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name in parentheses, and may hold anything, also parentheses.
@@ -110,6 +122,8 @@ fn stat(pid: u32) -> Option<Stat> {
         state: fields.first()?.chars().next()?,
         group: fields.get(2)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
+        ticks: fields.get(11..15)?.iter().filter_map(|field| field.parse::<u64>().ok()).sum(),
+        pages: fields.get(21)?.parse().unwrap_or(0),
     })
 }
 

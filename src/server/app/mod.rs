@@ -7,7 +7,7 @@
 //! ```
 //! Reading order: the pure parts (`lifecycle`, `restart`, `rollout`, `scale`), what is run (`spec`, `instance`, `secrets`,
 //! `port`, `leftover`), the three threads that all apps share (`watch` with `lines`, `probe`, `logs`), and the actor:
-//! its loop, what it tells (`status`), its rollouts, planned in `plan` and performed in `roll`, and
+//! its loop, what it tells (`status`, with `usage`), its rollouts, planned in `plan` and performed in `roll`, and
 //! its sleep (`demand`).
 //!
 //! **Invariant**: nothing outside the actor's thread changes what it owns; a [`Handle`] sends and waits.
@@ -21,6 +21,7 @@ mod instance;
 pub(crate) mod secrets;
 mod port;
 mod group;
+mod usage;
 mod leftover;
 mod poller;
 mod watch;
@@ -60,6 +61,7 @@ use logs::{Logs, Source};
 use port::Ports;
 use probe::Probe;
 use stage::Stage;
+use usage::Meter;
 use watch::Watch;
 
 /// What every app needs of the daemon.
@@ -80,6 +82,7 @@ pub(crate) struct Threads {
     probe: Probe,
     logs: Logs,
     ports: Ports,
+    meter: Meter,
 }
 
 /// A cloneable way to an app's actor.
@@ -147,7 +150,9 @@ fn start_on<S: Stage>(
 
 impl Threads {
     fn start() -> Result<Threads> {
-        Ok(Threads { watch: Watch::start()?, probe: Probe::start()?, logs: Logs::start()?, ports: Ports::default() })
+        let meter = Meter::default();
+        let (watch, probe, logs) = (Watch::start()?, Probe::start(meter.clone())?, Logs::start()?);
+        Ok(Threads { watch, probe, logs, ports: Ports::default(), meter })
     }
 }
 

@@ -12,10 +12,11 @@ mod sandbox;
 mod small;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use figures::{Figures, Work};
+use figures::Figures;
 use http::Client;
 use sandbox::Server;
 use small::Small;
@@ -57,13 +58,13 @@ fn row(small: &Small, apps: u32, each: u32, watched: Duration) -> BTreeMap<Strin
     ids.iter().for_each(|id| drop(small.deploy(&server, id, "v1", each)));
     thread::sleep(SETTLE);
     let pid = server.pid();
-    let (started, accepted, before) = (Instant::now(), accepted(&server, &ids), figures::work(pid));
+    let (started, accepted, before) = (Instant::now(), accepted(&server, &ids), work(pid));
     thread::sleep(watched);
-    let work = figures::between(&before, &figures::work(pid));
+    let done = between(&before, &work(pid));
     let (took, figures) = (started.elapsed().as_secs_f64(), Figures::of(pid));
     // The second look is one connection more for each.
     let probes = (self::accepted(&server, &ids) - accepted - u64::from(apps * each)) as f64 / took;
-    let ran: Duration = work.values().map(|w| w.ran).sum();
+    let ran: Duration = done.values().map(|w| w.ran).sum();
     println!(
         "{apps:>5} {:>10} {:>9.1} {:>8} {:>6} {:>9.2} {probes:>9.0}",
         apps * each,
@@ -72,7 +73,7 @@ fn row(small: &Small, apps: u32, each: u32, watched: Duration) -> BTreeMap<Strin
         figures.descriptors,
         ran.as_secs_f64() / took * 100.0,
     );
-    work
+    done
 }
 
 /// Connections that the instances have accepted: nobody but the probe asks them, except us here, on a kept link each.
@@ -81,4 +82,39 @@ fn accepted(server: &Server, ids: &[String]) -> u64 {
     let ports = ids.iter().flat_map(instances).map(|i| u16::try_from(i["port"].as_u64().unwrap()).unwrap());
     let ask = |port: u16| Client::plain(([127, 0, 0, 1], port).into(), "localhost").unwrap().get("/accepted").unwrap();
     ports.map(|port| ask(port).text().parse::<u64>().unwrap()).sum()
+}
+
+/// Of all threads of one name: how long they ran since they began, and how often they were woken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Work {
+    ran: Duration,
+    wakes: u64,
+}
+
+/// What the threads did so far, by name; numbers in names are left out.
+fn work(pid: u32) -> BTreeMap<String, Work> {
+    let mut all: BTreeMap<String, Work> = BTreeMap::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
+        // A thread may end between two looks.
+        let read = |name: &str| fs::read_to_string(task.path().join(name)).ok();
+        let (Some(name), Some(times), Some(status)) = (read("comm"), read("schedstat"), read("status")) else {
+            continue;
+        };
+        let ran = times.split_whitespace().next().and_then(|ns| ns.parse().ok()).unwrap();
+        let wakes = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+        let work = all.entry(name.trim().trim_end_matches(|c: char| c.is_ascii_digit()).into()).or_default();
+        work.ran += Duration::from_nanos(ran);
+        work.wakes += wakes.trim().parse::<u64>().unwrap();
+    }
+    all
+}
+
+/// What was done between two looks.
+fn between(before: &BTreeMap<String, Work>, after: &BTreeMap<String, Work>) -> BTreeMap<String, Work> {
+    let since = |(name, now): (&String, &Work)| {
+        let then = before.get(name).copied().unwrap_or_default();
+        let work = Work { ran: now.ran.saturating_sub(then.ran), wakes: now.wakes.saturating_sub(then.wakes) };
+        (name.clone(), work)
+    };
+    after.iter().map(since).collect()
 }

@@ -11,7 +11,7 @@ use crate::sandbox::{Ran, User, wait_for};
 /// The last event of a run that may fail.
 fn event(ran: &Ran, name: &str) -> Value {
     let events = ran.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    events.filter(|event| event["event"] == name).last().unwrap_or_else(|| panic!("no event {name}: {ran}"))
+    events.rev().find(|event| event["event"] == name).unwrap_or_else(|| panic!("no event {name}: {ran}"))
 }
 
 /// The one instance or more of the one app that `tako status` finds.

@@ -151,6 +151,9 @@ fn tell(ui: &Ui, all: &[Found], instances: bool) {
         if let Some(why) = &status.last_failure {
             ui.note(&format!("! {server}: the last instance that failed: {why}"));
         }
+        for remark in &status.remarks {
+            ui.note(&format!("· {server}: {}: {remark}", status.app));
+        }
     }
     if instances {
         for (server, status) in there(all).filter(|(_, status)| !status.instances.is_empty()) {
@@ -294,6 +297,7 @@ mod tests {
             instances,
             since_ms: 0,
             last_failure: None,
+            remarks: Vec::new(),
         };
         Found { server: ServerName::parse(server).unwrap(), app: Some(app), status: Ok(Some(status)) }
     }

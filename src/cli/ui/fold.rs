@@ -4,7 +4,7 @@
 use super::look::columns;
 
 /// What an explanation starts with; the lines below it line up with what comes after.
-const LEADS: [&str; 9] = ["error: ", "warning: ", "hint: ", "! ", "≠ ", "!= ", "* ", "✓ ", "+ "];
+const LEADS: [&str; 11] = ["error: ", "warning: ", "hint: ", "! ", "≠ ", "!= ", "· ", "- ", "* ", "✓ ", "+ "];
 
 /// `text` with every line in at most `room` columns, as far as its words allow. A command in backticks stays on one line
 /// where that is possible: it is there to be copied.

@@ -4,10 +4,10 @@ use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use super::actor::Actor;
-use super::instance::{Instance, Role};
+use super::instance::{Instance, Process, Role};
 use super::scale::State;
 use super::stage::Stage;
-use super::usage::{Meter, Usage};
+use super::usage::{Meter, Usage, Who};
 use crate::proto::control::{AppState, AppStatus, InstanceStatus, Release};
 use crate::server::state::{Failed, Record};
 
@@ -23,6 +23,7 @@ impl<S: Stage> Actor<S> {
             instances: self.instances.iter().filter_map(|i| instance_status(i, &self.threads.meter, now)).collect(),
             since_ms: self.live.as_ref().map_or(0, |l| l.record.deployed_ms),
             last_failure: self.last_failure.clone(),
+            remarks: self.live.as_ref().map_or(Vec::new(), |live| self.cell.remarks(live.manifest())),
         }
     }
 
@@ -95,7 +96,7 @@ fn is_looping(instance: &Instance, now: Instant) -> bool {
 
 fn instance_status(instance: &Instance, meter: &Meter, now: Instant) -> Option<InstanceStatus> {
     let process = instance.process()?;
-    let Usage { cpu, permille, memory } = meter.usage(process.pid, process.started, now);
+    let Usage { cpu, permille, memory } = usage(process, meter, now);
     Some(InstanceStatus {
         number: instance.number,
         version: instance.spec.manifest().version.clone(),
@@ -112,6 +113,19 @@ fn instance_status(instance: &Instance, meter: &Meter, now: Instant) -> Option<I
         cpu_permille: permille,
         restarts: instance.restarts.count(),
     })
+}
+
+/// Of all that it has started: by the kernel's own group where it has one, and where that does not count memory, by a
+/// look at the processes in it.
+fn usage(process: &Process, meter: &Meter, now: Instant) -> Usage {
+    let Some(leaf) = &process.leaf else { return meter.usage(Who::Group(process.pid), process.started, now) };
+    let looked = meter.usage(Who::These(&leaf.pids()), process.started, now);
+    let counted = leaf.usage();
+    Usage {
+        cpu: Duration::from_micros(counted.cpu_us),
+        memory: counted.memory.unwrap_or(looked.memory),
+        permille: looked.permille,
+    }
 }
 
 fn millis(d: Duration) -> u64 {

@@ -1,7 +1,7 @@
 //! Usage: what the processes of an instance take, processor time and memory, with all that the instance started.
 //!
-//! The kernel lists no process group, so one look over `/proc` counts for every instance of every app, and who asks
-//! shortly after another gets the same look. A rate takes two looks: the probes, which run anyway, take one now and then
+//! The kernel lists no process group, so one look over `/proc` is for every instance of every app, and who asks shortly
+//! after another gets the same look. A rate takes two looks: the probes, which run anyway, take one now and then
 //! ([`Meter::tick`]), so that a status needs no waiting and an idle server no wake-up more.
 //!
 //! **Invariant**: looks take at most one part in [`SHARE`] of the time, however many processes the machine has.
@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::group;
+use super::group::{self, Stat};
 
 /// Between two looks that nobody asked for: the rate is one of the last ten to twenty seconds.
 const EVERY: Duration = Duration::from_secs(10);
@@ -44,17 +44,28 @@ struct Looks {
     earlier: Option<Arc<Look>>,
 }
 
-/// What every process group took at a moment.
+/// What every process had taken at a moment.
 struct Look {
     at: Instant,
     cost: Duration,
-    groups: HashMap<u32, Taken>,
+    processes: HashMap<u32, Taken>,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Taken {
+    group: u32,
+    /// Tells it from another process that has had its number.
+    born: u64,
     cpu: Duration,
     memory: u64,
+}
+
+/// Whose usage is asked for.
+#[derive(Clone, Copy)]
+pub(crate) enum Who<'a> {
+    /// A process group.
+    Group(u32),
+    These(&'a [u32]),
 }
 
 impl Meter {
@@ -67,8 +78,8 @@ impl Meter {
         }
     }
 
-    /// What the group of `leader` takes, which was started at `started`; nothing when it has ended.
-    pub fn usage(&self, leader: u32, started: Instant, now: Instant) -> Usage {
+    /// What `who` take, the first of whom was started at `started`; nothing when they have ended.
+    pub fn usage(&self, who: Who<'_>, started: Instant, now: Instant) -> Usage {
         // Held while the kernel is asked: it answers from memory, and who waits wants the same answer.
         let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // One that is younger than the last look is not in it.
@@ -76,7 +87,7 @@ impl Meter {
         if looks.last.as_ref().is_none_or(is_stale) {
             looks.look(now);
         }
-        looks.usage(leader, started)
+        looks.usage(who, started)
     }
 }
 
@@ -97,32 +108,46 @@ impl Looks {
         self.last = Some(look);
     }
 
-    fn usage(&self, leader: u32, started: Instant) -> Usage {
+    fn usage(&self, who: Who<'_>, started: Instant) -> Usage {
         let Some(last) = &self.last else { return Usage::default() };
-        let Some(taken) = last.groups.get(&leader) else { return Usage::default() };
-        // Of a number that meant another process then, or of a process that was not there yet, it is the time since the
-        // start that counts.
         let base = [&self.mark, &self.earlier].into_iter().flatten().find(|base| last.at >= base.at + SHORTEST);
-        let (cpu, at) = base
-            .filter(|base| base.at >= started)
-            .and_then(|base| Some((base.groups.get(&leader)?.cpu, base.at)))
-            .unwrap_or((Duration::ZERO, started));
-        let (ran, passed) = (taken.cpu.saturating_sub(cpu), last.at.saturating_duration_since(at));
+        // Of instances that are younger it is the time since their start that counts.
+        let base = base.filter(|base| base.at >= started);
+        let from = base.map_or(started, |base| base.at);
+        let mut usage = Usage::default();
+        let mut ran = Duration::ZERO;
+        for (pid, now) in last.of(who) {
+            let then = base.and_then(|base| base.processes.get(&pid)).filter(|then| then.born == now.born);
+            ran += now.cpu.saturating_sub(then.map_or(Duration::ZERO, |then| then.cpu));
+            usage.cpu += now.cpu;
+            usage.memory += now.memory;
+        }
+        let passed = last.at.saturating_duration_since(from);
         let permille = ran.as_millis() * 1000 / passed.as_millis().max(1);
-        Usage { cpu: taken.cpu, permille: u32::try_from(permille).unwrap_or(u32::MAX), memory: taken.memory }
+        Usage { permille: u32::try_from(permille).unwrap_or(u32::MAX), ..usage }
     }
 }
 
 impl Look {
     fn take(now: Instant) -> Look {
         let (tick, page) = (rustix::param::clock_ticks_per_second(), rustix::param::page_size());
-        let mut groups: HashMap<u32, Taken> = HashMap::new();
-        for stat in group::all() {
-            let taken = groups.entry(stat.group).or_default();
-            taken.cpu += Duration::from_millis(stat.ticks.saturating_mul(1000) / tick.max(1));
-            taken.memory += stat.pages * page as u64;
+        let taken = |stat: Stat| Taken {
+            group: stat.group,
+            born: stat.started,
+            cpu: Duration::from_millis(stat.ticks.saturating_mul(1000) / tick.max(1)),
+            memory: stat.pages.saturating_mul(page as u64),
+        };
+        let processes = group::stats().map(|(pid, stat)| (pid, taken(stat))).collect();
+        Look { at: now, cost: now.elapsed(), processes }
+    }
+
+    fn of(&self, who: Who<'_>) -> Vec<(u32, Taken)> {
+        match who {
+            Who::Group(group) => {
+                self.processes.iter().filter(|(_, t)| t.group == group).map(|(pid, t)| (*pid, *t)).collect()
+            }
+            Who::These(pids) => pids.iter().filter_map(|pid| Some((*pid, *self.processes.get(pid)?))).collect(),
         }
-        Look { at: now, cost: now.elapsed(), groups }
     }
 
     fn is_older(&self, age: Duration, now: Instant) -> bool {
@@ -136,8 +161,11 @@ mod tests {
     use crate::sys::{self, Spawn};
 
     fn look(at: Instant, cpu_ms: u64) -> Look {
-        let taken = Taken { cpu: Duration::from_millis(cpu_ms), memory: 4096 };
-        Look { at, cost: Duration::from_millis(1), groups: [(7, taken)].into() }
+        let cpu = Duration::from_millis(cpu_ms);
+        // A count that is less than before is another process's.
+        let born = u64::from(cpu_ms == 501);
+        let taken = Taken { group: 7, born, cpu, memory: 4096 };
+        Look { at, cost: Duration::from_millis(1), processes: [(70, taken)].into() }
     }
 
     #[test]
@@ -148,8 +176,10 @@ mod tests {
             let mut all = Looks::default();
             looks.iter().for_each(|(s, cpu_ms)| all.put(look(at(*s), *cpu_ms)));
             let expected = Usage { cpu: Duration::from_millis(looks.last().unwrap().1), permille, memory: 4096 };
-            assert_eq!(all.usage(7, at(started)), expected, "{looks:?} since {started}");
-            assert_eq!(all.usage(8, at(started)), Usage::default());
+            for who in [Who::Group(7), Who::These(&[70, 71])] {
+                assert_eq!(all.usage(who, at(started)), expected, "{looks:?} since {started}");
+            }
+            assert_eq!(all.usage(Who::Group(8), at(started)), Usage::default());
         };
         // One look alone: since the start.
         check(&[(100, 500)], 99, 500);
@@ -157,7 +187,9 @@ mod tests {
         check(&[(100, 5000), (110, 5100), (111, 5110)], 0, 10);
         check(&[(100, 5000), (110, 5100), (116, 5400)], 0, 50);
         // A process that is younger than the looks, under a number that was another's.
-        check(&[(100, 5000), (110, 5100), (120, 500)], 119, 500);
+        check(&[(100, 5000), (110, 5100), (120, 501)], 119, 501);
+        // One of an older instance, the same.
+        check(&[(100, 5000), (110, 5100), (120, 501)], 0, 50);
         // More than one core.
         check(&[(100, 0), (110, 25_000)], 0, 2500);
     }
@@ -169,17 +201,17 @@ mod tests {
         meter.tick(now);
         assert_eq!(at(&meter), Some(now));
         meter.tick(now + Duration::from_secs(9));
-        meter.usage(1, now, now + Duration::from_millis(10));
+        meter.usage(Who::Group(1), now, now + Duration::from_millis(10));
         assert_eq!(at(&meter), Some(now), "too early for another look");
         // On a machine where a look takes a second.
-        meter.0.lock().unwrap().put(Look { at: now, cost: Duration::from_secs(1), groups: HashMap::new() });
-        meter.usage(1, now, now + Duration::from_secs(499));
+        meter.0.lock().unwrap().put(Look { at: now, cost: Duration::from_secs(1), processes: HashMap::new() });
+        meter.usage(Who::Group(1), now, now + Duration::from_secs(499));
         assert_eq!(at(&meter), Some(now));
         let later = now + Duration::from_secs(501);
-        meter.usage(1, now, later);
+        meter.usage(Who::Group(1), now, later);
         assert_eq!(at(&meter), Some(later));
         let even_later = later + Duration::from_millis(1);
-        meter.usage(1, even_later, even_later);
+        meter.usage(Who::Group(1), even_later, even_later);
         assert_eq!(at(&meter), Some(even_later), "it was not there before");
     }
 
@@ -190,15 +222,22 @@ mod tests {
         let argv = ["/bin/sh", "-c", script].map(Into::into);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
         let started = Instant::now();
-        let mut spawned =
-            sys::spawn(&Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None, user: None, cgroup: None })
-                .unwrap();
+        let mut spawned = sys::spawn(&Spawn {
+            argv: &argv,
+            dir: "/".into(),
+            env,
+            bootstrap: None,
+            user: None,
+            cgroup: None,
+            limits: sys::Limits::default(),
+        })
+        .unwrap();
         std::io::Read::read_exact(&mut spawned.stdout, &mut [0]).unwrap();
         let id = spawned.child.id();
-        let usage = Meter::default().usage(id, started, Instant::now());
+        let usage = Meter::default().usage(Who::Group(id), started, Instant::now());
         sys::kill_group(spawned.pid, rustix::process::Signal::KILL).unwrap();
         spawned.child.wait().unwrap();
         assert!(usage.cpu > Duration::ZERO && usage.permille > 0 && usage.memory > 1 << 16, "{usage:?}");
-        assert_eq!(Meter::default().usage(id, started, Instant::now()), Usage::default());
+        assert_eq!(Meter::default().usage(Who::Group(id), started, Instant::now()), Usage::default());
     }
 }

@@ -350,8 +350,17 @@ pub(crate) struct InstanceStatus {
     /// The lifecycle state's name: `healthy`, `draining`…
     pub state: String,
     pub up_ms: u64,
-    /// Resident memory in bytes.
+    /// Resident memory in bytes, with that of all processes that it started.
     pub memory: u64,
+    /// Processor time of the same processes since the start.
+    #[serde(default)]
+    pub cpu_ms: u64,
+    /// Thousandths of one core that they took in the last seconds.
+    #[serde(default)]
+    pub cpu_permille: u32,
+    /// How often this place was filled again because its process ended by itself.
+    #[serde(default)]
+    pub restarts: u32,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -365,4 +374,7 @@ pub(crate) struct Release {
     pub git_dirty: bool,
     /// It was rolled back or replaced after a failure.
     pub bad: bool,
+    /// Why it never went live, if it did not; then it is not there to go back to.
+    #[serde(default)]
+    pub failure: Option<String>,
 }

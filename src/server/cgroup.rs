@@ -49,7 +49,6 @@ pub(crate) struct Caps {
 /// What an instance with all its processes has used since it was started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
-    #[allow(dead_code)] // For the status.
     pub cpu_us: u64,
     /// Bytes it has now, of files in memory too; `None` where the kernel does not count them for us.
     pub memory: Option<u64>,

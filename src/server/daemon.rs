@@ -189,7 +189,7 @@ impl Daemon {
 
 pub(crate) fn not_here(id: &AppId) -> Error {
     Error::new(Kind::NotFound, format!("there is no app {id} on this server"))
-        .hint("`tako status` lists those there are")
+        .hint("`tako status --all` lists those there are")
 }
 
 fn remove_file(path: &Path) -> Result<()> {

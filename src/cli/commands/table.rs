@@ -59,10 +59,19 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command {
         name: "status",
         aliases: &[],
-        about: "what runs where",
+        about: "what runs where, and what it takes",
         args: &[],
-        flags: &[ENV_ANY],
-        examples: &[("tako status", "every environment"), ("tako status --env staging --json", "one, for a program")],
+        flags: &[
+            ENV_ANY,
+            value("server", "NAME", "only this server; may be repeated"),
+            switch("all", "every app on the servers you know, as it is where there is no tako.toml"),
+            switch("instances", "each instance in a line of its own"),
+        ],
+        examples: &[
+            ("tako status", "every environment of this project"),
+            ("tako status --env staging --instances", "also each instance: process, port, age, CPU and memory"),
+            ("tako status --all --server fra1 --json", "all that is on one server, for a program"),
+        ],
         hidden: false,
         does: Does::Run(super::status::run),
     },

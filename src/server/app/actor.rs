@@ -38,8 +38,8 @@ use crate::server::layout::Layout;
 use crate::server::state::Desired;
 
 /// Notices of the proxy that wait for us. More than this come only when we are stuck; what is lost then is made up
-/// for by deadlines.
-const MAX_NOTICES: usize = 4096;
+/// for by deadlines. Room for all of them is taken at once, and by every app: some 40 KiB.
+const MAX_NOTICES: usize = 1024;
 
 pub(super) struct Actor<S: Stage> {
     pub id: AppId,

@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Deployed, Notice, Swap};
 use crate::proto::version::Version;
 use crate::server::crash;
-use crate::server::state;
+use crate::server::state::{self, Record};
 
 use super::roll::Times;
 
@@ -119,32 +119,39 @@ impl<S: Stage> Actor<S> {
         self.drop_empty();
         crash::point("restore: new ones retired");
         let version = rolling.version();
+        let unknown = || Error::new(Kind::Bug, format!("the rollout of {version} ended without a reason"));
+        let error = rolling.failure.unwrap_or_else(unknown);
         if rolling.plan.replaces {
-            self.give_up_on(&version);
+            self.give_up_on(&rolling.plan.spec.record, &error);
         }
         crash::point("restore: given up on");
         self.tidy_files();
-        let unknown = || Error::new(Kind::Bug, format!("the rollout of {version} ended without a reason"));
-        let error = rolling.failure.unwrap_or_else(unknown);
         log::warn!("app={} rollout failed release={version} {error}", self.id);
         let _ = rolling.to.send(Event::Done(Err(error)));
     }
 
     /// A release that never was live goes; one that was is not chosen by itself again.
-    fn give_up_on(&mut self, version: &Version) {
-        match &mut self.desired {
-            Some(desired) if &desired.live == version => {}
-            Some(desired) if desired.record(version).is_some() => {
+    fn give_up_on(&mut self, record: &Record, why: &Error) {
+        let version = &record.manifest.version;
+        let was_live = match &mut self.desired {
+            Some(desired) if &desired.live == version => return,
+            Some(desired) => {
+                let was_live = desired.record(version).is_some();
                 desired.releases.iter_mut().filter(|r| &r.manifest.version == version).for_each(|r| r.bad = true);
+                if !was_live {
+                    desired.failed(record, why.to_string());
+                }
                 if let Err(e) = state::save(&self.layout, desired) {
                     log::warn!("app={} a failed release is not marked release={version} error={e}", self.id);
                 }
+                was_live
             }
-            Some(_) | None => {
-                self.discard_later(version.clone());
-                // Before the answer, if nothing runs from it: who deploys it again must find it gone.
-                self.discard_failed();
-            }
+            None => false,
+        };
+        if !was_live {
+            self.discard_later(version.clone());
+            // Before the answer, if nothing runs from it: who deploys it again must find it gone.
+            self.discard_failed();
         }
     }
 

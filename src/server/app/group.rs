@@ -22,11 +22,21 @@ const MAX_DEPTH: usize = 32;
 /// The state of a listening socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
 
-struct Stat {
+pub(crate) struct Stat {
     state: char,
     parent: u32,
-    group: u32,
-    started: u64,
+    pub group: u32,
+    /// Clock ticks from boot to its start.
+    pub started: u64,
+    /// Clock ticks that it ran, and that those of its children ran which it has waited for.
+    pub ticks: u64,
+    /// Resident memory.
+    pub pages: u64,
+}
+
+/// Every process of the machine that can be looked at.
+pub(crate) fn stats() -> impl Iterator<Item = (u32, Stat)> {
+    all().filter_map(|pid| Some((pid, stat(pid)?)))
 }
 
 /// The live processes of a group; one that has ended and is not reaped is not there any more.
@@ -194,6 +204,8 @@ fn parse_stat(stat: &str) -> Option<Stat> {
         parent: fields.get(1)?.parse().ok()?,
         group: fields.get(2)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
+        ticks: fields.get(11..15)?.iter().filter_map(|field| field.parse::<u64>().ok()).sum(),
+        pages: fields.get(21)?.parse().unwrap_or(0),
     })
 }
 

@@ -9,7 +9,7 @@
 //! `instance`, `secrets`, `port`), inside of which walls (`cell`), what a killed server left (`held`, `leftover`,
 //! `adopt`), the three threads that all apps share (`watch` with `lines`, `probe`, `logs` with `writer`, and what is read
 //! of them: `entry`, `sieve`, `history`, `reading`), and the actor: its loop, its start (`boot`), what it tells
-//! (`status`), its rollouts, planned in `plan` and performed in `roll`, and its sleep (`demand`).
+//! (`status` with `usage`), its rollouts, planned in `plan` and performed in `roll`, and its sleep (`demand`).
 //!
 //! **Invariant**: nothing outside the actor's thread changes what it owns; a [`Handle`] sends and waits.
 
@@ -24,6 +24,7 @@ pub(crate) mod secrets;
 mod port;
 mod group;
 mod held;
+mod usage;
 mod leftover;
 mod adopt;
 mod poller;
@@ -72,6 +73,7 @@ use logs::{Logs, Source};
 use port::Ports;
 use probe::Probe;
 use stage::Stage;
+use usage::Meter;
 use watch::Watch;
 
 /// What every app needs of the daemon.
@@ -93,6 +95,7 @@ pub(crate) struct Threads {
     probe: Probe,
     logs: Logs,
     ports: Ports,
+    meter: Meter,
 }
 
 /// A cloneable way to an app's actor.
@@ -177,7 +180,9 @@ pub(crate) fn end_leftovers(id: &AppId, world: &World) {
 
 impl Threads {
     fn start() -> Result<Threads> {
-        Ok(Threads { watch: Watch::start()?, probe: Probe::start()?, logs: Logs::start()?, ports: Ports::default() })
+        let meter = Meter::default();
+        let (watch, probe, logs) = (Watch::start()?, Probe::start(meter.clone())?, Logs::start()?);
+        Ok(Threads { watch, probe, logs, ports: Ports::default(), meter })
     }
 }
 

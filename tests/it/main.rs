@@ -15,6 +15,7 @@ mod deploy;
 mod assets;
 mod websocket;
 mod failures;
+mod broken;
 mod on_demand;
 mod recovery;
 mod bad_input;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::{Exit, aim};
+use super::{Exit, aim, failure};
 use crate::cli::args::Args;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::ui::Ui;
@@ -81,8 +81,8 @@ fn tell(ui: &Ui, all: &[Answers]) {
         }
         for (server, found) in found {
             rows.push(row(app, env, server, found, versions.len() > 1));
-            if let Ok(Some(AppStatus { last_failure: Some(why), .. })) = found {
-                remarks.push(format!("! {server}: the last instance that failed: {why}"));
+            if let Ok(Some(status)) = found {
+                remarks.extend(failure::lines(server, status));
             }
             events.push(match found {
                 Ok(Some(status)) => json!({ "env": env, "server": server, "ok": true, "status": status }),
@@ -150,6 +150,7 @@ mod tests {
             port: 1,
             state: state.into(),
             up_ms: 1,
+            restarts: 0,
             memory: 59_000_000,
         };
         let status = AppStatus {
@@ -161,6 +162,7 @@ mod tests {
             instances: vec![instance("healthy"), instance("starting")],
             since_ms: 0,
             last_failure: None,
+            waiting: Vec::new(),
         };
         let (app, env, server) = (&status.app.clone(), &EnvName::production(), &ServerName::parse("fra1").unwrap());
         let cells = |found: Found, differs| row(app, env, server, &found, differs)[2..].join(" ");

@@ -24,9 +24,13 @@ struct Stat {
 
 /// The live processes of a group; one that has ended and is not reaped is not there any more.
 pub(crate) fn members(group: u32) -> Vec<u32> {
+    everybody().filter(|pid| stat(*pid).is_some_and(|s| s.group == group && !matches!(s.state, 'Z' | 'X'))).collect()
+}
+
+/// All processes of the machine.
+pub(crate) fn everybody() -> impl Iterator<Item = u32> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| stat(*pid).is_some_and(|s| s.group == group && !matches!(s.state, 'Z' | 'X'))).collect()
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// Clock ticks from boot to the start of a process; `None` when there is none.
@@ -57,18 +61,42 @@ pub(crate) fn listens(leader: u32, port: u16) -> Option<bool> {
     others.try_fold(false, |found, pid| Some(found || holds(pid, &sockets)?))
 }
 
+/// Where the group of `leader` listens for TCP; `None` when nobody is left or none of them may be looked at.
+pub(crate) fn listening(leader: u32) -> Option<Vec<SocketAddr>> {
+    let mut found: Vec<SocketAddr> = Vec::new();
+    let mut looked = false;
+    for pid in members(leader) {
+        if let Some(listeners) = own_listeners(pid) {
+            looked = true;
+            found.extend(listeners);
+        }
+    }
+    found.sort();
+    found.dedup();
+    looked.then_some(found)
+}
+
+/// A process that listens on `port`, of all that there are.
+pub(crate) fn listener(port: u16) -> Option<u32> {
+    let sockets = sockets_of_table(port)?;
+    everybody().find(|pid| holds(*pid, &sockets) == Some(true))
+}
+
 /// Looks at the process's own sockets; false also where the kernel does not let us.
 fn has_listener(pid: u32, port: u16) -> bool {
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
-    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
-    let descriptors = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).into_iter().flatten().flatten();
-    descriptors.filter(is_socket).filter_map(|entry| entry.file_name().to_str()?.parse().ok()).any(|number| {
-        let socket = pidfd_getfd(&process, number, PidfdGetfdFlags::empty());
-        socket.is_ok_and(|socket| {
-            let address = getsockname(&socket).ok().and_then(|any| SocketAddr::try_from(any).ok());
-            address.is_some_and(|a| a.port() == port) && sockopt::socket_acceptconn(&socket).unwrap_or(false)
-        })
-    })
+    own_listeners(pid).is_some_and(|mut listeners| listeners.any(|at| at.port() == port))
+}
+
+fn own_listeners(pid: u32) -> Option<impl Iterator<Item = SocketAddr>> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+    let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).ok()?.flatten();
+    let numbers = descriptors.filter(is_socket).filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Some(numbers.filter_map(move |number| {
+        let socket = pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok()?;
+        let address = SocketAddr::try_from(getsockname(&socket).ok()?).ok()?;
+        sockopt::socket_acceptconn(&socket).unwrap_or(false).then_some(address)
+    }))
 }
 
 fn is_socket(entry: &fs::DirEntry) -> bool {

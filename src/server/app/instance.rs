@@ -15,8 +15,9 @@ use crossbeam_channel::Sender;
 use zeroize::Zeroizing;
 
 use super::Threads;
+use super::evidence;
 use super::leftover::{self, Note};
-use super::lifecycle::{Lifecycle, MISSES_DEAD, Why};
+use super::lifecycle::Lifecycle;
 use super::logs::{Source, Voice};
 use super::port::Reserved;
 use super::probe::{Bad, Check, Verdict};
@@ -109,6 +110,10 @@ pub(crate) struct Process {
     pub addr: Option<SocketAddr>,
     pub last_bad: Option<Bad>,
     pub traffic: Traffic,
+    /// Where its group listened when it was given up, which is looked at before it is told to end.
+    pub listened: Option<Vec<SocketAddr>>,
+    /// What the machine had counted before.
+    pub machine_oom_kills: Option<u64>,
     token: Zeroizing<String>,
     /// Given back when the process is gone.
     _port: Option<Reserved>,
@@ -193,6 +198,8 @@ impl Process {
             addr: reserved.as_ref().map(|r| loopback(r.port)),
             last_bad: None,
             traffic: Traffic::Never,
+            listened: None,
+            machine_oom_kills: evidence::machine_oom_kills(),
             token,
             _port: reserved,
         };
@@ -220,20 +227,6 @@ impl Process {
     /// What is asked for its health, as the start of a sentence.
     pub fn subject(&self, spec: &Spec) -> String {
         check(spec, &self.token).subject().to_owned()
-    }
-
-    /// Why it is ended, as the end of a sentence that starts with the instance.
-    pub fn gave_up(&self, why: Why, spec: &Spec) -> String {
-        let limit = spec.manifest().limits.startup_timeout_s;
-        let subject = self.subject(spec);
-        match (why, self.last_bad) {
-            (Why::NeverReady, Some(bad)) => format!("not ready after {limit}s: {subject} {bad}"),
-            (Why::NeverReady, None) => format!("not ready after {limit}s"),
-            (Why::NeverHealthy, Some(bad)) => format!("is up but {subject} {bad}"),
-            (Why::NeverHealthy, None) => format!("is up but {subject} was not asked within {limit}s"),
-            (Why::Unhealthy, Some(bad)) => format!("was killed because {subject} {bad} {MISSES_DEAD} times"),
-            (Why::Unhealthy, None) => "was killed because it failed its probes".into(),
-        }
     }
 
     pub fn note(&self, layout: &Layout, manifest: &Manifest, number: u32) {

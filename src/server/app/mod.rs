@@ -8,7 +8,7 @@
 //! Reading order: the pure parts (`lifecycle`, `restart`, `rollout`, `scale`), what is run (`spec`, `instance`, `secrets`,
 //! `port`, `leftover`), the three threads that all apps share (`watch` with `lines`, `probe`, `logs`), and the actor:
 //! its loop, what it tells (`status`), its rollouts, planned in `plan` and performed in `roll`, and
-//! its sleep (`demand`).
+//! its sleep (`demand`), and its failures (`failing`), whose reasons `cause` finds in what `evidence` reads.
 //!
 //! **Invariant**: nothing outside the actor's thread changes what it owns; a [`Handle`] sends and waits.
 
@@ -21,6 +21,7 @@ mod instance;
 pub(crate) mod secrets;
 mod port;
 mod group;
+mod stray;
 mod leftover;
 mod poller;
 mod watch;
@@ -28,12 +29,15 @@ mod lines;
 mod probe;
 mod logs;
 mod tail;
+mod cause;
+mod evidence;
 mod stage;
 mod actor;
 mod assets;
 mod posting;
 mod ending;
 mod demand;
+mod failing;
 mod status;
 mod plan;
 mod roll;

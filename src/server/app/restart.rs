@@ -29,6 +29,11 @@ impl Restarts {
         delay
     }
 
+    /// How often it ended in a row, and so how often it was started again.
+    pub fn in_a_row(&self) -> u32 {
+        self.in_a_row
+    }
+
     /// Whether it ends again and again; `up` is how long it has been up now.
     pub fn is_looping(&self, up: Duration) -> bool {
         self.in_a_row >= LOOPING && up < STABLE

@@ -4,10 +4,10 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use super::actor::Actor;
-use super::instance::{Instance, Role};
+use super::instance::{Instance, Role, Run};
 use super::scale::State;
 use super::stage::Stage;
-use crate::proto::control::{AppState, AppStatus, InstanceStatus, Release};
+use crate::proto::control::{AppState, AppStatus, InstanceStatus, Release, Waiting};
 use crate::server::state::Record;
 
 impl<S: Stage> Actor<S> {
@@ -22,6 +22,7 @@ impl<S: Stage> Actor<S> {
             instances: self.instances.iter().filter_map(|i| instance_status(i, now)).collect(),
             since_ms: self.live.as_ref().map_or(0, |l| l.record.deployed_ms),
             last_failure: self.last_failure.clone(),
+            waiting: self.instances.iter().filter_map(|i| waiting(i, now)).collect(),
         }
     }
 
@@ -78,6 +79,17 @@ fn is_looping(instance: &Instance, now: Instant) -> bool {
     instance.restarts.is_looping(up)
 }
 
+/// A place whose process has failed and that gets another one after a while.
+fn waiting(instance: &Instance, now: Instant) -> Option<Waiting> {
+    let restarts = instance.restarts.in_a_row();
+    match instance.run {
+        Run::Waiting(until) if restarts > 0 => {
+            Some(Waiting { number: instance.number, restarts, next_ms: millis(until.saturating_duration_since(now)) })
+        }
+        Run::Waiting(_) | Run::Up(_) => None,
+    }
+}
+
 fn instance_status(instance: &Instance, now: Instant) -> Option<InstanceStatus> {
     let process = instance.process()?;
     Some(InstanceStatus {
@@ -90,9 +102,14 @@ fn instance_status(instance: &Instance, now: Instant) -> Option<InstanceStatus> 
             Role::Dozing => "dozing".into(),
             Role::Serving | Role::Fresh | Role::Joined | Role::Leaving => process.life.state().to_string(),
         },
-        up_ms: u64::try_from((now - process.started).as_millis()).unwrap_or(u64::MAX),
+        up_ms: millis(now - process.started),
+        restarts: instance.restarts.in_a_row(),
         memory: memory(process.pid).unwrap_or(0),
     })
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Resident bytes, of the process itself (proc_pid_status(5)); in kilobytes there, so no page size is needed.

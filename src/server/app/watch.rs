@@ -290,12 +290,17 @@ impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self {
             Exit::Code(code) => return write!(f, "exited with code {code}"),
-            Exit::Signal(libc::SIGKILL) => " (SIGKILL, as when memory runs out)",
+            Exit::Signal(libc::SIGKILL) => " (SIGKILL)",
             Exit::Signal(libc::SIGSEGV) => " (SIGSEGV)",
             Exit::Signal(libc::SIGABRT) => " (SIGABRT)",
             Exit::Signal(libc::SIGTERM) => " (SIGTERM)",
             Exit::Signal(libc::SIGILL) => " (SIGILL)",
             Exit::Signal(libc::SIGBUS) => " (SIGBUS)",
+            Exit::Signal(libc::SIGTRAP) => " (SIGTRAP)",
+            Exit::Signal(libc::SIGINT) => " (SIGINT)",
+            Exit::Signal(libc::SIGHUP) => " (SIGHUP)",
+            Exit::Signal(libc::SIGPIPE) => " (SIGPIPE)",
+            Exit::Signal(libc::SIGFPE) => " (SIGFPE)",
             Exit::Signal(_) => "",
         };
         let Exit::Signal(signal) = self else { return Ok(()) };

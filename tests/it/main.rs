@@ -17,6 +17,7 @@ mod websocket;
 mod failures;
 mod broken;
 mod on_demand;
+mod programs;
 mod recovery;
 mod bad_input;
 mod cli;

@@ -71,6 +71,8 @@ pub(crate) enum End {
     Unwell,
     /// It says that it listens on this port, and it does not.
     Stolen(u16),
+    /// Another program listens on the port that it was given, and it does not.
+    Elsewhere,
 }
 
 /// How far it had come.
@@ -139,7 +141,7 @@ pub(crate) fn judge(e: &Evidence<'_>) -> Cause {
     let hint = match &e.end {
         End::NotStarted { hint, .. } => hint.clone(),
         End::GaveUp(Why::NeverReady) => Some("if it only needs longer, raise `startup_timeout`".into()),
-        End::Exit(_) | End::GaveUp(_) | End::Unwell | End::Stolen(_) => None,
+        End::Exit(_) | End::GaveUp(_) | End::Unwell | End::Stolen(_) | End::Elsewhere => None,
     };
     cause(e, "", last_words(e, LAST), hint)
 }
@@ -178,6 +180,7 @@ fn event(e: &Evidence<'_>) -> String {
         (End::Unwell, Some(bad)) => format!("became unhealthy: {subject} {bad}"),
         (End::Unwell, None) => "became unhealthy".into(),
         (End::Stolen(port), _) => format!("says that it listens on port {port}, which is another program's"),
+        (End::Elsewhere, _) => "does not listen on its port, and another program does".into(),
     }
 }
 
@@ -187,15 +190,18 @@ fn by_facts(e: &Evidence<'_>) -> Option<Reason> {
         End::Exit(exit) => by_exit(e, *exit),
         End::GaveUp(Why::NeverReady | Why::NeverHealthy) => by_sockets(e).or_else(|| by_answer(e)),
         End::GaveUp(Why::Unhealthy) | End::Unwell => by_answer(e),
-        End::Stolen(port) => Some(Reason {
-            why: match &e.holder {
-                Some(holder) => format!("it belongs to {holder}"),
-                None => "the sockets of the app do not have it".into(),
-            },
-            proof: listening(e).into_iter().collect(),
-            hint: format!("print `TAKO:READY:` with the port of the app's own socket, not {port}"),
-        }),
+        End::Stolen(port) => by_owner(e, &format!("print `TAKO:READY:` with the port of its own socket, not {port}")),
+        End::Elsewhere => by_owner(e, "make it listen on the port that the variable PORT says, on 127.0.0.1"),
     }
+}
+
+/// Whose port it is.
+fn by_owner(e: &Evidence<'_>, hint: &str) -> Option<Reason> {
+    let why = match &e.holder {
+        Some(holder) => format!("it belongs to {holder}"),
+        None => "the sockets of the app do not have it".into(),
+    };
+    Some(Reason { why, proof: listening(e).into_iter().collect(), hint: hint.into() })
 }
 
 /// It runs, and is not where it should be.
@@ -271,7 +277,7 @@ fn by_answer(e: &Evidence<'_>) -> Option<Reason> {
 fn by_words(e: &Evidence<'_>) -> Option<Said> {
     match &e.end {
         // Its output is from before; why it could not be started is another matter.
-        End::NotStarted { .. } | End::Stolen(_) => None,
+        End::NotStarted { .. } | End::Stolen(_) | End::Elsewhere => None,
         End::Exit(Exit::Code(0)) => None,
         End::Exit(_) => said::find(&Words::of(e)).or_else(|| said::uncaught(&Words::of(e))),
         End::GaveUp(_) | End::Unwell => said::find(&Words::of(e)),

@@ -104,11 +104,12 @@ impl<S: Stage> Actor<S> {
         let (exit_code, signal) = match end {
             End::Exit(Exit::Code(code)) => (Some(code), None),
             End::Exit(Exit::Signal(signal)) => (None, Some(signal)),
-            End::NotStarted { .. } | End::GaveUp(_) | End::Unwell | End::Stolen(_) => (None, None),
+            End::NotStarted { .. } | End::GaveUp(_) | End::Unwell | End::Stolen(_) | End::Elsewhere => (None, None),
         };
         let port = process.and_then(|process| process.addr).map(|addr| addr.port());
         let taken = match end {
             End::Stolen(port) => Some(port),
+            End::Elsewhere => port,
             _ => said::taken_port(&last_lines),
         };
         let dir = format!("{}/", self.layout.app_dir(manifest).display().to_string().trim_end_matches('/'));
@@ -125,7 +126,7 @@ impl<S: Stage> Actor<S> {
         let Cause { what, proof, hint } = cause::judge(&Evidence {
             listens: process.and_then(|process| match end {
                 End::GaveUp(_) => process.listened.clone(),
-                End::Unwell | End::Stolen(_) => group::listening(process.pid),
+                End::Unwell | End::Stolen(_) | End::Elsewhere => group::listening(process.pid),
                 End::Exit(_) | End::NotStarted { .. } => None,
             }),
             end,

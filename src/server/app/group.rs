@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
+use std::iter::successors;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -13,24 +14,31 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 
 /// No environment that we gave to a program is larger.
 const MAX_ENVIRONMENT: u64 = 4 << 20;
+/// No starter of a starter is further away; what is read while processes come and go might even be a circle.
+const MAX_DEPTH: usize = 32;
 /// The state of a listening socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
 
 struct Stat {
     state: char,
+    parent: u32,
     group: u32,
     started: u64,
 }
 
 /// The live processes of a group; one that has ended and is not reaped is not there any more.
 pub(crate) fn members(group: u32) -> Vec<u32> {
-    everybody().filter(|pid| stat(*pid).is_some_and(|s| s.group == group && !matches!(s.state, 'Z' | 'X'))).collect()
+    everybody().filter(|pid| is_member(*pid, group)).collect()
+}
+
+fn is_member(pid: u32, group: u32) -> bool {
+    stat(pid).is_some_and(|s| s.group == group && !matches!(s.state, 'Z' | 'X'))
 }
 
 /// All processes of the machine.
 pub(crate) fn everybody() -> impl Iterator<Item = u32> {
-    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// Clock ticks from boot to the start of a process; `None` when there is none.
@@ -47,7 +55,8 @@ pub(crate) fn was_given(pid: u32, name: &str, value: &Path) -> bool {
     read.is_ok() && environment.split(|b| *b == 0).any(|variable| variable == wanted)
 }
 
-/// Whether the group of `leader` is among those who listen on `port`; `None` when nobody does, or it cannot be told.
+/// Whether `leader`, its group or a child of theirs is among those who listen on `port`; `None` when nobody does, or it
+/// cannot be told.
 pub(crate) fn listens(leader: u32, port: u16) -> Option<bool> {
     // Nearly always it is the leader itself; the kernel's tables take milliseconds to read, and a swap waits for this.
     if has_listener(leader, port) {
@@ -58,14 +67,25 @@ pub(crate) fn listens(leader: u32, port: u16) -> Option<bool> {
         return Some(true);
     }
     let mut others = members(leader).into_iter().filter(|pid| *pid != leader);
-    others.try_fold(false, |found, pid| Some(found || holds(pid, &sockets)?))
+    if others.try_fold(false, |found, pid| Some(found || holds(pid, &sockets)?))? {
+        return Some(true);
+    }
+    // Some starters give each of their children a group of its own.
+    Some(everybody().any(|pid| holds(pid, &sockets) == Some(true) && descends(pid, leader)))
 }
 
-/// Where the group of `leader` listens for TCP; `None` when nobody is left or none of them may be looked at.
+/// Whether `leader` is among those who started `pid`, as far as they live.
+fn descends(pid: u32, leader: u32) -> bool {
+    let parents = successors(Some(pid), |pid| stat(*pid).map(|s| s.parent));
+    parents.take(MAX_DEPTH).any(|parent| parent == leader)
+}
+
+/// Where the group of `leader`, and what else it started, listens for TCP; `None` when nobody is left or none of them may
+/// be looked at.
 pub(crate) fn listening(leader: u32) -> Option<Vec<SocketAddr>> {
     let mut found: Vec<SocketAddr> = Vec::new();
     let mut looked = false;
-    for pid in members(leader) {
+    for pid in everybody().filter(|pid| is_member(*pid, leader) || descends(*pid, leader)) {
         if let Some(listeners) = own_listeners(pid) {
             looked = true;
             found.extend(listeners);
@@ -136,6 +156,7 @@ fn stat(pid: u32) -> Option<Stat> {
     let fields: Vec<&str> = stat.get(stat.rfind(')')? + 2..)?.split(' ').collect();
     Some(Stat {
         state: fields.first()?.chars().next()?,
+        parent: fields.get(1)?.parse().ok()?,
         group: fields.get(2)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
     })

@@ -209,6 +209,9 @@ fn the_port_of_another_program_is_named_with_its_owner() {
     let stolen = Evidence { end: End::Stolen(8080), holder: holder(), listens: at(&[]), ..exit(0) };
     let what = "says that it listens on port 8080, which is another program's: it belongs to nginx (pid 7)";
     check(&stolen, what, "TAKO:READY:");
+    let elsewhere = Evidence { end: End::Elsewhere, holder: holder(), listens: at(&["127.0.0.1:3000"]), ..exit(0) };
+    let what = "does not listen on its port, and another program does: it belongs to nginx (pid 7)";
+    check(&elsewhere, what, "PORT");
     let said = ["Error: listen EADDRINUSE: address already in use 127.0.0.1:4999".to_string()];
     let e = Evidence { said: &said, holder: holder(), ..exit(1) };
     check(&e, "exited with code 1 before it was ready: port 4999 is in use already by nginx (pid 7)", "$PORT");

@@ -118,7 +118,7 @@ fn a_start_that_takes_too_long_is_given_up_after_those_who_wait() {
     it.wake();
     until("it has failed", || it.play.scene().posts.iter().any(|p| p.standing == Standing::Failed));
     assert!(begun.elapsed() > Duration::from_millis(1500), "{:?}", begun.elapsed());
-    assert_eq!(it.why().as_deref(), Some("instance 1 not ready after 1s"));
+    assert_eq!(it.why().as_deref(), Some("instance 1 not ready after 1s: it listens on no port"));
     it.until_gone();
 }
 

@@ -26,7 +26,8 @@ fn keeps_the_old_instances_when_the_new_one_never_gets_ready() {
     let mut order = it.order("v2", "silent", 1);
     order.manifest.limits.startup_timeout_s = 1;
     let e = done(&it.handle.deploy(order, "ana".into())).unwrap_err();
-    assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Rejected, "instance 1 of 1 not ready after 1s"));
+    let expected = "instance 1 of 1 not ready after 1s: it listens on no port";
+    assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Rejected, expected));
     assert!(e.detail().contains(&"playing silent".into()), "{:?}", e.detail());
     it.assert_v1_stands(&before, &pids);
 }

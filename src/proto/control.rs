@@ -266,6 +266,9 @@ pub(crate) struct AppStatus {
     /// Places whose process failed, until they get another one.
     #[serde(default)]
     pub waiting: Vec<Waiting>,
+    /// What its operator should know about the machine that it runs on: limits and walls that it cannot give.
+    #[serde(default)]
+    pub remarks: Vec<String>,
 }
 
 /// Why an instance failed.

@@ -66,6 +66,7 @@ mod tests {
                 signal: None,
             }),
             waiting: vec![Waiting { number: 1, restarts: 7, next_ms: 11_200 }],
+            remarks: Vec::new(),
         };
         let server = ServerName::parse("fra1").unwrap();
         let told = lines(&server, &status);

@@ -84,6 +84,9 @@ fn tell(ui: &Ui, all: &[Answers]) {
             if let Ok(Some(status)) = found {
                 remarks.extend(failure::lines(server, status));
             }
+            if let Ok(Some(status)) = found {
+                remarks.extend(status.remarks.iter().map(|remark| format!("· {server}: {app}: {remark}")));
+            }
             events.push(match found {
                 Ok(Some(status)) => json!({ "env": env, "server": server, "ok": true, "status": status }),
                 Ok(None) => json!({ "env": env, "server": server, "ok": true, "status": null }),
@@ -163,6 +166,7 @@ mod tests {
             since_ms: 0,
             last_failure: None,
             waiting: Vec::new(),
+            remarks: Vec::new(),
         };
         let (app, env, server) = (&status.app.clone(), &EnvName::production(), &ServerName::parse("fra1").unwrap());
         let cells = |found: Found, differs| row(app, env, server, &found, differs)[2..].join(" ");

@@ -47,11 +47,13 @@ pub(crate) struct Evidence<'a> {
     pub listens: Option<Vec<SocketAddr>>,
     /// Who has the port that it says is taken, or that it took for its own.
     pub holder: Option<Holder>,
-    /// It left a process behind that is in no group of ours.
+    /// It ended, and what it had started went on.
     pub strayed: bool,
     /// Kills for want of memory in its cgroup since it started; `None` without a cgroup.
     pub oom_kills: Option<u64>,
-    /// The same of the whole machine.
+    /// In bytes, of the instance.
+    pub memory_limit: Option<u64>,
+    /// Kills for want of memory of the whole machine.
     pub machine_oom_kills: Option<u64>,
     /// Names of its vars and secrets.
     pub given: Vec<&'a str>,

@@ -115,9 +115,11 @@ impl<S: Stage> Actor<S> {
         let dir = format!("{}/", self.layout.app_dir(manifest).display().to_string().trim_end_matches('/'));
         // The runtime of a JS app was found and run before.
         let program = spec.launch(&self.stage, &self.layout).ok().and_then(|launch| launch.argv.first());
-        let strayed = end == End::Exit(Exit::Code(0))
-            && !manifest.has_sdk()
-            && port.is_some_and(|port| stray::end(&self.layout.app_data(&manifest.app), port) > 0);
+        let leaf = process.and_then(|process| process.leaf.as_ref());
+        // Where the kernel keeps together what belongs together, nobody strays.
+        let is_lone = end == End::Exit(Exit::Code(0)) && leaf.is_none() && !manifest.has_sdk();
+        let strays = || port.is_some_and(|port| stray::end(&self.layout.app_data(&manifest.app), port) > 0);
+        let strayed = process.is_some_and(|process| process.left_others) || is_lone && strays();
         let secrets = spec.secrets.iter().flat_map(|secrets| secrets.values.keys());
         let subject = process.map_or(String::new(), |process| process.subject(spec));
         let machine_oom_kills =
@@ -142,7 +144,8 @@ impl<S: Stage> Actor<S> {
             port,
             holder: taken.and_then(evidence::holder),
             strayed,
-            oom_kills: None,
+            oom_kills: leaf.and_then(|leaf| leaf.usage().oom_kills),
+            memory_limit: manifest.limits.memory,
             machine_oom_kills,
             given: manifest.vars.keys().chain(secrets).map(String::as_str).collect(),
             dir: &dir,

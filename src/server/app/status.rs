@@ -23,6 +23,7 @@ impl<S: Stage> Actor<S> {
             since_ms: self.live.as_ref().map_or(0, |l| l.record.deployed_ms),
             last_failure: self.last_failure.clone(),
             waiting: self.instances.iter().filter_map(|i| waiting(i, now)).collect(),
+            remarks: self.live.as_ref().map_or(Vec::new(), |live| self.cell.remarks(live.manifest())),
         }
     }
 
@@ -104,7 +105,8 @@ fn instance_status(instance: &Instance, now: Instant) -> Option<InstanceStatus> 
         },
         up_ms: millis(now - process.started),
         restarts: instance.restarts.in_a_row(),
-        memory: memory(process.pid).unwrap_or(0),
+        // Of all that it has started, where the kernel counts that.
+        memory: process.leaf.as_ref().and_then(|l| l.usage().memory).or_else(|| memory(process.pid)).unwrap_or(0),
     })
 }
 

@@ -67,7 +67,7 @@ pub(super) fn by_exit(e: &Evidence<'_>, exit: Exit) -> Option<Reason> {
     match (exit, e.phase) {
         (Exit::Code(0), _) if e.strayed => Some(Reason {
             why: "it went into the background".into(),
-            proof: vec!["a process that it had started was left in a session of its own".into()],
+            proof: vec!["what it had started was still running when it ended".into()],
             hint: "make it stay in the foreground (often `--foreground` or `daemon off`)".into(),
         }),
         // The C library gives it to a shell, which has nothing to do.
@@ -95,9 +95,12 @@ fn by_signal(e: &Evidence<'_>, signal: i32, before: &str) -> Option<Reason> {
             let more = "give it more memory, or find out what it holds on to";
             match (e.oom_kills, e.machine_oom_kills) {
                 (Some(n), _) if n > 0 => reason(
-                    "it reached its memory limit",
+                    &match e.memory_limit {
+                        Some(bytes) => format!("it reached its memory limit of {} MiB", bytes >> 20),
+                        None => "it ran out of memory".into(),
+                    },
                     vec![format!("the kernel killed {n} of its processes for want of memory")],
-                    more,
+                    "raise `memory` under [limits], or find out what it holds on to",
                 ),
                 (_, Some(n)) if n > 0 => reason(
                     "the machine ran out of memory",

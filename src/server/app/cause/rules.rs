@@ -108,6 +108,16 @@ fn heap(line: &str, _: &Words<'_>) -> Option<Reason> {
 
 /// A shell or `env` that finds no such program.
 fn command(line: &str, _: &Words<'_>) -> Option<Reason> {
+    // Where a folder of PATH is closed to the app's user, what is in no folder is denied, too.
+    if let Some((said, "")) = line.split_once(": Permission denied") {
+        let name = said.rsplit(": ").next()?.trim_matches(['\'', '\u{2018}', '\u{2019}']);
+        let of_shell = said.split(": ").any(|part| part == "exec" || part.bytes().all(|b| b.is_ascii_digit()));
+        let is_name = !name.contains(['/', ' ']) && (of_shell || said.starts_with("/usr/bin/env: "));
+        return is_name.then(|| {
+            let hint = format!("install {name} for every user, or correct the name");
+            (format!("the program `{name}` is not on the server, or not where the app's user may run it"), hint)
+        });
+    }
     let of_env = line.strip_prefix("/usr/bin/env: ").or_else(|| line.strip_prefix("env: "));
     let name = match of_env.filter(|rest| rest.contains("No such file or directory")) {
         Some(rest) => quoted(rest)?,
@@ -256,11 +266,10 @@ fn disk(line: &str, _: &Words<'_>) -> Option<Reason> {
 fn file(line: &str, words: &Words<'_>) -> Option<Reason> {
     let denied = ["EACCES", "EPERM", "ermission denied", "PermissionDenied", "Operation not permitted"];
     let missing = ["ENOENT", "No such file or directory", "no such file or directory"];
-    let path = || {
-        let path = line.split(['\'', '"', '`', '\u{2018}', '\u{2019}']).find(|word| word.contains('/'));
-        path.or_else(|| line.split([' ', ',', ':']).find(|word| word.len() > 1 && word.starts_with('/')))
-    };
-    let path = path().map(|path| path.strip_prefix(words.dir).unwrap_or(path));
+    let of_words =
+        || line.split_whitespace().map(|w| w.trim_matches([':', ','])).rfind(|w| w.len() > 1 && w.starts_with('/'));
+    let path = quoted(line).filter(|name| name.contains('/')).or_else(of_words);
+    let path = path.map(|path| path.strip_prefix(words.dir).unwrap_or(path));
     if denied.iter().any(|d| line.contains(d)) {
         let which = path.map_or_else(|| "something that it needs".into(), |path| format!("`{path}`"));
         let hint = "the app runs as a user of its own: write below $TAKO_DATA_DIR, or give that user the right";

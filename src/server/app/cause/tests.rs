@@ -22,6 +22,7 @@ fn exit(code: i32) -> Evidence<'static> {
         holder: None,
         strayed: false,
         oom_kills: None,
+        memory_limit: None,
         machine_oom_kills: None,
         given: vec!["SET_ALREADY"],
         dir: "/r/v1/",
@@ -95,7 +96,9 @@ fn signals_are_told_apart() {
     let check = |e: Evidence<'_>, what: String, hint: &str| check(&e, &what, hint);
     check(signal(9), ended(9, "SIGKILL") + "it was killed from outside, not by Tako", "dmesg");
     let oom = Evidence { oom_kills: Some(1), machine_oom_kills: Some(1), ..signal(9) };
-    check(oom, ended(9, "SIGKILL") + "it reached its memory limit", "memory");
+    check(oom, ended(9, "SIGKILL") + "it ran out of memory", "memory");
+    let oom = Evidence { oom_kills: Some(3), memory_limit: Some(256 << 20), ..signal(9) };
+    check(oom, ended(9, "SIGKILL") + "it reached its memory limit of 256 MiB", "raise `memory`");
     let oom = Evidence { oom_kills: Some(0), machine_oom_kills: Some(2), ..signal(9) };
     check(oom, ended(9, "SIGKILL") + "the machine ran out of memory", "memory");
     check(signal(15), ended(15, "SIGTERM") + "it was ended from outside, not by Tako", "who sends");
@@ -276,6 +279,12 @@ fn errors_of_the_system() {
     says("sh: 1: gunicorn: not found", "the program `gunicorn` is not on the server", "gunicorn");
     let crlf = "/usr/bin/env: \u{2018}node\\r\u{2019}: No such file or directory";
     says(crlf, "its first line ends with a carriage return, so `node\\r` is looked for", "LF");
+    let closed = "the program `nodee` is not on the server, or not where the app's user may run it";
+    says("/usr/bin/env: ‘nodee’: Permission denied", closed, "for every user");
+    says("/r/v1/run: 2: exec: nodee: Permission denied", closed, "for every user");
+    says("open /etc/shadow: permission denied", "it is not allowed to use `/etc/shadow`", "right");
+    says("/r/v1/run: 3: cannot create /x: Permission denied", "it is not allowed to use `/x`", "right");
+    says("cat: /nope: No such file or directory", "the file `/nope` is not there", "release");
     let library =
         "./run: error while loading shared libraries: libpq.so.5: cannot open shared object file: No such file";
     says(library, "the shared library `libpq.so.5` is missing", "libpq.so.5");

@@ -47,7 +47,10 @@ fn one_that_exits_at_once() {
 #[test]
 fn one_that_fails_its_probe() {
     let (server, _sshd, _user, v1, ran) = replace_by("bad-status", None);
-    ran.assert_failed(4, &["is up but /healthz answered 500", "hint: see what the app printed"]);
+    ran.assert_failed(
+        4,
+        &["is up but /healthz answered 500", "the queue is unreachable", "hint: see what the app printed"],
+    );
     assert_nothing_changed(&server, &v1);
 }
 

@@ -255,6 +255,7 @@ impl<S: Stage> Actor<S> {
                 process.last_bad = Some(bad);
                 self.live_on(at, lifecycle::Event::Bad, now);
             }
+            Heard::Answered(gist) => process.answered = gist,
             Heard::LeftOthers => process.left_others = true,
             Heard::Exited(exit) => {
                 let phase = Phase::of(process.life.state());

@@ -35,6 +35,8 @@ pub(crate) struct Evidence<'a> {
     /// The path is the app's own choice, and no promise of the SDK.
     pub own_path: bool,
     pub last_bad: Option<Bad>,
+    /// The gist of that answer, if it was one.
+    pub answered: &'a str,
     pub startup_s: u64,
     /// Its program, as people know it: a path in the release, or a full one.
     pub program: &'a str,
@@ -273,7 +275,8 @@ fn by_answer(e: &Evidence<'_>) -> Option<Reason> {
         Bad::Refused if e.phase != Phase::Serving => return None,
         Bad::Refused => "find out why it closed its socket; see what it printed".to_owned(),
     };
-    Some(Reason { why, proof: listening(e).into_iter().collect(), hint })
+    let answered = (!e.answered.is_empty()).then(|| format!("answer: {}", e.answered));
+    Some(Reason { why, proof: answered.into_iter().chain(listening(e)).collect(), hint })
 }
 
 fn by_words(e: &Evidence<'_>) -> Option<Said> {

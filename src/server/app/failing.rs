@@ -136,6 +136,7 @@ impl<S: Stage> Actor<S> {
             said: &last_lines,
             subject: &subject,
             own_path: manifest.health.is_some(),
+            answered: process.map_or("", |process| &process.answered),
             last_bad: process.and_then(|process| process.last_bad),
             startup_s: manifest.limits.startup_timeout_s,
             program: program_name.trim_start_matches("./"),

@@ -40,11 +40,13 @@ use crate::server::runtime::Launch;
 use crate::sys::{self, BOOTSTRAP_FD, Spawn, Spawned};
 
 /// What the watch and probe threads tell about a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     /// It listens on this port.
     Ready(u16),
     Probed(Verdict),
+    /// The gist of what it answered, of a bad answer; nothing since it was good.
+    Answered(String),
     /// It has ended by itself, and others whom it had started had not.
     LeftOthers,
     Exited(Exit),
@@ -116,6 +118,7 @@ pub(crate) struct Process {
     pub ready: Option<Instant>,
     pub addr: Option<SocketAddr>,
     pub last_bad: Option<Bad>,
+    pub answered: String,
     pub traffic: Traffic,
     /// Where its group listened when it was given up, which is looked at before it is told to end.
     pub listened: Option<Vec<SocketAddr>>,
@@ -207,6 +210,7 @@ impl Process {
             ready: None,
             addr: reserved.as_ref().map(|r| loopback(r.port)),
             last_bad: None,
+            answered: String::new(),
             traffic: Traffic::Never,
             listened: None,
             left_others: false,

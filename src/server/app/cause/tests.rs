@@ -13,6 +13,7 @@ fn exit(code: i32) -> Evidence<'static> {
         subject: "its port",
         own_path: false,
         last_bad: None,
+        answered: "",
         startup_s: 2,
         program: "run",
         file: File::Fine,
@@ -191,6 +192,8 @@ fn answers_tell_what_is_wrong_with_the_health_check() {
     let never = |bad| path(Why::NeverReady, bad);
     check(&never(Bad::Status(404)), "not ready after 2s: /up answered 404", "set `health`");
     check(&never(Bad::Status(500)), "not ready after 2s: /up answered 500", "printed");
+    let told = Evidence { answered: "HTTP/1.1 500 Oh · no queue", ..never(Bad::Status(500)) };
+    assert_eq!(judge(&told).proof, ["answer: HTTP/1.1 500 Oh · no queue", "listening: 0.0.0.0:20000"]);
     check(&never(Bad::Silent), "not ready after 2s: /up did not answer within 2s", "event loop");
     check(&never(Bad::Broken), "not ready after 2s: /up broke off without an HTTP answer", "plain HTTP");
     let slow = ": it listens on its port, but /up has not answered yet";

@@ -16,6 +16,7 @@ mod assets;
 mod websocket;
 mod failures;
 mod on_demand;
+mod programs;
 mod recovery;
 mod bad_input;
 mod cli;

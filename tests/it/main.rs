@@ -17,6 +17,7 @@ mod websocket;
 mod failures;
 mod on_demand;
 mod programs;
+mod isolation;
 mod recovery;
 mod bad_input;
 mod cli;

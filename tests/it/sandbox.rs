@@ -4,7 +4,8 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -59,6 +60,9 @@ impl Drop for Running {
 /// A `tako-server` with its data.
 pub struct Server {
     pub dir: TempDir,
+    /// The program and whom it runs as, if that is not us.
+    program: PathBuf,
+    user: Option<u32>,
     process: Option<Running>,
     pub http: SocketAddr,
     pub https: SocketAddr,
@@ -72,8 +76,22 @@ impl Server {
     /// With these arguments more.
     pub fn with(args: &[&str]) -> Server {
         let unset = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Server { dir: short_tempdir(), process: None, http: unset, https: unset };
+        let (dir, program) = (short_tempdir(), TAKO_SERVER.into());
+        let mut server = Server { dir, program, user: None, process: None, http: unset, https: unset };
         server.boot_with(args);
+        server
+    }
+
+    /// As another user than root, who cannot change to a third one.
+    pub fn as_user(uid: u32) -> Server {
+        let unset = SocketAddr::from(([127, 0, 0, 1], 0));
+        let dir = short_tempdir();
+        chown(dir.path(), Some(uid), Some(uid)).unwrap();
+        // Where the build lies may be closed to others.
+        let program = dir.path().join("tako-server");
+        fs::copy(TAKO_SERVER, &program).unwrap();
+        let mut server = Server { dir, program, user: Some(uid), process: None, http: unset, https: unset };
+        server.boot_with(&[]);
         server
     }
 
@@ -84,7 +102,11 @@ impl Server {
 
     pub fn boot_with(&mut self, args: &[&str]) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("server.log")).unwrap();
-        let child = Command::new(TAKO_SERVER)
+        let mut command = Command::new(&self.program);
+        if let Some(uid) = self.user {
+            command.uid(uid).gid(uid);
+        }
+        let child = command
             .arg("--data-dir")
             .arg(self.data())
             .arg("--socket")

@@ -298,6 +298,10 @@ fn a_server_that_may_not_change_users_says_so_and_keeps_apps_out_of_its_memory()
     assert_eq!(ask(&server, "/"), "up");
     let own = ask(&server, "/own");
     assert!(own.starts_with("uid=65534 gid=65534 groups=0 data=1 home=0 tmp=1 stdout=1 secret=1 core=0"), "{own}");
+    // The server has one; what it starts does not.
+    assert!(own.contains("CapPrm: 0000000000000000") && own.contains("CapAmb: 0000000000000000"), "{own}");
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    assert!(status.contains("CapAmb:\t0000000000000400"), "{status}");
     let why = "apps run as the server's own user (uid 65534), which is not root";
     assert!(remarks(&server, "evil").contains(why), "{}", remarks(&server, "evil"));
     assert!(remarks(&server, "evil").contains("`processes` limits nothing"), "{}", remarks(&server, "evil"));

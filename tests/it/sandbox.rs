@@ -5,7 +5,6 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -102,9 +101,12 @@ impl Server {
 
     pub fn boot_with(&mut self, args: &[&str]) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("server.log")).unwrap();
-        let mut command = Command::new(&self.program);
-        if let Some(uid) = self.user {
-            command.uid(uid).gid(uid);
+        let mut command = Command::new(if self.user.is_some() { Path::new("setpriv") } else { &self.program });
+        if let Some(uid) = self.user.map(|uid| uid.to_string()) {
+            // As a service manager starts it that lets it have the low ports.
+            command.args(["--reuid", &uid, "--regid", &uid, "--clear-groups"]);
+            command.args(["--inh-caps", "+net_bind_service", "--ambient-caps", "+net_bind_service"]);
+            command.arg(&self.program);
         }
         let child = command
             .arg("--data-dir")

@@ -1,6 +1,6 @@
 //! `tako status`: what runs where, asked of every server of every environment at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
@@ -73,6 +73,7 @@ fn tell(ui: &Ui, all: &[Answers]) {
     let mut rows = Vec::new();
     let mut remarks = Vec::new();
     let mut events = Vec::new();
+    let mut walls: BTreeMap<(String, &String), Vec<String>> = BTreeMap::new();
     for (env, app, found) in all {
         let live = |found: &Found| found.as_ref().ok().and_then(|s| s.as_ref()?.version.clone());
         let versions: BTreeSet<Version> = found.iter().filter_map(|(_, found)| live(found)).collect();
@@ -85,7 +86,9 @@ fn tell(ui: &Ui, all: &[Answers]) {
                 remarks.push(format!("! {server}: the last instance that failed: {why}"));
             }
             if let Ok(Some(status)) = found {
-                remarks.extend(status.remarks.iter().map(|remark| format!("· {server}: {app}: {remark}")));
+                for remark in &status.remarks {
+                    walls.entry((server.to_string(), remark)).or_default().push(app.to_string());
+                }
             }
             events.push(match found {
                 Ok(Some(status)) => json!({ "env": env, "server": server, "ok": true, "status": status }),
@@ -96,6 +99,9 @@ fn tell(ui: &Ui, all: &[Answers]) {
     }
     if !rows.is_empty() {
         ui.table(&["APP", "ENV", "SERVER", "STATE", "RELEASE", "INST", "MEM", "SINCE"], &rows);
+        // What is true of a server is true of all that it runs: each remark once.
+        remarks
+            .extend(walls.iter().map(|((server, remark), apps)| format!("· {server}: {}: {remark}", apps.join(", "))));
         remarks.iter().for_each(|line| ui.note(line));
     }
     ui.event("result", json!({ "apps": events }));

@@ -268,14 +268,16 @@ fn what_an_instance_left_behind_ends_with_it_and_with_the_next_server() {
     }
     let daemon = || ask(&server, "/daemon").parse::<u64>().unwrap();
     // It ends with a crash of its instance,
-    let (first, instance) = (daemon(), pid(&server, "evil"));
+    let kill = |pid: u64| assert!(Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
+    let first = daemon();
     assert!(is_alive(first));
-    Command::new("kill").args(["-KILL", &instance.to_string()]).status().unwrap();
+    kill(pid(&server, "evil"));
     wait_for("the daemon of a crashed instance to end", || (!is_alive(first)).then_some(()));
-    // with a server that comes after one that was killed,
+    // with the next server, when both its instance and the one that started that were killed,
     wait_for("a new instance", || (ask(&server, "/") == "up").then_some(()));
-    let second = daemon();
+    let (second, instance) = (daemon(), pid(&server, "evil"));
     server.crash();
+    kill(instance);
     assert!(is_alive(second));
     server.boot();
     wait_for("the daemon of a killed server to end", || (!is_alive(second)).then_some(()));

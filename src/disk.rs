@@ -3,13 +3,18 @@
 //! Every write is a temporary file, an fsync, a rename and an fsync of the folder, so that a crash at any point
 //! leaves the old content or the new. Symlinks are swapped the same way. Nothing here knows what the files mean.
 
+use std::ffi::{CStr, CString};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
 
@@ -106,13 +111,103 @@ pub fn read_if_there(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Removes a folder and all below it; not being there is fine. Symlinks are removed, never followed.
+/// Removes a folder and all below it; not being there is fine. Symlinks are removed, never followed. However deep
+/// folders lie in folders, it takes little stack and few descriptors: an app may have made them.
 pub fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
+    match remove_folder(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(|| format!("remove {}", path.display())),
         _ => Ok(()),
     }
 }
+
+fn remove_folder(path: &Path) -> io::Result<()> {
+    if !fs::symlink_metadata(path)?.is_dir() {
+        return fs::remove_file(path);
+    }
+    let root = rustix::fs::open(path, FOLDER, Mode::empty())?;
+    for _ in 0..MAX_ROUNDS {
+        if empty(&root, &root, 0)? {
+            return fs::remove_dir(path);
+        }
+    }
+    Err(io::Error::other("it fills up while it is emptied"))
+}
+
+/// Removes what is in `folder`, or moves it up into `root` where it lies too deep; true when nothing was there.
+fn empty(root: &OwnedFd, folder: &OwnedFd, depth: usize) -> io::Result<bool> {
+    let names = names(folder)?;
+    for name in &names {
+        if depth == MAX_DEPTH {
+            lift(root, folder, name)?;
+        } else if !unlink(folder, name)? {
+            empty(root, &open(folder, name)?, depth + 1)?;
+            match rustix::fs::unlinkat(folder, &**name, AtFlags::REMOVEDIR) {
+                // There was more in it than we take at a time: the next round finds it.
+                Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT) => {}
+                other => other?,
+            }
+        }
+    }
+    Ok(names.is_empty())
+}
+
+fn open(folder: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
+    match rustix::fs::openat(folder, name, FOLDER, Mode::empty()) {
+        // A folder that is closed to its owner, who we are: others are told something else, and root is not asked.
+        Err(Errno::ACCESS) => {
+            rustix::fs::chmodat(folder, name, Mode::RWXU, AtFlags::empty())?;
+            Ok(rustix::fs::openat(folder, name, FOLDER, Mode::empty())?)
+        }
+        other => Ok(other?),
+    }
+}
+
+fn lift(root: &OwnedFd, folder: &OwnedFd, name: &CStr) -> io::Result<()> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let up = format!(".gone-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        match rustix::fs::renameat_with(folder, name, root, up, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => {}
+            Err(Errno::NOENT) => return Ok(()),
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Up to a thousand of what is in a folder: of more the rest is left for the next round.
+fn names(folder: &OwnedFd) -> io::Result<Vec<CString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)?.filter(|e| !e.as_ref().is_ok_and(|e| is_dots(e.file_name()))).take(1000) {
+        names.push(entry?.file_name().to_owned());
+    }
+    Ok(names)
+}
+
+fn is_dots(name: &CStr) -> bool {
+    name == c"." || name == c".."
+}
+
+/// False when it is a folder.
+fn unlink(folder: &OwnedFd, name: &CStr) -> io::Result<bool> {
+    match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(true),
+        // Linux says ISDIR, POSIX and some file systems PERM.
+        Err(Errno::ISDIR) => Ok(false),
+        Err(Errno::PERM) if is_folder(folder, name) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn is_folder(folder: &OwnedFd, name: &CStr) -> bool {
+    let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
+}
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// Folders within folders that are gone into; each takes a descriptor and some stack.
+const MAX_DEPTH: usize = 100;
+/// A round takes away so many levels of folders, or a thousand files of each: beyond this somebody is still writing.
+const MAX_ROUNDS: u32 = 1 << 20;
 
 /// Makes a rename inside `dir` survive a power cut.
 pub fn sync_dir(dir: &Path) -> Result<()> {
@@ -187,6 +282,31 @@ mod tests {
         swap_symlink(&link, Path::new("releases/a")).unwrap();
         swap_symlink(&link, Path::new("releases/b")).unwrap();
         assert_eq!(fs::read_link(&link).unwrap(), Path::new("releases/b"));
+    }
+
+    #[test]
+    fn removes_what_is_deeper_than_any_stack_and_follows_no_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, kept) = (dir.path().join("tree"), dir.path().join("kept"));
+        fs::create_dir(&tree).unwrap();
+        fs::create_dir(&kept).unwrap();
+        fs::write(kept.join("file"), "x").unwrap();
+        symlink(&kept, tree.join("link")).unwrap();
+        fs::create_dir(tree.join(".gone-0")).unwrap();
+        fs::write(tree.join(".gone-0/x"), "x").unwrap();
+        (0..2500).for_each(|n| fs::write(tree.join(n.to_string()), "x").unwrap());
+        let mut at = rustix::fs::open(&tree, FOLDER, Mode::empty()).unwrap();
+        for _ in 0..3_000 {
+            rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+            at = rustix::fs::openat(&at, "d", FOLDER, Mode::empty()).unwrap();
+            rustix::fs::symlinkat("/", &at, "up").unwrap();
+        }
+        // A thread with a small stack, and the limit of descriptors that a shell has.
+        let remove = move || remove_tree(&tree).map(|()| tree.exists());
+        let gone = std::thread::Builder::new().stack_size(256 << 10).spawn(remove).unwrap().join().unwrap();
+        assert!(!gone.unwrap());
+        assert_eq!(fs::read(kept.join("file")).unwrap(), b"x");
+        remove_tree(&dir.path().join("nothing")).unwrap();
     }
 
     #[test]

@@ -529,6 +529,38 @@ mod tests {
     }
 
     #[test]
+    fn keeps_no_capability_and_no_more_descriptors_than_any_program_needs() {
+        let (out, _) = sh("grep -h ^Cap /proc/self/status; cat /proc/self/oom_score_adj; ulimit -n; ulimit -c", None);
+        let lines: Vec<&str> = out.lines().collect();
+        let none = |name: &str| lines.contains(&format!("{name}:\t0000000000000000").as_str());
+        assert!(none("CapPrm") && none("CapEff") && none("CapInh") && none("CapAmb"), "{out}");
+        assert!(lines[5].parse::<u64>().unwrap() >= OOM_SCORE.parse().unwrap(), "{out}");
+        assert!(lines[6].parse::<u64>().unwrap() <= DESCRIPTORS, "{out}");
+    }
+
+    #[test]
+    fn a_program_has_the_limits_that_it_is_given() {
+        let argv = ["/bin/sh", "-c", "ulimit -d; ulimit -u 2>/dev/null || ulimit -p"].map(OsString::from);
+        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let limits = Limits { processes: Some(7), data: Some(64 << 20) };
+        let spec = Spawn {
+            argv: &argv,
+            dir: "/".into(),
+            env,
+            bootstrap: None,
+            user: None,
+            cgroup: None,
+            limits,
+            outlives_us: None,
+        };
+        let mut spawned = spawn(&spec).unwrap();
+        let mut out = String::new();
+        spawned.stdout.read_to_string(&mut out).unwrap();
+        spawned.child.wait().unwrap();
+        assert_eq!(out, "65536\n7\n");
+    }
+
+    #[test]
     fn stops_the_whole_group() {
         let argv = ["/bin/sh", "-c", "sleep 60 & sleep 60"].map(OsString::from);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];

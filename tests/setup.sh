@@ -8,6 +8,7 @@ need() { # program, Debian package
     command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$missing $2"
 }
 need cc gcc
+need setpriv util-linux
 need git git
 need ssh openssh-client
 need sshd openssh-server

@@ -53,7 +53,6 @@ pub(crate) struct Usage {
     /// Bytes it has now, of files in memory too; `None` where the kernel does not count them for us.
     pub memory: Option<u64>,
     /// How many of its processes the kernel has killed because it was over its memory limit.
-    #[allow(dead_code)] // For the cause of an end.
     pub oom_kills: Option<u64>,
 }
 

@@ -16,6 +16,7 @@
 //! {data}/certs/<host>/                   chain.pem, key.pem; self-signed beside those that we made
 //! {data}/runtimes/<tool>/<version>/bin/  programs that run apps
 //! {data}/cache/                          the home of installers when the server's user has none
+//! {data}/last-user                       the number that the newest app was given
 //! {data}/lock                            held while a daemon runs on this folder
 //! {data}/sdk/<hash>/                     the embedded JavaScript entry points
 //! {data}/host.key                        seals what must not lie in clear
@@ -131,6 +132,11 @@ impl Layout {
     /// Which user it runs as.
     pub fn user(&self, id: &AppId) -> PathBuf {
         self.app(id).join("user")
+    }
+
+    /// So that no number is given again soon after its app was deleted.
+    pub fn last_user(&self) -> PathBuf {
+        self.data.join("last-user")
     }
 
     pub fn run(&self, id: &AppId) -> PathBuf {

@@ -10,7 +10,8 @@
 //! An installer runs as the app's user and writes into the release: [`lend`] hands the folder over and [`take_back`]
 //! makes it ours again. What ran in between is not trusted: nothing is followed (every step is an `openat` without
 //! links below a descriptor that we hold), and a file of somebody else, which only a hard link can have brought, is
-//! refused rather than given away.
+//! refused rather than given away. What the app holds open for writing stays open to it: that is its own code, and no
+//! other app's.
 //!
 //! **Invariant**: after `take_back` nothing below the folder can be written by the app, nor is anything there but
 //! folders, files and symlinks.
@@ -265,6 +266,8 @@ impl Walk {
 /// A folder of the app's own. One that was ours, with what is in it, becomes the app's.
 fn give_private(dir: &Path, user: Option<User>) -> Result<()> {
     disk::make_dirs(dir, 0o700)?;
+    // An operator may keep the data on another disk by a link, which lies in a folder that the app cannot write.
+    let dir = &fs::canonicalize(dir).context(|| format!("find {}", dir.display()))?;
     if let Some(user) = user
         && fs::symlink_metadata(dir).context(|| format!("look at {}", dir.display()))?.uid() != user.uid
     {
@@ -456,6 +459,11 @@ mod tests {
         }
         assert_eq!(look(&layout.app_data(&id).join("db/rows")).0, USER.uid);
         assert_eq!(look(&layout.releases(&id).join("v1/main")), (us(), USER.gid, 0o640));
+        let elsewhere = dir.path().join("disk");
+        fs::rename(layout.app_data(&id), &elsewhere).unwrap();
+        symlink(&elsewhere, layout.app_data(&id)).unwrap();
+        arrange(&layout, &id, Some(USER)).unwrap();
+        assert_eq!(look(&elsewhere), (USER.uid, USER.gid, 0o700));
         fs::write(layout.app_tmp(&id).join("x"), "x").unwrap();
         empty_tmp(&layout, &id, Some(USER)).unwrap();
         assert_eq!(fs::read_dir(layout.app_tmp(&id)).unwrap().count(), 0);

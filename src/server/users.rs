@@ -1,13 +1,15 @@
 //! Users: the number under which each app runs, so that no app can look at or signal another, nor at what is ours.
 //!
 //! Numbers are given from a range that no distribution uses, one per app, and written into the app's folder, so that
-//! its files stay its own. There is no entry in the password file: nothing that runs here needs a name. Where the first
+//! its files stay its own; one of a deleted app comes up again last of all, since the app may have left something
+//! elsewhere. There is no entry in the password file: nothing that runs here needs a name. Where the first
 //! number lies depends on the data directory, so that several servers of one machine hardly ever share one.
 //!
 //! **Invariant**: two apps of one data directory never have the same number.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::thread::CapabilitySet;
@@ -86,7 +88,7 @@ impl Users {
             return Ok(None);
         }
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = match read(&self.layout, app)? {
+        let number = match read(&self.layout.user(app))? {
             Some(number) => number,
             None => self.allot(app)?,
         };
@@ -95,28 +97,35 @@ impl Users {
 
     fn allot(&self, app: &AppId) -> Result<u32> {
         let others = state::apps(&self.layout)?;
-        let taken: BTreeSet<u32> = others.iter().filter_map(|other| read(&self.layout, other).ok().flatten()).collect();
-        let number = self.candidates().find(|n| !taken.contains(n)).ok_or_else(|| {
+        let taken: BTreeSet<u32> =
+            others.iter().filter_map(|other| read(&self.layout.user(other)).ok().flatten()).collect();
+        let first = read(&self.layout.last_user()).ok().flatten().map_or_else(|| self.first(), |last| last + 1);
+        let number = candidates(first).find(|n| !taken.contains(n)).ok_or_else(|| {
             Error::new(Kind::Refused, format!("all {} user numbers for apps are taken", RANGE.count()))
         })?;
         disk::make_dirs(&self.layout.app(app), 0o750)?;
+        disk::write_atomic(&self.layout.last_user(), format!("{number}\n").as_bytes(), 0o600)?;
         disk::write_atomic(&self.layout.user(app), format!("{number}\n").as_bytes(), 0o600)?;
         Ok(number)
     }
 
-    /// All numbers, from the one on that the data directory's path leads to.
-    fn candidates(&self) -> impl Iterator<Item = u32> {
+    /// The number that the data directory's path leads to.
+    fn first(&self) -> u32 {
         let mut hash = Sha256::new();
         hash.update(self.layout.data().as_os_str().as_encoded_bytes());
-        let first = u32::from_str_radix(&hash.finish()[..7], 16).expect("a hash is hexadecimal digits");
-        let count = RANGE.end() - RANGE.start() + 1;
-        (0..count).map(move |n| RANGE.start() + (first % count + n) % count)
+        let n = u32::from_str_radix(&hash.finish()[..7], 16).expect("a hash is hexadecimal digits");
+        RANGE.start() + n % (RANGE.end() - RANGE.start() + 1)
     }
 }
 
-fn read(layout: &Layout, app: &AppId) -> Result<Option<u32>> {
-    let path = layout.user(app);
-    let Some(bytes) = disk::read_if_there(&path, MAX_FILE)? else { return Ok(None) };
+/// All numbers, from `first` on and round.
+fn candidates(first: u32) -> impl Iterator<Item = u32> {
+    let count = RANGE.end() - RANGE.start() + 1;
+    (0..count).map(move |n| RANGE.start() + (first - RANGE.start() + n) % count)
+}
+
+fn read(path: &Path) -> Result<Option<u32>> {
+    let Some(bytes) = disk::read_if_there(path, MAX_FILE)? else { return Ok(None) };
     let number = std::str::from_utf8(&bytes).ok().and_then(|s| s.trim().parse().ok()).filter(|n| RANGE.contains(n));
     number.map(Some).ok_or_else(|| {
         let message = format!("{} does not hold a user number of {} to {}", path.display(), RANGE.start(), RANGE.end());
@@ -145,8 +154,14 @@ mod tests {
         assert_eq!(users(true).of(&id("shop")).unwrap(), Some(first));
         std::fs::write(layout.user(&id("blog")), "0\n").unwrap();
         assert_eq!(users(true).of(&id("blog")).unwrap_err().kind(), Kind::Refused);
-        let all: BTreeSet<u32> = users(true).candidates().collect();
-        assert!(all.len() == RANGE.count() && all.iter().all(|n| RANGE.contains(n)));
+        // Nor does the next app get what another had just now.
+        disk::remove_tree(&layout.app(&id("blog"))).unwrap();
+        let third = users(true).of(&id("wiki")).unwrap().unwrap();
+        assert!(third.uid != first.uid && third.uid != second.uid);
+        for first in [*RANGE.start(), 80_000, *RANGE.end(), RANGE.end() + 1] {
+            let all: BTreeSet<u32> = candidates(first).collect();
+            assert!(all.len() == RANGE.count() && all.iter().all(|n| RANGE.contains(n)), "from {first}");
+        }
     }
 
     #[test]

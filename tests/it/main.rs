@@ -24,6 +24,7 @@ mod failures;
 mod broken;
 mod on_demand;
 mod programs;
+mod isolation;
 mod recovery;
 mod crashes;
 mod adoption;

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -62,6 +62,9 @@ impl Drop for Running {
 /// A `tako-server` with its data.
 pub struct Server {
     pub dir: TempDir,
+    /// The program and whom it runs as, if that is not us.
+    program: PathBuf,
+    user: Option<u32>,
     process: Option<Running>,
     pub http: SocketAddr,
     pub https: SocketAddr,
@@ -79,10 +82,23 @@ impl Server {
         server
     }
 
+    /// As another user than root, who cannot change to a third one.
+    pub fn as_user(uid: u32) -> Server {
+        let mut server = Server::nowhere();
+        chown(server.dir.path(), Some(uid), Some(uid)).unwrap();
+        // Where the build lies may be closed to others.
+        server.program = server.dir.path().join("tako-server");
+        fs::copy(TAKO_SERVER, &server.program).unwrap();
+        server.user = Some(uid);
+        server.boot_with(&[]);
+        server
+    }
+
     /// Its place only; nothing runs.
     pub fn nowhere() -> Server {
         let unset = SocketAddr::from(([127, 0, 0, 1], 0));
-        Server { dir: short_tempdir(), process: None, http: unset, https: unset }
+        let (dir, program) = (short_tempdir(), TAKO_SERVER.into());
+        Server { dir, program, user: None, process: None, http: unset, https: unset }
     }
 
     /// Starts the program on the data that is there.
@@ -98,7 +114,14 @@ impl Server {
     /// Starts the program and does not wait for it.
     pub fn launch(&mut self, args: &[&str], env: &[(&str, &Path)]) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("server.log")).unwrap();
-        let child = Command::new(TAKO_SERVER)
+        let mut command = Command::new(if self.user.is_some() { Path::new("setpriv") } else { &self.program });
+        if let Some(uid) = self.user.map(|uid| uid.to_string()) {
+            // As a service manager starts it that lets it have the low ports.
+            command.args(["--reuid", &uid, "--regid", &uid, "--clear-groups"]);
+            command.args(["--inh-caps", "+net_bind_service", "--ambient-caps", "+net_bind_service"]);
+            command.arg(&self.program);
+        }
+        let child = command
             .arg("--data-dir")
             .arg(self.data())
             .arg("--socket")

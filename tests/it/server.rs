@@ -56,20 +56,31 @@ fn lay_out(server: &Server, control: &mut Control, version: &str, part: &str) ->
 
 /// Takes the lock and lays out a release of `shop` that is one program, `run`.
 pub fn unpack(server: &Server, control: &mut Control, version: &str, program: &str) -> Result<(), Value> {
-    control.call(json!({"lock": {"app": "shop", "version": version}}))?;
+    unpack_as(server, control, "shop", version, program.as_bytes())
+}
+
+/// As [`unpack`], of another app.
+pub fn unpack_as(
+    server: &Server,
+    control: &mut Control,
+    app: &str,
+    version: &str,
+    program: &[u8],
+) -> Result<(), Value> {
+    control.call(json!({"lock": {"app": app, "version": version}}))?;
     let mut tar = tar::Builder::new(Vec::new());
     let mut head = tar::Header::new_gnu();
     head.set_size(program.len() as u64);
     head.set_mode(0o755);
-    tar.append_data(&mut head, "run", program.as_bytes()).unwrap();
+    tar.append_data(&mut head, "run", program).unwrap();
     let tar = tar.into_inner().unwrap();
     let packed = zstd::encode_all(&tar[..], 1).unwrap();
-    let file = format!("{version}.tar.zst");
+    let file = format!("{app}-{version}.tar.zst");
     fs::write(server.data().join("incoming").join(&file), &packed).unwrap();
     let sha256: String =
         ring::digest::digest(&ring::digest::SHA256, &tar).as_ref().iter().map(|b| format!("{b:02x}")).collect();
     let artifact = json!({"file": file, "sha256": sha256, "bytes": packed.len(), "unpacked": tar.len()});
-    control.call(json!({"unpack": {"app": "shop", "version": version, "artifact": artifact}}))?;
+    control.call(json!({"unpack": {"app": app, "version": version, "artifact": artifact}}))?;
     Ok(())
 }
 

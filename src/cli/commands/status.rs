@@ -150,9 +150,16 @@ fn tell(ui: &Ui, all: &[Found], instances: bool) {
     }
     for (server, status) in there(all) {
         failure::lines(server, status).iter().for_each(|line| ui.note(line));
+    }
+    // What is true of a server is true of all that it runs: each remark once.
+    let mut remarks: BTreeMap<(&ServerName, &String), Vec<String>> = BTreeMap::new();
+    for (server, status) in there(all) {
         for remark in &status.remarks {
-            ui.note(&format!("· {server}: {}: {remark}", status.app));
+            remarks.entry((server, remark)).or_default().push(status.app.to_string());
         }
+    }
+    for ((server, remark), apps) in &remarks {
+        ui.note(&format!("· {server}: {}: {remark}", apps.join(", ")));
     }
     if instances {
         for (server, status) in there(all).filter(|(_, status)| !status.instances.is_empty()) {

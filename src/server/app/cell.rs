@@ -155,3 +155,56 @@ fn reserve(runtime: Runtime) -> u64 {
         Runtime::Deno => 1 << 30,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHY: &str = "cgroup v2 is not mounted";
+
+    fn cell(user: bool) -> Cell {
+        let user = user.then_some(User { uid: 71_001, gid: 71_001 });
+        let shared = user.is_none().then(|| "apps run as root".to_owned());
+        Cell { user, tree: Tree::none(WHY), shared }
+    }
+
+    fn manifest(runtime: &str, limits: &str) -> Manifest {
+        let json = format!(r#"{{"app":"shop","version":"v1","runtime":"{runtime}","main":"x","limits":{limits}}}"#);
+        serde_json::from_str(&json).unwrap()
+    }
+
+    const ALL: &str = r#"{"memory":1048576,"cpu_milli":500,"processes":32}"#;
+
+    #[test]
+    fn what_the_kernel_does_not_keep_is_kept_otherwise_or_told() {
+        let own = cell(true).remarks(&manifest("node", ALL));
+        let told = ["what leaves", "`memory` limits each process", "`cpu` limits nothing", "`processes` limits all"];
+        assert_eq!(own.len(), told.len(), "{own:?}");
+        assert!(own.iter().zip(told).all(|(line, start)| line.starts_with(start) && line.ends_with(WHY)), "{own:?}");
+        let shared = cell(false).remarks(&manifest("node", ALL));
+        assert!(shared[0].starts_with("apps run as root: it can reach the files"), "{shared:?}");
+        assert!(shared[4].starts_with("`processes` limits nothing"), "{shared:?}");
+        // A limit that nobody asked for is not missed.
+        assert_eq!(cell(true).remarks(&manifest("node", "{}")).len(), 1);
+    }
+
+    #[test]
+    fn the_number_of_a_users_processes_grows_with_its_instances() {
+        let check = |user, limits: &str, instances, expected| {
+            assert_eq!(cell(user).rlimits(&manifest("binary", limits), instances).processes, expected);
+        };
+        check(true, ALL, 1, Some(64));
+        check(true, ALL, 3, Some(128));
+        check(true, "{}", 1, Some(2 * u64::from(PROCESSES)));
+        // It would count the server's own.
+        check(false, ALL, 1, None);
+    }
+
+    #[test]
+    fn a_runtime_may_set_aside_what_it_does_not_use() {
+        let data = |runtime| cell(true).rlimits(&manifest(runtime, ALL), 1).data;
+        assert_eq!(data("binary"), Some(1 << 20));
+        assert_eq!(data("bun"), Some((1 << 20) + (512 << 20)));
+        assert_eq!(cell(true).rlimits(&manifest("bun", "{}"), 1).data, None);
+    }
+}

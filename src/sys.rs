@@ -87,12 +87,11 @@ pub(crate) fn spawn(spec: &Spawn<'_>) -> io::Result<Spawned> {
     let bootstrap = pipe.as_ref().map(AsRawFd::as_raw_fd);
     let cgroup = spec.cgroup.map(|fd| fd.as_raw_fd());
     let (user, limits) = (spec.user, spec.limits);
-    let most = rustix::process::getrlimit(Resource::Nofile).maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
-    let most = (Resource::Nofile, Some(most));
+    let most = |resource, wanted| (resource, Some(allowed(resource, wanted)));
     let limits = [
-        Some(most),
-        limits.processes.map(|n| (Resource::Nproc, Some(n))),
-        limits.data.map(|n| (Resource::Data, Some(n))),
+        Some(most(Resource::Nofile, DESCRIPTORS)),
+        limits.processes.map(|n| most(Resource::Nproc, n)),
+        limits.data.map(|n| most(Resource::Data, n)),
     ];
     let birth = spec.outlives_us.map(|fd| fd.as_raw_fd());
     let pipe = || if birth.is_some() { lasting_pipe() } else { plain_pipe() };
@@ -177,7 +176,8 @@ pub(crate) fn kill_group(pid: Pid, signal: Signal) -> io::Result<()> {
 
 /// Changes how many processes the user of a running program may have, as that program sees it.
 pub(crate) fn limit_processes(pid: Pid, processes: u64) -> io::Result<()> {
-    let limit = Rlimit { current: Some(processes), maximum: Some(processes) };
+    let processes = Some(allowed(Resource::Nproc, processes));
+    let limit = Rlimit { current: processes, maximum: processes };
     rustix::process::prlimit(Some(pid), Resource::Nproc, limit)?;
     Ok(())
 }
@@ -292,6 +292,11 @@ pub(crate) fn raise_descriptor_limit() -> u64 {
         Ok(()) => limit.maximum.unwrap_or(u64::MAX),
         Err(_) => limit.current.unwrap_or(u64::MAX),
     }
+}
+
+/// As much of `wanted` as may be given: more than we have ourselves takes CAP_SYS_RESOURCE, which even root may lack.
+fn allowed(resource: Resource, wanted: u64) -> u64 {
+    rustix::process::getrlimit(resource).maximum.map_or(wanted, |most| most.min(wanted))
 }
 
 fn borrow(poll: &mio::Poll) -> BorrowedFd<'_> {
@@ -558,6 +563,29 @@ mod tests {
         spawned.stdout.read_to_string(&mut out).unwrap();
         spawned.child.wait().unwrap();
         assert_eq!(out, "65536\n7\n");
+    }
+
+    #[test]
+    fn a_limit_beyond_our_own_is_our_own() {
+        let argv = ["/bin/sh", "-c", "ulimit -Hu 2>/dev/null || ulimit -Hp"].map(OsString::from);
+        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let limits = Limits { processes: Some(u64::MAX - 1), data: None };
+        let mut spawned = spawn(&Spawn {
+            argv: &argv,
+            dir: "/".into(),
+            env,
+            bootstrap: None,
+            user: None,
+            cgroup: None,
+            outlives_us: None,
+            limits,
+        })
+        .unwrap();
+        let mut out = String::new();
+        spawned.stdout.read_to_string(&mut out).unwrap();
+        spawned.child.wait().unwrap();
+        let ours = rustix::process::getrlimit(Resource::Nproc).maximum;
+        assert!(ours.is_none() || out.trim() == ours.unwrap().to_string(), "{out} beside {ours:?}");
     }
 
     #[test]

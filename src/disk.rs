@@ -13,6 +13,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Context, Error, Kind, Result};
 
+/// A new file; the umask takes nothing away from `mode`.
+///
+/// # Errors
+/// Also when there is one of that name.
+pub(crate) fn create_new(path: &Path, mode: u32) -> Result<File> {
+    open_new(path, mode).context(|| format!("write {}", path.display()))
+}
+
+/// Writes all of `bytes` to `file`, which is at `path`.
+pub(crate) fn write_all(file: &mut File, path: &Path, bytes: &[u8]) -> Result<()> {
+    file.write_all(bytes).context(|| format!("write {}", path.display()))
+}
+
 /// Replaces `path` by `bytes` in one step; the file gets `mode`.
 ///
 /// # Errors
@@ -126,11 +139,16 @@ pub(crate) fn free_bytes(dir: &Path) -> Result<u64> {
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    // The umask may have taken bits away that the caller asked for.
-    file.set_permissions(Permissions::from_mode(mode))?;
+    let mut file = open_new(path, mode)?;
     file.write_all(bytes)?;
     if sync { file.sync_all() } else { Ok(()) }
+}
+
+fn open_new(path: &Path, mode: u32) -> io::Result<File> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    // The umask may have taken bits away that the caller asked for.
+    file.set_permissions(Permissions::from_mode(mode))?;
+    Ok(file)
 }
 
 /// A name in the same folder that nobody else uses: rename must not cross file systems.

@@ -132,6 +132,11 @@ impl Layout {
         self.data.join("runtimes")
     }
 
+    /// One version of a tool; a folder of that name is whole.
+    pub fn runtime(&self, tool: &str, version: &str) -> PathBuf {
+        self.runtimes().join(tool).join(version)
+    }
+
     pub fn cache(&self) -> PathBuf {
         self.data.join("cache")
     }

@@ -1,0 +1,405 @@
+//! Runtimes: where the program lies that runs an app, how it comes onto this machine, and with which arguments it is
+//! started.
+//!
+//! `find` looks at what is here; `source` knows where the rest is published, `fetch` brings it; `reach` makes what is
+//! ours alone startable by apps. A release is prepared by [`Runtimes::provide`], which may take minutes; it is started
+//! by [`launch`], which only looks.
+//!
+//! **Invariant**: what a release was prepared with is what it is started with, also after a restart of the server.
+
+mod fetch;
+mod find;
+mod reach;
+mod source;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::layout::Layout;
+use crate::crypto::Sha256;
+use crate::disk;
+use crate::error::{Error, Kind, Result};
+use crate::net::Patience;
+use crate::proto::manifest::{Manifest, Runtime};
+use crate::proto::target::Target;
+use crate::sys::User;
+use fetch::Wanted;
+pub(crate) use find::{find_tool, path_with, version_of};
+pub(crate) use reach::may_start;
+use source::Machine;
+
+/// The JavaScript entry points, as they lie beside each other.
+const SDK: [(&str, &str); 4] = [
+    ("core.mjs", include_str!("../../../sdk/javascript/src/core.mjs")),
+    ("node.mjs", include_str!("../../../sdk/javascript/src/node.mjs")),
+    ("bun.mjs", include_str!("../../../sdk/javascript/src/bun.mjs")),
+    ("deno.mjs", include_str!("../../../sdk/javascript/src/deno.mjs")),
+];
+
+/// How soon somebody who waits for another's download sees that its own client has gone.
+const WATCH: Duration = Duration::from_millis(100);
+
+/// Where runtimes come from.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Mirror {
+    /// Has a folder for each tool, with the layout of the tool's own releases below it.
+    pub url: String,
+    /// It is on this machine, so that nobody can change what comes over plain HTTP.
+    pub plain: bool,
+}
+
+/// What brings runtimes onto this machine, for all apps together.
+pub(crate) struct Runtimes {
+    layout: Arc<Layout>,
+    machine: Machine,
+    mirror: Option<Mirror>,
+    patience: Patience,
+    /// What is being fetched. Two deploys at once want the same one, and one of them waits.
+    busy: Mutex<BTreeSet<String>>,
+    ended: Condvar,
+}
+
+/// How a release is started.
+pub(crate) struct Launch {
+    /// The program's full path and its arguments.
+    pub argv: Vec<OsString>,
+    /// Put in front of PATH: where the runtime lies, `node_modules/.bin`.
+    pub path: Vec<PathBuf>,
+}
+
+impl Runtimes {
+    pub fn new(layout: Arc<Layout>, target: Target, mirror: Option<Mirror>) -> Runtimes {
+        fetch::tidy(&layout);
+        let machine = Machine { target, avx2: has_avx2() };
+        let patience = fetch::PATIENCE;
+        Runtimes { layout, machine, mirror, patience, busy: Mutex::default(), ended: Condvar::new() }
+    }
+
+    /// The program that runs the release, which `user` can start: one that is here, else one that is fetched now. `said`
+    /// hears how far it is; when `gone` is set nobody needs it any more.
+    ///
+    /// # Errors
+    /// NotFound, Unreachable, Refused and more, each naming the runtime and what can be done.
+    pub fn provide(
+        &self,
+        manifest: &Manifest,
+        user: Option<User>,
+        said: &mut dyn FnMut(String),
+        gone: &AtomicBool,
+    ) -> Result<Option<PathBuf>> {
+        let runtime = manifest.runtime;
+        if runtime == Runtime::Binary {
+            return Ok(None);
+        }
+        let version = wanted(manifest);
+        let program = match (find::find(&self.layout, runtime, version), version) {
+            (Some(program), _) => program,
+            (None, Some(version)) => self.fetch(runtime, version, said, gone)?,
+            (None, None) => {
+                let e = find::not_found(runtime.as_str(), None);
+                let hint = e.next_step().unwrap_or_default().to_owned();
+                return Err(e.hint(format!("{hint}; or set `runtime_version` in tako.toml, so that it can be downloaded")));
+            }
+        };
+        reach::reachable(&self.layout, runtime, program, user).map(Some)
+    }
+
+    fn fetch(
+        &self,
+        runtime: Runtime,
+        version: &str,
+        said: &mut dyn FnMut(String),
+        gone: &AtomicBool,
+    ) -> Result<PathBuf> {
+        let name = format!("{} {version}", runtime.as_str());
+        let _turn = self.turn(&name, said, gone)?;
+        // Whoever had the turn before has brought it.
+        if let Some(program) = find::find(&self.layout, runtime, Some(version)) {
+            return Ok(program);
+        }
+        let mirror = self.mirror.as_ref();
+        let fetched = source::source(runtime, version, self.machine, mirror.map(|m| m.url.as_str())).and_then(|source| {
+            let plain = mirror.is_some_and(|m| m.plain);
+            let layout = &self.layout;
+            Wanted { layout, runtime, version, source, patience: &self.patience, plain }.fetch(said, gone)
+        });
+        let e = match fetched {
+            Ok(program) => return Ok(program),
+            Err(e) => e,
+        };
+        // A server without a way out still runs what it has, if that is close.
+        if matches!(e.kind(), Kind::Unreachable | Kind::Timeout)
+            && let Some(program) = find::close(&self.layout, runtime, version)
+        {
+            log::warn!("{e}; {} is taken instead", program.display());
+            let found = version_of(&self.layout, &program).unwrap_or_default();
+            said(format!("use {} {found} of this server, {version} could not be downloaded", runtime.as_str()));
+            return Ok(program);
+        }
+        let hint = e.next_step().map(str::to_owned);
+        Err(e.hint(hint.unwrap_or_else(|| {
+            format!(
+                "give this server a way to it (HTTPS_PROXY, `--runtime-mirror`), or put {name} on the PATH of tako-server"
+            )
+        })))
+    }
+
+    fn turn(&self, name: &str, said: &mut dyn FnMut(String), gone: &AtomicBool) -> Result<Turn<'_>> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if busy.contains(name) {
+            said(format!("wait for {name}, which another deploy downloads"));
+        }
+        while busy.contains(name) {
+            if gone.load(Ordering::Relaxed) {
+                return Err(Error::new(Kind::Interrupted, format!("nobody waits for {name} any more")));
+            }
+            busy = self.ended.wait_timeout(busy, WATCH).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        busy.insert(name.into());
+        Ok(Turn { runtimes: self, name: name.into() })
+    }
+}
+
+/// The right to fetch one tool; it ends with its value.
+struct Turn<'a> {
+    runtimes: &'a Runtimes,
+    name: String,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.runtimes.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+        self.runtimes.ended.notify_all();
+    }
+}
+
+impl Mirror {
+    /// `None` when it is neither `https` nor on this machine.
+    pub fn parse(url: &str) -> Option<Mirror> {
+        let rest = |scheme| url.strip_prefix(scheme).filter(|rest: &&str| !rest.is_empty() && !rest.starts_with('/'));
+        if rest("https://").is_some() {
+            return Some(Mirror { url: url.into(), plain: false });
+        }
+        let host = rest("http://")?.split('/').next()?;
+        let host = host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map_or(host, |(host, _)| host);
+        let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+        (host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())).then(|| Mirror { url: url.into(), plain: true })
+    }
+}
+
+/// The version that the build had; `latest` is any.
+pub(crate) fn wanted(manifest: &Manifest) -> Option<&str> {
+    manifest.runtime_version.as_deref().filter(|v| *v != "latest")
+}
+
+fn has_avx2() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx2");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// The argument list of a release; a JS app without a `start` of its own runs under the SDK's entry point.
+pub(crate) fn launch(layout: &Layout, manifest: &Manifest) -> Result<Launch> {
+    let dir = layout.app_dir(manifest);
+    let runtime = match manifest.runtime {
+        Runtime::Binary => None,
+        runtime => Some(here(layout, runtime, wanted(manifest))?),
+    };
+    let bin = dir.join("node_modules/.bin");
+    let mut path: Vec<PathBuf> = runtime.iter().filter_map(|r| r.parent()).map(Path::to_owned).collect();
+    path.push(bin);
+    let argv = match (&manifest.start, &runtime) {
+        (Some(start), _) => started_by(start, manifest, &dir, &path, runtime.as_deref())?,
+        (None, None) => vec![dir.join(&manifest.main).into()],
+        (None, Some(program)) => under_sdk(layout, manifest, program),
+    };
+    Ok(Launch { argv, path })
+}
+
+/// What [`Runtimes::provide`] found or brought.
+fn here(layout: &Layout, runtime: Runtime, version: Option<&str>) -> Result<PathBuf> {
+    find::find(layout, runtime, version)
+        .or_else(|| find::close(layout, runtime, version?))
+        .ok_or_else(|| find::not_found(runtime.as_str(), version))
+}
+
+/// Writes the embedded SDK under the data directory, once per content.
+pub(crate) fn lay_out_sdk(layout: &Layout) -> Result<()> {
+    let dir = sdk_dir(layout);
+    disk::make_dirs(&dir, 0o755)?;
+    for (name, text) in SDK {
+        let file = dir.join(name);
+        // The folder is named after its content, but a crash may have cut a first run short.
+        if fs::read(&file).is_ok_and(|there| there == text.as_bytes()) {
+            continue;
+        }
+        disk::write_atomic(&file, text.as_bytes(), 0o644)?;
+    }
+    Ok(())
+}
+
+fn under_sdk(layout: &Layout, manifest: &Manifest, program: &Path) -> Vec<OsString> {
+    let entry = sdk_dir(layout).join(format!("{}.mjs", manifest.runtime.as_str()));
+    let mut argv = vec![program.into()];
+    if manifest.runtime == Runtime::Deno {
+        // An app runs with its user's rights like any other; and nobody is there to be asked.
+        argv.extend(["run", "--allow-all", "--no-prompt"].map(OsString::from));
+    }
+    argv.extend([entry.into(), OsString::from(&manifest.main)]);
+    argv
+}
+
+/// A command of the app's own: `{main}` is filled in, and the program becomes a full path.
+fn started_by(
+    start: &[String],
+    manifest: &Manifest,
+    dir: &Path,
+    path: &[PathBuf],
+    runtime: Option<&Path>,
+) -> Result<Vec<OsString>> {
+    let mut words = start.iter().map(|word| word.replace("{main}", &manifest.main));
+    let Some(program) = words.next() else {
+        return Err(Error::new(Kind::Refused, format!("`start` of {} is empty", manifest.app)));
+    };
+    let program = match (program.contains('/'), runtime) {
+        (true, _) => dir.join(program),
+        (false, Some(runtime)) if program == manifest.runtime.as_str() => runtime.into(),
+        (false, _) if find::is_program(&dir.join(&program)) && program == manifest.main => dir.join(program),
+        (false, _) => find_tool(&program, path)?,
+    };
+    Ok([program.into()].into_iter().chain(words.map(OsString::from)).collect())
+}
+
+fn sdk_dir(layout: &Layout) -> PathBuf {
+    static HASH: LazyLock<String> = LazyLock::new(|| {
+        let mut hash = Sha256::new();
+        for (name, text) in SDK {
+            hash.update(format!("{name} {}\n{text}", text.len()).as_bytes());
+        }
+        hash.finish()[..16].to_owned()
+    });
+    layout.sdk().join(&*HASH)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    struct World {
+        _dir: tempfile::TempDir,
+        layout: Layout,
+    }
+
+    /// A data directory that has its own programs, so that those of this machine do not matter.
+    fn world() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().into());
+        for tool in ["node", "bun", "deno"] {
+            program(&layout.runtimes().join(tool).join("1.2.3/bin").join(tool));
+        }
+        World { _dir: dir, layout }
+    }
+
+    fn program(path: &Path) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "#!/bin/sh\necho v1.2.3\n").unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn manifest(runtime: &str) -> Manifest {
+        let version = if runtime == "binary" { "" } else { r#""runtime_version":"1.2.3","# };
+        serde_json::from_str(&format!(
+            r#"{{"app":"shop","version":"v1","runtime":"{runtime}",{version}"dir":"web","main":"src/index.js"}}"#
+        ))
+        .unwrap()
+    }
+
+    /// The arguments with the world's folder as `~` and the SDK's as `SDK`.
+    fn argv(w: &World, manifest: &Manifest) -> String {
+        let launch = launch(&w.layout, manifest).unwrap();
+        let words: Vec<String> = launch.argv.iter().map(|a| a.to_string_lossy().into_owned()).collect();
+        let sdk = sdk_dir(&w.layout).display().to_string();
+        words.join(" ").replace(&sdk, "SDK").replace(&w.layout.data().display().to_string(), "~")
+    }
+
+    #[test]
+    fn a_javascript_app_runs_under_the_entry_point_of_its_runtime() {
+        let w = world();
+        let check = |runtime: &str, expected: &str| assert_eq!(argv(&w, &manifest(runtime)), expected);
+        check("node", "~/runtimes/node/1.2.3/bin/node SDK/node.mjs src/index.js");
+        check("bun", "~/runtimes/bun/1.2.3/bin/bun SDK/bun.mjs src/index.js");
+        check("deno", "~/runtimes/deno/1.2.3/bin/deno run --allow-all --no-prompt SDK/deno.mjs src/index.js");
+    }
+
+    #[test]
+    fn a_binary_is_started_where_it_lies() {
+        let w = world();
+        assert_eq!(argv(&w, &manifest("binary")), "~/apps/shop/releases/v1/web/src/index.js");
+    }
+
+    #[test]
+    fn a_start_of_its_own_gets_main_and_a_full_path() {
+        let w = world();
+        let check = |runtime: &str, start: &[&str], expected: &str| {
+            let start = Some(start.iter().map(|s| s.to_string()).collect());
+            assert_eq!(argv(&w, &Manifest { start, ..manifest(runtime) }), expected);
+        };
+        check("node", &["node", "--x", "{main}"], "~/runtimes/node/1.2.3/bin/node --x src/index.js");
+        check("binary", &["./bin/run", "--main={main}"], "~/apps/shop/releases/v1/web/./bin/run --main=src/index.js");
+        check("binary", &["/bin/sh", "run.sh"], "/bin/sh run.sh");
+        program(&w.layout.data().join("apps/shop/releases/v1/web/node_modules/.bin/next"));
+        check("node", &["next", "start"], "~/apps/shop/releases/v1/web/node_modules/.bin/next start");
+    }
+
+    #[test]
+    fn puts_the_runtime_and_the_projects_programs_on_path() {
+        let w = world();
+        let path = launch(&w.layout, &manifest("bun")).unwrap().path;
+        assert!(path[0].ends_with("runtimes/bun/1.2.3/bin") && path[1].ends_with("web/node_modules/.bin"));
+    }
+
+    #[test]
+    fn reads_the_version_that_a_program_says() {
+        let w = world();
+        let node = here(&w.layout, Runtime::Node, Some("1.2.3")).unwrap();
+        assert_eq!(version_of(&w.layout, &node).as_deref(), Some("1.2.3"));
+        assert_eq!(version_of(&w.layout, Path::new("/nowhere/node")), None);
+    }
+
+    #[test]
+    fn a_mirror_is_over_tls_or_on_this_machine() {
+        let check = |url, expected: Option<bool>| assert_eq!(Mirror::parse(url).map(|m| m.plain), expected, "{url}");
+        check("https://mirror.test/x", Some(false));
+        check("http://127.0.0.1:8080", Some(true));
+        check("http://localhost/runtimes", Some(true));
+        check("http://[::1]:8080/", Some(true));
+        check("http://[::1]", Some(true));
+        check("http://mirror.test", None);
+        check("http://localhost.evil.test", None);
+        check("https://", None);
+        check("https:///x", None);
+        check("file:///x", None);
+        check("", None);
+    }
+
+    #[test]
+    fn lays_the_sdk_out_once_and_repairs_it() {
+        let w = world();
+        lay_out_sdk(&w.layout).unwrap();
+        let core = sdk_dir(&w.layout).join("core.mjs");
+        let before = fs::metadata(&core).unwrap().modified().unwrap();
+        lay_out_sdk(&w.layout).unwrap();
+        assert_eq!(fs::metadata(&core).unwrap().modified().unwrap(), before);
+        fs::write(&core, "cut sho").unwrap();
+        lay_out_sdk(&w.layout).unwrap();
+        assert_eq!(fs::read_to_string(&core).unwrap(), SDK[0].1);
+    }
+}

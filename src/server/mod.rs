@@ -5,7 +5,7 @@
 //! connections and no changes, proxy drained, apps stopped. A second signal ends at once.
 //!
 //! Reading order: `args` and `settings` are the command line; `layout` and `home` the data directory; `control`,
-//! `verbs` and `daemon` what a client can ask; `access`, `metrics` and `scrape` what is told of traffic; `board`, `certs` and `mint` what the proxy is told; `users` whom apps run as;
+//! `verbs` and `daemon` what a client can ask; `access`, `metrics` and `scrape` what is told of traffic; `board`, `certs` and `mint` what the proxy is told; `users` whom apps run as, `owner` whose their folders are;
 //! `release`, `install` and `runtime` what lies on disk; `app` runs it.
 
 pub(crate) mod args;
@@ -27,6 +27,7 @@ pub(crate) mod board;
 pub(crate) mod certs;
 pub(crate) mod mint;
 pub(crate) mod users;
+pub(crate) mod owner;
 pub(crate) mod release;
 pub(crate) mod install;
 pub(crate) mod runtime;

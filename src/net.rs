@@ -17,7 +17,7 @@ use rustls::pki_types::pem::PemObject;
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 
 /// Where distributions keep the bundle of certificates: Debian and Alpine, Fedora, SUSE, and what OpenSSL falls back to.
 const BUNDLES: [&str; 4] = [
@@ -68,18 +68,24 @@ pub(crate) fn agent(patience: &Patience, plain: bool) -> Result<Agent> {
     Ok(config.build().new_agent())
 }
 
-/// Why an address could not be asked: Unreachable when it may work another time or elsewhere.
+/// Why an address could not be asked: Unreachable or Timeout when it may work another time or from elsewhere.
 pub(crate) fn fault(url: &str, e: ureq::Error) -> Error {
-    let (kind, why) = match e {
-        ureq::Error::HostNotFound => (Kind::Unreachable, "its host has no address".to_owned()),
-        ureq::Error::Timeout(_) => (Kind::Timeout, "it did not answer in time".to_owned()),
-        ureq::Error::Io(e) if is_certificate(&e) => (Kind::Refused, e.to_string()),
-        ureq::Error::Io(e) if e.kind() == io::ErrorKind::TimedOut => (Kind::Timeout, "it did not answer in time".into()),
-        ureq::Error::Io(e) => return Err::<(), _>(e).context(|| format!("get {url}")).unwrap_err().with_kind(Kind::Unreachable),
-        ureq::Error::ConnectionFailed => (Kind::Unreachable, "the connection failed".to_owned()),
-        e => (Kind::Refused, e.to_string()),
-    };
-    Error::new(kind, format!("get {url}: {why}"))
+    let failed = |kind, why: &str| Error::new(kind, format!("get {url}: {why}"));
+    match e {
+        ureq::Error::HostNotFound => failed(Kind::Unreachable, "its host has no address"),
+        ureq::Error::ConnectionFailed => failed(Kind::Unreachable, "the connection failed"),
+        ureq::Error::Timeout(_) => failed(Kind::Timeout, "it did not answer in time"),
+        ureq::Error::Io(e) if is_timeout(&e) => failed(Kind::Timeout, "it did not answer in time"),
+        ureq::Error::Io(e) if is_certificate(&e) => failed(Kind::Refused, &e.to_string()),
+        ureq::Error::Io(e) => Error::new(Kind::Unreachable, format!("get {url}")).because(e),
+        e => failed(Kind::Refused, &e.to_string()),
+    }
+}
+
+/// Whether reading a body ended because nothing came.
+pub(crate) fn is_timeout(e: &io::Error) -> bool {
+    let inner = e.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
+    e.kind() == io::ErrorKind::TimedOut || matches!(inner, Some(ureq::Error::Timeout(_)))
 }
 
 fn is_certificate(e: &io::Error) -> bool {
@@ -108,8 +114,10 @@ fn roots() -> Result<Vec<Certificate<'static>>> {
     }
     match found.is_empty() {
         false => Ok(found),
-        true => Err(Error::new(Kind::Config, "this machine has no root certificates, so nobody can be trusted over HTTPS")
-            .hint("install the package ca-certificates")),
+        true => {
+            Err(Error::new(Kind::Config, "this machine has no root certificates, so nobody can be trusted over HTTPS")
+                .hint("install the package ca-certificates"))
+        }
     }
 }
 

@@ -196,7 +196,6 @@ pub(crate) mod tests {
             directory.extend(b"PK\x01\x02\x14\x00");
             directory.extend(&fields);
             directory.extend([0; 10]);
-            directory.extend([0, 0]);
             directory.extend(at.to_le_bytes());
             directory.extend(name.as_bytes());
         }

@@ -11,6 +11,7 @@ use super::board::Board;
 use super::layout::Layout;
 use super::lock::Locks;
 use super::release;
+use super::runtime::Runtimes;
 use super::state::{self, Desired};
 use super::users::Users;
 use crate::disk;
@@ -22,6 +23,7 @@ pub(crate) struct Daemon {
     pub layout: Arc<Layout>,
     pub board: Board,
     pub users: Arc<Users>,
+    pub runtimes: Arc<Runtimes>,
     pub locks: Arc<Locks>,
     pub about: About,
     start: Start,
@@ -40,9 +42,26 @@ pub(crate) struct About {
 pub(crate) type Start = Box<dyn Fn(AppId, Option<Desired>) -> Result<Handle> + Send + Sync>;
 
 impl Daemon {
-    pub fn new(layout: Arc<Layout>, board: Board, users: Arc<Users>, about: About, start: Start) -> Self {
+    pub fn new(
+        layout: Arc<Layout>,
+        board: Board,
+        users: Arc<Users>,
+        runtimes: Arc<Runtimes>,
+        about: About,
+        start: Start,
+    ) -> Self {
         let locks = Locks::new(layout.clone());
-        Daemon { layout, board, users, locks, about, start, apps: Mutex::default(), stopping: AtomicBool::new(false) }
+        Daemon {
+            layout,
+            board,
+            users,
+            runtimes,
+            locks,
+            about,
+            start,
+            apps: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        }
     }
 
     /// Starts every app that has a state; one that is damaged is told about and left alone. Returns how many run.
@@ -189,7 +208,9 @@ mod tests {
             note.lock().unwrap().push(format!("{id} {}", desired.map_or("anew".into(), |d| d.live.to_string())));
             Err(Error::new(Kind::Refused, "not in this test"))
         });
-        (Daemon::new(layout.clone(), board, Arc::new(Users::new(layout.clone())), about, start), started)
+        let runtimes = Arc::new(Runtimes::new(layout.clone(), about.target, None));
+        let users = Arc::new(Users::new(layout.clone()));
+        (Daemon::new(layout.clone(), board, users, runtimes, about, start), started)
     }
 
     fn write(path: &Path, text: &str) {

@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 use std::env;
 use std::ffi::OsString;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
+use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::Runtime;
 use crate::sys::{self, Spawn, Spawned, User};
@@ -23,6 +25,8 @@ use crate::sys::{self, Spawn, Spawned, User};
 const KEPT_LINES: usize = 40;
 /// Longest line that is kept; the rest of it is dropped.
 const MAX_LINE: usize = 500;
+/// What is kept of all that is said; an installer that says more says the same again and again.
+const MAX_KEPT: u64 = 4 << 20;
 /// How soon a program is stopped once nobody wants it any more.
 const WATCH: Duration = Duration::from_millis(100);
 
@@ -62,6 +66,10 @@ pub(crate) struct Run<'a> {
     pub limit: Duration,
     /// Who it runs as; `None` is who we are.
     pub user: Option<User>,
+    /// Whether everything else on the machine comes first.
+    pub low: bool,
+    /// The file that gets all that it says, up to [`MAX_KEPT`].
+    pub kept: Option<&'a Path>,
 }
 
 /// How it ended, and the last lines that it wrote to either stream.
@@ -80,7 +88,12 @@ impl Run<'_> {
         let spawn =
             Spawn { argv: self.argv, dir: self.dir, env: self.env, bootstrap: None, user: self.user, cgroup: None };
         let mut spawned = sys::spawn(&spawn).context(|| format!("start `{name}`"))?;
-        let mut tail = Tail::default();
+        if self.low
+            && let Err(e) = sys::yield_to_others(spawned.pid)
+        {
+            log::warn!("`{name}` runs at the priority of everything else: {e}");
+        }
+        let mut tail = Tail { kept: self.kept.and_then(Kept::create), ..Tail::default() };
         let stopped = watch(&mut spawned, &mut tail, Instant::now() + self.limit, unwanted);
         // Also after a good end: what was left in the background would hold our pipes and the release.
         let _ = sys::kill_group(spawned.pid, Signal::KILL);
@@ -144,6 +157,15 @@ fn watch(spawned: &mut Spawned, tail: &mut Tail, until: Instant, unwanted: &dyn 
 struct Tail {
     lines: VecDeque<String>,
     part: Vec<u8>,
+    kept: Option<Kept>,
+}
+
+/// The file of all that was said; of a flood its beginning, since the end is in the lines.
+struct Kept {
+    file: File,
+    path: PathBuf,
+    room: u64,
+    lost: u64,
 }
 
 impl Tail {
@@ -156,6 +178,9 @@ impl Tail {
     }
 
     fn push(&mut self, bytes: &[u8]) {
+        if let Some(kept) = &mut self.kept {
+            kept.push(bytes);
+        }
         for piece in bytes.split_inclusive(|b| *b == b'\n') {
             let room = MAX_LINE.saturating_sub(self.part.len());
             self.part.extend_from_slice(&piece[..piece.len().min(room)]);
@@ -179,16 +204,48 @@ impl Tail {
 
     fn finish(mut self) -> Vec<String> {
         self.end_line();
+        if let Some(kept) = self.kept.take() {
+            kept.finish();
+        }
         self.lines.into()
+    }
+}
+
+impl Kept {
+    /// In place of what the last installer said. Failing here is no reason not to install.
+    fn create(path: &Path) -> Option<Kept> {
+        let _ = fs::remove_file(path);
+        match disk::create_new(path, 0o640) {
+            Ok(file) => Some(Kept { file, path: path.into(), room: MAX_KEPT, lost: 0 }),
+            Err(e) => {
+                log::warn!("what an installer says is not kept: {e}");
+                None
+            }
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        let fits = bytes.len().min(usize::try_from(self.room).unwrap_or(usize::MAX));
+        match disk::write_all(&mut self.file, &self.path, &bytes[..fits]) {
+            Ok(()) => self.room -= fits as u64,
+            // A full disk makes the installer fail, and it says so itself.
+            Err(_) => self.room = 0,
+        }
+        self.lost += (bytes.len() - fits) as u64;
+    }
+
+    fn finish(mut self) {
+        if self.lost > 0 {
+            let _ = writeln!(self.file, "\n[{} more bytes are not kept]", self.lost);
+        }
     }
 }
 
 /// The environment of an installer: that of a build machine, with what tells tools how to reach the network. Nothing
 /// else of ours: not the notify socket, not what was meant for the daemon.
-pub(crate) fn environment(path: OsString, home: &Path) -> Vec<(OsString, OsString)> {
-    const PASSED_ON: [&str; 12] = [
+pub(crate) fn environment(path: OsString, home: &Path, tmp: &Path) -> Vec<(OsString, OsString)> {
+    const PASSED_ON: [&str; 13] = [
         "LANG",
-        "TMPDIR",
         "HTTP_PROXY",
         "HTTPS_PROXY",
         "NO_PROXY",
@@ -199,10 +256,14 @@ pub(crate) fn environment(path: OsString, home: &Path) -> Vec<(OsString, OsStrin
         "SSL_CERT_FILE",
         "SSL_CERT_DIR",
         "DENO_CERT",
+        // Of npm, Bun and Deno alike: where an operator's own registry is.
+        "NPM_CONFIG_REGISTRY",
+        "npm_config_registry",
     ];
     let mut env: Vec<(OsString, OsString)> = vec![
         ("PATH".into(), path),
         ("HOME".into(), home.into()),
+        ("TMPDIR".into(), tmp.into()),
         ("CI".into(), "1".into()),
         ("NO_COLOR".into(), "1".into()),
         ("NODE_ENV".into(), "production".into()),
@@ -219,8 +280,8 @@ mod tests {
 
     fn sh(script: &str, limit: Duration, unwanted: &dyn Fn() -> bool) -> Result<Ended> {
         let argv = ["/bin/sh", "-c", script].map(OsString::from);
-        let env = environment("/usr/bin:/bin".into(), Path::new("/tmp"));
-        Run { argv: &argv, dir: "/".into(), env, limit, user: None }.finish(unwanted)
+        let env = environment("/usr/bin:/bin".into(), Path::new("/tmp"), Path::new("/tmp"));
+        Run { argv: &argv, dir: "/".into(), env, limit, user: None, low: false, kept: None }.finish(unwanted)
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -293,9 +354,33 @@ mod tests {
     }
 
     #[test]
+    fn keeps_all_that_was_said_up_to_a_bound_and_runs_behind_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = dir.path().join("install.log");
+        let run = |script: &str| {
+            let argv = ["/bin/sh", "-c", script].map(OsString::from);
+            let env = environment("/usr/bin:/bin".into(), dir.path(), dir.path());
+            let run = Run { argv: &argv, dir: "/".into(), env, limit: LONG, user: None, low: true, kept: Some(&kept) };
+            run.finish(&|| false).unwrap().lines
+        };
+        let ours: i32 = sys_nice("self");
+        let lines = run("for i in $(seq 100); do echo $i; done; echo no >&2; cut -d' ' -f19 /proc/self/stat");
+        assert_eq!(fs::read_to_string(&kept).unwrap().lines().count(), 102);
+        assert!(lines.last().unwrap().parse::<i32>().unwrap() > ours, "{lines:?}");
+        run("head -c 9000000 /dev/zero | tr '\\0' 'x'");
+        let text = fs::read_to_string(&kept).unwrap();
+        assert!((text.len() as u64) < MAX_KEPT + 100 && text.ends_with("more bytes are not kept]\n"));
+    }
+
+    fn sys_nice(process: &str) -> i32 {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+        stat.rsplit(") ").next().unwrap().split(' ').nth(16).unwrap().parse().unwrap()
+    }
+
+    #[test]
     fn names_the_program_that_is_not_there() {
         let argv = [OsString::from("/nowhere/npm"), "ci".into()];
-        let run = Run { argv: &argv, dir: "/".into(), env: vec![], limit: LONG, user: None };
+        let run = Run { argv: &argv, dir: "/".into(), env: vec![], limit: LONG, user: None, low: false, kept: None };
         let e = run.finish(&|| false).err().unwrap();
         assert_eq!(
             (e.kind(), e.to_string().as_str()),

@@ -89,6 +89,11 @@ impl Layout {
         self.logs(id).join("access.log")
     }
 
+    /// All that the installer of the last release said.
+    pub fn install_log(&self, id: &AppId) -> PathBuf {
+        self.logs(id).join("install.log")
+    }
+
     /// What is of no app.
     pub fn own_logs(&self) -> PathBuf {
         self.data.join("logs")

@@ -58,6 +58,7 @@ use certs::Folder;
 use daemon::{About, Daemon};
 use home::Home;
 use layout::Layout;
+use runtime::Runtimes;
 use settings::{Listen, Settings};
 use users::Users;
 
@@ -126,7 +127,8 @@ fn serve(settings: &Settings) -> Result<()> {
     let users = Arc::new(Users::new(layout.clone()));
     let world = app::world(layout.clone(), board.clone(), users.clone(), home.host_key.clone())?;
     let start = Box::new(move |id, desired| app::start(id, desired, &world));
-    let daemon = Arc::new(Daemon::new(layout, board, users, about, start));
+    let runtimes = Arc::new(Runtimes::new(layout.clone(), about.target, settings.runtime_mirror.clone()));
+    let daemon = Arc::new(Daemon::new(layout, board, users, runtimes, about, start));
 
     let apps = daemon.boot()?;
     let control = socket.serve(daemon.clone())?;

@@ -4,16 +4,16 @@
 //!
 //! **Invariant**: a folder with the marker is whole. One without is nobody's, and is replaced.
 
-use std::ffi::OsString;
+mod prepare;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use super::install::{self, Run};
 use super::layout::Layout;
 use super::state::Desired;
-use super::{runtime, vet};
+use super::vet;
 use crate::archive::unpack::unpack as unpack_archive;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
@@ -21,6 +21,7 @@ use crate::proto::control::Artifact;
 use crate::proto::manifest::{Manifest, Runtime};
 use crate::proto::name::AppId;
 use crate::proto::version::Version;
+pub(crate) use prepare::Preparing;
 
 /// Releases younger than this are kept, up to [`KEEP_OTHERS`].
 const KEEP_MS: u64 = 30 * 24 * 3600 * 1000;
@@ -28,8 +29,6 @@ const KEEP_MS: u64 = 30 * 24 * 3600 * 1000;
 const KEEP_OTHERS: usize = 10;
 /// Uploads and folders of no release that are older than this are left over from something that ended.
 const LEFT_OVER: Duration = Duration::from_secs(24 * 3600);
-/// An installation of dependencies that takes longer hangs.
-const INSTALL_TIME: Duration = Duration::from_secs(600);
 /// What must stay free beside an unpacked release, for logs and state.
 const SPARE_BYTES: u64 = 64 << 20;
 
@@ -54,41 +53,6 @@ pub(crate) fn unpack(layout: &Layout, id: &AppId, version: &Version, artifact: &
         log::warn!("the upload {} is left behind: {e}", upload.display());
     }
     Ok(())
-}
-
-/// Makes it able to start: the runtime is there, dependencies are installed. `said` hears what is being done; when
-/// `gone` is set nobody needs it any more.
-pub(crate) fn prepare(
-    layout: &Layout,
-    manifest: &Manifest,
-    said: &mut dyn FnMut(String),
-    gone: &AtomicBool,
-) -> Result<()> {
-    if !is_complete(layout, &manifest.app, &manifest.version) {
-        let message = format!("{} of {} is not on this server", manifest.version, manifest.app);
-        return Err(Error::new(Kind::Refused, message).hint("upload and unpack it first"));
-    }
-    let runtime = match manifest.runtime {
-        Runtime::Binary => None,
-        runtime => Some(runtime::find(layout, runtime, manifest.runtime_version.as_deref())?),
-    };
-    let marker = layout.prepared_marker(&manifest.app, &manifest.version);
-    if marker.is_file() {
-        return Ok(());
-    }
-    if let Some(program) = &runtime {
-        compare_versions(layout, manifest, program, said);
-    }
-    let beside: Vec<PathBuf> = runtime.iter().filter_map(|p| p.parent()).map(Path::to_owned).collect();
-    if let Some((argv, dir)) = installer(layout, manifest) {
-        said(format!("install dependencies ({})", argv.join(" ")));
-        install(layout, manifest, &argv, dir, &beside, gone)?;
-        sync_all(layout)?;
-    }
-    if !layout.release(&manifest.app, &manifest.version).join("app.json").exists() {
-        describe(layout, manifest)?;
-    }
-    disk::write_atomic(&marker, b"", 0o644)
 }
 
 /// Writes into the release what it is: `app.json` and `mise.toml`. What is there already costs nothing.
@@ -239,72 +203,6 @@ fn unused(layout: &Layout, id: &AppId, version: &Version) -> PathBuf {
         if fs::symlink_metadata(&path).is_err() {
             return path;
         }
-    }
-}
-
-/// What installs the dependencies, and where: beside the nearest lockfile, from the app's folder up to the release's
-/// root.
-fn installer(layout: &Layout, manifest: &Manifest) -> Option<(Vec<String>, PathBuf)> {
-    let dir = layout.app_dir(manifest);
-    match &manifest.install {
-        Some(argv) if argv.is_empty() => return None,
-        Some(argv) => return Some((argv.clone(), dir)),
-        None => {}
-    }
-    let root = layout.release(&manifest.app, &manifest.version);
-    let up = dir.ancestors().take_while(|d| d.starts_with(&root));
-    up.map(Path::to_owned).find_map(|d| {
-        let plan = install::plan(manifest.runtime, &|file| d.join(file).is_file())?;
-        Some((plan.into_iter().map(str::to_owned).collect(), d))
-    })
-}
-
-fn install(
-    layout: &Layout,
-    manifest: &Manifest,
-    words: &[String],
-    dir: PathBuf,
-    beside: &[PathBuf],
-    gone: &AtomicBool,
-) -> Result<()> {
-    let (tool, args) = words.split_first().expect("an installer has a program");
-    let program = match tool.contains('/') {
-        true => dir.join(tool),
-        false => runtime::find_tool(tool, beside)?,
-    };
-    let home = runtime::home(layout);
-    disk::make_dirs(&home, 0o750)?;
-    let mut env = install::environment(runtime::path_with(beside), &home);
-    env.extend(manifest.vars.iter().map(|(name, value)| (name.into(), value.into())));
-    let argv: Vec<OsString> = [program.into()].into_iter().chain(args.iter().map(OsString::from)).collect();
-    let run = Run { argv: &argv, dir, env, limit: INSTALL_TIME, user: None };
-    let doing = || format!("install the dependencies of {} {}", manifest.app, manifest.version);
-    let ended = run.finish(&|| gone.load(Ordering::Relaxed)).context(doing)?;
-    match ended.status.success() {
-        true => Ok(()),
-        false => {
-            let message = format!("{}: `{}` failed with {}", doing(), words.join(" "), ended.status);
-            Err(Error::new(Kind::Rejected, message).with_detail(ended.lines))
-        }
-    }
-}
-
-/// What an installer wrote is whole before a marker says so, also after a power cut.
-fn sync_all(layout: &Layout) -> Result<()> {
-    let syncing = || "make the dependencies durable".to_string();
-    let data = fs::File::open(layout.data()).context(syncing)?;
-    rustix::fs::syncfs(&data).context(syncing)
-}
-
-/// A runtime of another version than the build had may well do, but it is worth a word.
-fn compare_versions(layout: &Layout, manifest: &Manifest, program: &Path, said: &mut dyn FnMut(String)) {
-    let Some(wanted) = manifest.runtime_version.as_deref().filter(|v| *v != "latest") else { return };
-    if let Some(found) = runtime::version_of(layout, program)
-        && found != wanted
-    {
-        let tool = manifest.runtime.as_str();
-        said(format!("use {tool} {found} of this server, {wanted} was built for"));
-        log::warn!("app={} wants {tool} {wanted}, found {found} at {}", manifest.app, program.display());
     }
 }
 

@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::app::Event;
 use super::daemon::{Daemon, not_here};
 use super::lock::{Held, Purpose};
+use super::release::Preparing;
 use super::{release, state, vet};
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::{AppState, Artifact, Deploy, Info, LogLine, Notice, Preflight, Reply, Request};
@@ -137,10 +138,12 @@ fn prepare(daemon: &Arc<Daemon>, session: &Session, manifest: Manifest) -> Resul
     daemon.may_change()?;
     vet::manifest(&manifest)?;
     let held = session.held(&manifest.app)?;
-    let (layout, gone) = (daemon.layout.clone(), session.gone.clone());
+    let (daemon, gone) = (daemon.clone(), session.gone.clone());
     work(held, move |said| {
         let mut say = |what| drop(said.try_send(Said::Notice(Notice::Doing { what })));
-        release::prepare(&layout, &manifest, &mut say, &gone)
+        let Daemon { layout, runtimes, users, .. } = &*daemon;
+        let user = users.of(&manifest.app)?;
+        Preparing { layout, runtimes, manifest: &manifest, user, gone: &gone }.run(&mut say)
     })
 }
 

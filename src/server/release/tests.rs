@@ -1,6 +1,11 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use std::sync::atomic::AtomicBool;
+
 use super::*;
+use crate::proto::manifest::Runtime;
+use crate::proto::target::Target;
+use crate::server::runtime::Runtimes;
 use crate::server::state::{Desired, Record};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -49,8 +54,15 @@ impl World {
 
     fn prepare(&self, manifest: &Manifest) -> (Result<()>, Vec<String>) {
         let mut said = Vec::new();
-        let done = prepare(&self.layout, manifest, &mut |what| said.push(what), &AtomicBool::new(false));
+        let done = self.preparing(manifest, |preparing| preparing.run(&mut |what| said.push(what)));
         (done, said)
+    }
+
+    fn preparing<T>(&self, manifest: &Manifest, act: impl FnOnce(&Preparing<'_>) -> T) -> T {
+        let layout = std::sync::Arc::new(self.layout.clone());
+        let runtimes = Runtimes::new(layout, Target::of_this_machine().unwrap(), None);
+        let gone = &AtomicBool::new(false);
+        act(&Preparing { layout: &self.layout, runtimes: &runtimes, manifest, user: None, gone })
     }
 
     fn left_in_releases(&self) -> Vec<String> {
@@ -142,16 +154,36 @@ fn prepares_once_by_the_command_it_is_given() {
 }
 
 #[test]
-fn an_installer_that_fails_shows_its_last_lines_and_may_try_again() {
+fn an_installer_that_fails_shows_its_last_lines_and_a_new_release_goes_with_it() {
     let w = world();
-    w.unpack("v1", &[("run", "x")]);
-    let install = Some(["sh", "-c", "echo no such package; exit 1"].map(str::to_owned).to_vec());
+    let release = w.unpack("v1", &[("run", "x")]);
+    let install = Some(["sh", "-c", "echo begun; echo no such package >&2; exit 1"].map(str::to_owned).to_vec());
     let manifest = Manifest { install, ..w.manifest("v1") };
-    for _ in 0..2 {
-        let e = w.prepare(&manifest).0.unwrap_err();
-        assert_eq!((e.kind(), e.detail()), (Kind::Rejected, &["no such package".to_owned()][..]));
-    }
+    let e = w.prepare(&manifest).0.unwrap_err();
+    assert_eq!((e.kind(), e.detail().last().map(String::as_str)), (Kind::Rejected, Some("no such package")));
+    let kept = w.layout.install_log(&w.id);
+    assert!(e.next_step().unwrap().contains(&kept.display().to_string()), "{e:?}");
+    assert_eq!(fs::read_to_string(kept).unwrap().lines().count(), 2);
+    assert!(!release.exists());
+
+    // One that was live is needed for a rollback.
+    w.unpack("v1", &[("run", "x")]);
+    crate::server::state::save(&w.layout, &w.desired("v1", &[])).unwrap();
+    w.prepare(&manifest).0.unwrap_err();
     w.prepare(&Manifest { install: Some(vec![]), ..manifest }).0.unwrap();
+}
+
+#[test]
+fn an_installer_has_a_home_and_caches_that_are_the_apps_alone() {
+    let w = world();
+    let release = w.unpack("v1", &[("run", "x")]);
+    let script = "echo $HOME $TMPDIR > made; nice > priority";
+    let install = Some(["sh", "-c", script].map(str::to_owned).to_vec());
+    w.prepare(&Manifest { install, ..w.manifest("v1") }).0.unwrap();
+    let app = w.layout.app(&w.id);
+    let expected = format!("{} {}\n", app.join("home").display(), app.join("tmp").display());
+    assert_eq!(fs::read_to_string(release.join("made")).unwrap(), expected);
+    assert!(fs::read_to_string(release.join("priority")).unwrap().trim().parse::<u32>().unwrap() > 10);
 }
 
 #[test]
@@ -165,7 +197,8 @@ fn finds_the_lockfile_of_a_workspace_above_the_app_and_not_above_the_release() {
     let w = world();
     let release = w.unpack("v1", &[("apps/web/run", "x"), ("package-lock.json", "{}")]);
     fs::write(w.layout.releases(&w.id).join("bun.lock"), "").unwrap();
-    let of = |dir: &str, runtime| installer(&w.layout, &Manifest { dir: dir.into(), runtime, ..w.manifest("v1") });
+    let of =
+        |dir: &str, runtime| w.preparing(&Manifest { dir: dir.into(), runtime, ..w.manifest("v1") }, |p| p.installer());
     assert_eq!(of("apps/web", Runtime::Node).unwrap().1, release);
     assert_eq!(of("", Runtime::Bun).unwrap().0.join(" "), "bun install --production");
     fs::remove_file(release.join("package-lock.json")).unwrap();

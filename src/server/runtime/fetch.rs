@@ -134,16 +134,16 @@ impl Wanted<'_> {
         }
         if hash.finish() != sum {
             let message = format!("{url} is not what was published: the checksum of its {count} bytes is wrong");
-            return Err(Error::new(Kind::Refused, message).hint("try again; if it stays so, look at what the mirror holds"));
+            return Err(
+                Error::new(Kind::Refused, message).hint("try again; if it stays so, look at what the mirror holds")
+            );
         }
         Ok(())
     }
 
     fn lay_out(&self, archive: &Path, dir: &Path) -> Result<()> {
         let open = || File::open(archive).context(|| format!("read {}", archive.display()));
-        for dir in [dir, &dir.join("bin")] {
-            open_dir(dir)?;
-        }
+        open_dir(dir)?;
         match &self.source.pack {
             Pack::Zip(member) => {
                 let file = open()?;
@@ -151,6 +151,7 @@ impl Wanted<'_> {
                 if size > MAX_UNPACKED {
                     return Err(Error::new(Kind::Refused, format!("`{member}` takes {size} bytes unpacked")));
                 }
+                open_dir(&dir.join("bin"))?;
                 let program = find::program_in(dir, self.runtime.as_str());
                 let mut to = disk::create_new(&program, 0o755)?;
                 unpack::copy(&mut content, &mut to)?;
@@ -270,8 +271,13 @@ fn progress(name: &str, count: u64, of: Option<u64>) -> String {
 
 fn cut_short(url: &str, count: u64, of: Option<u64>, e: io::Error) -> Error {
     let of = of.map(|of| format!(" of {of}")).unwrap_or_default();
-    let kind = if e.kind() == io::ErrorKind::TimedOut { Kind::Timeout } else { Kind::Unreachable };
-    Err::<(), _>(e).context(|| format!("get {url}: it ended after {count}{of} bytes")).unwrap_err().with_kind(kind)
+    match net::is_timeout(&e) {
+        true => Error::new(Kind::Timeout, format!("get {url}: it fell silent after {count}{of} bytes")),
+        false => {
+            let doing = format!("get {url}: it ended after {count}{of} bytes");
+            Error::new(Kind::Unreachable, doing).because(e)
+        }
+    }
 }
 
 fn too_large(url: &str) -> Error {

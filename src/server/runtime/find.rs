@@ -114,8 +114,9 @@ fn ask_mise(layout: &Layout, tool: &str, version: Option<&str>) -> Option<PathBu
 /// What a tool answers; `None` when it fails or takes too long.
 fn ask(layout: &Layout, argv: &[&OsStr]) -> Option<String> {
     let argv: Vec<OsString> = argv.iter().map(OsString::from).collect();
-    let env = install::environment(search_path(), &home(layout));
-    let run = Run { argv: &argv, dir: layout.data().into(), env, limit: ANSWER_TIME, user: None };
+    let env = install::environment(search_path(), &home(layout), &env::temp_dir());
+    let run =
+        Run { argv: &argv, dir: layout.data().into(), env, limit: ANSWER_TIME, user: None, low: false, kept: None };
     let ended = run.finish(&|| false).ok()?;
     ended.status.success().then(|| ended.lines.join("\n"))
 }

@@ -49,7 +49,8 @@ pub(super) fn reachable(layout: &Layout, runtime: Runtime, program: PathBuf, use
     fetch::open_dir(&dir)?;
     fetch::open_dir(&dir.join("bin"))?;
     let mut from = File::open(&program).context(|| format!("read {}", program.display()))?;
-    unpack::copy(&mut from, &mut disk::create_new(&copied, 0o755)?).context(|| format!("copy {}", program.display()))?;
+    unpack::copy(&mut from, &mut disk::create_new(&copied, 0o755)?)
+        .context(|| format!("copy {}", program.display()))?;
     if !runs(layout, &copied, user) {
         return Err(refused("a copy of it does not run by itself"));
     }
@@ -81,13 +82,15 @@ fn is_program_of_machine(program: &Path) -> bool {
 
 fn runs(layout: &Layout, program: &Path, user: User) -> bool {
     let argv = [program.into(), "--version".into()];
-    let env = install::environment(find::path_with(&[]), &layout.cache());
-    let run = Run { argv: &argv, dir: "/".into(), env, limit: ANSWER_TIME, user: Some(user) };
+    let env = install::environment(find::path_with(&[]), &layout.cache(), &std::env::temp_dir());
+    let run = Run { argv: &argv, dir: "/".into(), env, limit: ANSWER_TIME, user: Some(user), low: false, kept: None };
     run.finish(&|| false).is_ok_and(|e| e.status.success() && find::said_version(&e.lines.join("\n")).is_some())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -114,7 +117,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("sh");
         fs::copy("/bin/sh", &program).unwrap();
-        assert!(!may_start(&program, user), "temporary folders are private");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(!may_start(&program, user));
         assert!(!may_start(Path::new("/nowhere/sh"), user));
     }
 }

@@ -71,12 +71,7 @@ pub(super) fn source(runtime: Runtime, version: &str, machine: Machine, mirror: 
             };
             let dir = format!("{}/v{version}", base(upstream));
             let name = format!("node-v{version}-linux-{arch}{libc}.tar.gz");
-            Ok(Source {
-                url: format!("{dir}/{name}"),
-                sums: format!("{dir}/SHASUMS256.txt"),
-                name,
-                pack: Pack::TarGz,
-            })
+            Ok(Source { url: format!("{dir}/{name}"), sums: format!("{dir}/SHASUMS256.txt"), name, pack: Pack::TarGz })
         }
         Runtime::Deno if libc == Libc::Musl => {
             let message = format!("nobody publishes deno for {}", machine.target);
@@ -151,9 +146,8 @@ mod tests {
             check(Runtime::Node, target, true, url, Pack::TarGz);
         }
         for (target, arch) in [("linux-x86_64-glibc", "x86_64"), ("linux-aarch64-glibc", "aarch64")] {
-            let url = format!(
-                "https://github.com/denoland/deno/releases/download/v1.2.3/deno-{arch}-unknown-linux-gnu.zip"
-            );
+            let url =
+                format!("https://github.com/denoland/deno/releases/download/v1.2.3/deno-{arch}-unknown-linux-gnu.zip");
             check(Runtime::Deno, target, true, &url, Pack::Zip("deno".into()));
         }
     }
@@ -177,10 +171,7 @@ mod tests {
         };
         assert_eq!(at(Runtime::Bun), "https://mirror.test/r/bun/bun-v1.2.3/SHASUMS256.txt");
         assert_eq!(at(Runtime::Node), "https://mirror.test/r/node/v1.2.3/SHASUMS256.txt");
-        assert_eq!(
-            at(Runtime::Deno),
-            "https://mirror.test/r/deno/v1.2.3/deno-x86_64-unknown-linux-gnu.zip.sha256sum"
-        );
+        assert_eq!(at(Runtime::Deno), "https://mirror.test/r/deno/v1.2.3/deno-x86_64-unknown-linux-gnu.zip.sha256sum");
     }
 
     #[test]

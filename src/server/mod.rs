@@ -98,6 +98,7 @@ fn serve(settings: &Settings) -> Result<()> {
     let signals = Signals::register()?;
     let layout = Arc::new(Layout::new(settings.data_dir.clone()));
     let home = Home::open(&layout)?;
+    owner::open_passages(&layout)?;
     // Clients that come too early wait in its queue.
     let socket = control::Listener::bind(&settings.socket)?;
     release::tidy_incoming(&layout, SystemTime::now());

@@ -1,13 +1,15 @@
 //! The one integration binary: black box, over the real programs.
 //!
 //! `sandbox` is a private world (data, socket, home, server, sshd) that ends with its value; `http` is a client that
-//! counts every byte against us; `traffic` is steady load that forgives nothing. The other modules are the tests, by
+//! counts every byte against us; `web` is what is downloaded from; `traffic` is steady load that forgives nothing. The other modules are the tests, by
 //! what a user does; `websocket` brings peers that others wrote. `tidy` holds the rules of the house.
 #![allow(clippy::unwrap_used)]
 
 mod sandbox;
 mod http;
 mod traffic;
+mod web;
+mod published;
 
 mod tidy;
 mod control;
@@ -17,6 +19,7 @@ mod websocket;
 mod failures;
 mod on_demand;
 mod recovery;
+mod preparing;
 mod bad_input;
 mod cli;
 mod server;

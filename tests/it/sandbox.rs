@@ -60,6 +60,8 @@ impl Drop for Running {
 pub struct Server {
     pub dir: TempDir,
     process: Option<Running>,
+    /// Of its environment, besides ours.
+    env: Vec<(String, String)>,
     pub http: SocketAddr,
     pub https: SocketAddr,
 }
@@ -71,8 +73,14 @@ impl Server {
 
     /// With these arguments more.
     pub fn with(args: &[&str]) -> Server {
+        Server::with_env(args, &[])
+    }
+
+    /// With this in its environment, at each boot.
+    pub fn with_env(args: &[&str], env: &[(&str, &str)]) -> Server {
         let unset = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Server { dir: short_tempdir(), process: None, http: unset, https: unset };
+        let env = env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let mut server = Server { dir: short_tempdir(), process: None, env, http: unset, https: unset };
         server.boot_with(args);
         server
     }
@@ -91,6 +99,7 @@ impl Server {
             .arg(self.socket())
             .args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--workers", "2"])
             .args(args)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()

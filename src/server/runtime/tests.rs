@@ -6,9 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use super::*;
-use crate::archive::inflate::tests::{gzip, zip};
 use crate::proto::target::{Arch, Libc};
+use published::{gzip, zip};
 use web::{Page, Web};
+
+#[path = "../../../tests/it/published.rs"]
+mod published;
 
 #[path = "../../../tests/it/web.rs"]
 mod web;

@@ -18,6 +18,7 @@ mod assets;
 mod websocket;
 mod failures;
 mod on_demand;
+mod programs;
 mod recovery;
 mod preparing;
 mod bad_input;

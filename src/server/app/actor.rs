@@ -21,7 +21,7 @@ use super::roll::Rolling;
 use super::scale::{self, Scale};
 use super::spec::Spec;
 use super::stage::Stage;
-use super::{Message, Threads, group, leftover, secrets};
+use super::{Message, Threads, leftover, secrets};
 use crate::crypto::Key;
 use crate::error::{Error, Result};
 use crate::proto::control::{Secrets, Step};
@@ -222,7 +222,7 @@ impl<S: Stage> Actor<S> {
         match event {
             // Once it serves, traffic goes where it was probed and nowhere else, whatever it prints.
             Heard::Ready(_) if !matches!(process.life.state(), State::Starting { .. }) => {}
-            Heard::Ready(port) if group::listens(process.pid, port) == Some(false) => {
+            Heard::Ready(port) if !process.may_listen(port) => {
                 self.failed(at, &format!("says that it listens on port {port}, which is another program's"), now);
                 self.live_on(at, lifecycle::Event::Stop, now);
             }
@@ -231,6 +231,10 @@ impl<S: Stage> Actor<S> {
                 process.note(&self.layout, instance.spec.manifest(), instance.number);
                 self.tell_if_fresh(at, Step::Ready);
                 self.live_on(at, lifecycle::Event::Ready, now);
+            }
+            Heard::Probed(Verdict::Good) if process.ready.is_none() && !process.holds_its_port() => {
+                self.failed(at, "does not listen on its port, and another program does", now);
+                self.live_on(at, lifecycle::Event::Stop, now);
             }
             Heard::Probed(Verdict::Good) => {
                 process.last_bad = None;

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
+use std::iter::successors;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -13,20 +14,21 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 
 /// No environment that we gave to a program is larger.
 const MAX_ENVIRONMENT: u64 = 4 << 20;
+/// No starter of a starter is further away; what is read while processes come and go might even be a circle.
+const MAX_DEPTH: usize = 32;
 /// The state of a listening socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
 
 struct Stat {
     state: char,
+    parent: u32,
     group: u32,
     started: u64,
 }
 
 /// The live processes of a group; one that has ended and is not reaped is not there any more.
 pub(crate) fn members(group: u32) -> Vec<u32> {
-    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| stat(*pid).is_some_and(|s| s.group == group && !matches!(s.state, 'Z' | 'X'))).collect()
+    all().filter(|pid| stat(*pid).is_some_and(|s| s.group == group && !matches!(s.state, 'Z' | 'X'))).collect()
 }
 
 /// Clock ticks from boot to the start of a process; `None` when there is none.
@@ -43,7 +45,8 @@ pub(crate) fn was_given(pid: u32, name: &str, value: &Path) -> bool {
     read.is_ok() && environment.split(|b| *b == 0).any(|variable| variable == wanted)
 }
 
-/// Whether the group of `leader` is among those who listen on `port`; `None` when nobody does, or it cannot be told.
+/// Whether `leader`, its group or a child of theirs is among those who listen on `port`; `None` when nobody does, or it
+/// cannot be told.
 pub(crate) fn listens(leader: u32, port: u16) -> Option<bool> {
     // Nearly always it is the leader itself; the kernel's tables take milliseconds to read, and a swap waits for this.
     if has_listener(leader, port) {
@@ -54,7 +57,22 @@ pub(crate) fn listens(leader: u32, port: u16) -> Option<bool> {
         return Some(true);
     }
     let mut others = members(leader).into_iter().filter(|pid| *pid != leader);
-    others.try_fold(false, |found, pid| Some(found || holds(pid, &sockets)?))
+    if others.try_fold(false, |found, pid| Some(found || holds(pid, &sockets)?))? {
+        return Some(true);
+    }
+    // Some starters give each of their children a group of its own.
+    Some(all().any(|pid| holds(pid, &sockets) == Some(true) && descends(pid, leader)))
+}
+
+/// Whether `leader` is among those who started `pid`, as far as they live.
+fn descends(pid: u32, leader: u32) -> bool {
+    let parents = successors(Some(pid), |pid| stat(*pid).map(|s| s.parent));
+    parents.take(MAX_DEPTH).any(|parent| parent == leader)
+}
+
+fn all() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// Looks at the process's own sockets; false also where the kernel does not let us.
@@ -108,6 +126,7 @@ fn stat(pid: u32) -> Option<Stat> {
     let fields: Vec<&str> = stat.get(stat.rfind(')')? + 2..)?.split(' ').collect();
     Some(Stat {
         state: fields.first()?.chars().next()?,
+        parent: fields.get(1)?.parse().ok()?,
         group: fields.get(2)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
     })

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use zeroize::Zeroizing;
 
-use super::Threads;
 use super::leftover::{self, Note};
 use super::lifecycle::{Lifecycle, MISSES_DEAD, Why};
 use super::logs::{Source, Voice};
@@ -24,6 +23,7 @@ use super::restart::Restarts;
 use super::secrets;
 use super::spec::Spec;
 use super::watch::{Exit, Watched};
+use super::{Threads, group};
 use crate::crypto;
 use crate::disk;
 use crate::error::{Context, Result};
@@ -209,6 +209,16 @@ impl Process {
     pub fn is_ready(&mut self, port: u16, now: Instant) {
         self.ready.get_or_insert(now);
         self.addr = Some(loopback(port));
+    }
+
+    /// Whether nothing speaks against it that `port` is its own.
+    pub fn may_listen(&self, port: u16) -> bool {
+        group::listens(self.pid, port) != Some(false)
+    }
+
+    /// The same of the port that it was told.
+    pub fn holds_its_port(&self) -> bool {
+        self.addr.is_none_or(|addr| self.may_listen(addr.port()))
     }
 
     pub fn probe(&self, spec: &Spec, threads: &Threads, to: &Sender<(EndpointId, Event)>) {

@@ -7,6 +7,7 @@ mod demanding;
 mod failing;
 mod living;
 mod verbs;
+mod crossing;
 
 use std::collections::BTreeSet;
 use std::env;
@@ -45,11 +46,38 @@ fn plays_the_app() {
     match part.as_str() {
         "silent" => std::thread::sleep(Duration::from_secs(600)),
         "exit" => std::process::exit(3),
+        "lends" | "sends" => lend(part == "lends"),
+        "once" if nth_start() > 1 => std::process::exit(3),
+        "later starts exit" if nth_start() > 3 => std::process::exit(3),
         "third exits" if nth_start() == 3 => std::process::exit(3),
         "second exits" if nth_start() == 2 => std::process::exit(3),
         "second is silent" if nth_start() == 2 => std::thread::sleep(Duration::from_secs(600)),
         part => serve(part),
     }
+}
+
+/// Lets a child in a group of its own serve; when it is lent, one whose parent is somebody else.
+#[allow(clippy::print_stdout)]
+fn lend(is_lent: bool) {
+    use std::os::unix::process::CommandExt;
+    let program = env::current_exe().unwrap();
+    let mut child = match is_lent {
+        false => std::process::Command::new(program),
+        // The shell between them ends at once.
+        true => {
+            let mut shell = std::process::Command::new("sh");
+            shell.args(["-c", "\"$@\" & echo child $!", "sh"]).arg(program);
+            shell
+        }
+    };
+    child.args(env::args().skip(1)).env("PLAY", "serve").process_group(0);
+    let mut child = child.spawn().unwrap();
+    if is_lent {
+        child.wait().unwrap();
+        std::thread::sleep(Duration::from_secs(600));
+    }
+    println!("child {}", child.id());
+    child.wait().unwrap();
 }
 
 /// How often the app was started, this time included.
@@ -74,18 +102,26 @@ fn serve(part: &str) {
         println!("TAKO:READY:{}", listener.local_addr().unwrap().port());
     }
     let mut ill = part == "ill";
+    let mut probes = 0;
     for stream in listener.incoming() {
         let mut stream = stream.unwrap();
         let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
         let Some(request) = lines.next() else { continue };
         let head: Vec<String> = lines.take_while(|l| !l.is_empty()).collect();
         let asked = head.contains(&"Host: tako.internal".into());
-        let answer = match request.split(' ').nth(1).unwrap() {
+        let path = request.split(' ').nth(1).unwrap();
+        probes += u32::from(path == "/status");
+        let answer = match path {
             "/status" if ill => "HTTP/1.1 500 Ill\r\n\r\n".into(),
             "/status" if asked && !head.contains(&format!("X-Tako-Internal-Token: {token}")) => {
                 "HTTP/1.1 403 Who\r\n\r\n".into()
             }
             "/die" => std::process::exit(9),
+            "/pause" => {
+                std::thread::sleep(Duration::from_secs(2));
+                "HTTP/1.1 200 OK\r\n\r\n".into()
+            }
+            "/probes" => format!("HTTP/1.1 200 OK\r\n\r\n{probes}"),
             "/move" => {
                 println!("TAKO:READY:1");
                 println!("moved");

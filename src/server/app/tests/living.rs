@@ -142,3 +142,33 @@ fn a_ready_line_of_one_that_serves_moves_no_traffic() {
     assert_eq!(it.status().instances[0].port, before.endpoints[0].addr.port());
     assert_eq!(it.posted(), before);
 }
+
+/// Kills the n-th child that was told of; it is in a group of its own.
+fn end_child(it: &Sandbox, n: usize) {
+    let children = || it.log().iter().filter_map(|l| l.strip_prefix("child ")?.parse().ok()).collect::<Vec<u32>>();
+    until("it told of its child", || children().len() == n);
+    let child = Pid::from_raw(children()[n - 1] as i32).unwrap();
+    rustix::process::kill_process(child, Signal::KILL).unwrap();
+}
+
+#[test]
+fn a_port_that_another_program_took_is_not_taken_for_ready() {
+    let it = Sandbox::new();
+    it.deploy("v1", "serve", 1).unwrap();
+    let (before, pids) = (it.posted(), it.pids());
+    let exe = env::current_exe().unwrap().to_str().unwrap().to_owned();
+    let argv = [exe.as_str(), "--exact", "server::app::tests::plays_the_app", "--nocapture"];
+    let mut order = it.order("v2", "lends", 1);
+    order.manifest.start = Some(argv.map(String::from).to_vec());
+    let e = done(&it.handle.deploy(order, "ana".into())).unwrap_err();
+    end_child(&it, 1);
+    assert_eq!(e.to_string(), "instance 1 of 1 does not listen on its port, and another program does");
+    it.assert_v1_stands(&before, &pids);
+
+    // A child in a group of its own is no other program.
+    let mut order = it.order("v3", "sends", 1);
+    order.manifest.start = Some(argv.map(String::from).to_vec());
+    done(&it.handle.deploy(order, "ana".into())).unwrap();
+    assert_eq!(it.answers("/"), ["v3 production"]);
+    end_child(&it, 2);
+}

@@ -21,8 +21,10 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::Runtime;
 use crate::sys::{self, Spawn, Spawned, User};
 
-/// Lines of output that are kept, the last ones.
-const KEPT_LINES: usize = 40;
+/// Lines of output that are shown: how it began, where npm says what is wrong before it explains itself at length, and
+/// how it ended.
+const FIRST_LINES: usize = 12;
+const LAST_LINES: usize = 28;
 /// Longest line that is kept; the rest of it is dropped.
 const MAX_LINE: usize = 500;
 /// What is kept of all that is said; an installer that says more says the same again and again.
@@ -72,7 +74,7 @@ pub(crate) struct Run<'a> {
     pub kept: Option<&'a Path>,
 }
 
-/// How it ended, and the last lines that it wrote to either stream.
+/// How it ended, and the first and last lines that it wrote to either stream.
 pub(crate) struct Ended {
     pub status: ExitStatus,
     pub lines: Vec<String>,
@@ -82,7 +84,7 @@ impl Run<'_> {
     /// Runs until the end, the limit, or until `unwanted` says so; the whole group is gone then.
     ///
     /// # Errors
-    /// Timeout or Interrupted, with the last lines as detail; NotFound when there is no such program.
+    /// Timeout or Interrupted, with those lines as detail; NotFound when there is no such program.
     pub fn finish(self, unwanted: &dyn Fn() -> bool) -> Result<Ended> {
         let name = self.argv.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ");
         let spawn =
@@ -152,10 +154,12 @@ fn watch(spawned: &mut Spawned, tail: &mut Tail, until: Instant, unwanted: &dyn 
     }
 }
 
-/// The last lines of what was said.
+/// The first and the last lines of what was said.
 #[derive(Default)]
 struct Tail {
-    lines: VecDeque<String>,
+    first: Vec<String>,
+    last: VecDeque<String>,
+    between: usize,
     part: Vec<u8>,
     kept: Option<Kept>,
 }
@@ -196,10 +200,14 @@ impl Tail {
         if line.trim().is_empty() {
             return;
         }
-        if self.lines.len() == KEPT_LINES {
-            self.lines.pop_front();
+        if self.first.len() < FIRST_LINES {
+            return self.first.push(line);
         }
-        self.lines.push_back(line);
+        if self.last.len() == LAST_LINES {
+            self.last.pop_front();
+            self.between += 1;
+        }
+        self.last.push_back(line);
     }
 
     fn finish(mut self) -> Vec<String> {
@@ -207,7 +215,12 @@ impl Tail {
         if let Some(kept) = self.kept.take() {
             kept.finish();
         }
-        self.lines.into()
+        let Tail { mut first, last, between, .. } = self;
+        if between > 0 {
+            first.push(format!("… {between} more lines …"));
+        }
+        first.extend(last);
+        first
     }
 }
 
@@ -309,12 +322,14 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_last_lines_and_the_status() {
+    fn keeps_the_first_and_last_lines_and_the_status() {
         let script = "for i in $(seq 1 50); do echo line $i; done; printf half; exit 3";
         let ended = sh(script, LONG, &|| false).unwrap();
         assert_eq!(ended.status.code(), Some(3));
-        assert_eq!(ended.lines.len(), KEPT_LINES);
-        assert_eq!(ended.lines[KEPT_LINES - 2..], ["line 50", "half"]);
+        let lines: Vec<&str> = ended.lines.iter().map(String::as_str).collect();
+        assert_eq!(lines[..2], ["line 1", "line 2"]);
+        assert_eq!(lines[FIRST_LINES..FIRST_LINES + 2], ["… 11 more lines …", "line 24"]);
+        assert_eq!(lines[FIRST_LINES + LAST_LINES - 1..], ["line 50", "half"]);
     }
 
     #[test]

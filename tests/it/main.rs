@@ -8,7 +8,9 @@
 mod sandbox;
 mod http;
 mod traffic;
+#[allow(dead_code)] // The unit tests of the server use the rest of these two.
 mod web;
+#[allow(dead_code)]
 mod published;
 
 mod tidy;

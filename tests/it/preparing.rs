@@ -107,18 +107,21 @@ fn shop_with_a_dependency(lockfile: &str, runtime: &str) -> (Server, Sshd, User,
     let tarball = "/tiny-greeting/-/tiny-greeting-1.0.0.tgz";
     let lock = read(lockfile).replace("REGISTRY", &web.url());
     let integrity = lock.split('"').find(|word| word.starts_with("sha512-")).unwrap();
-    let packument = json!({
-        "name": "tiny-greeting",
-        "dist-tags": {"latest": "1.0.0"},
-        "versions": {"1.0.0": {
-            "name": "tiny-greeting",
-            "version": "1.0.0",
-            "type": "module",
-            "main": "index.mjs",
-            "dist": {"integrity": integrity, "tarball": format!("{}{tarball}", web.url())},
-        }},
-    });
-    web.put("/tiny-greeting", Page::Whole(packument.to_string().into()));
+    // The other one is for a package.json that the lockfile does not know.
+    for (name, version) in [("tiny-greeting", "1.0.0"), ("other-greeting", "2.0.0")] {
+        let packument = json!({
+            "name": name,
+            "dist-tags": {"latest": version},
+            "versions": {version: {
+                "name": name,
+                "version": version,
+                "type": "module",
+                "main": "index.mjs",
+                "dist": {"integrity": integrity, "tarball": format!("{}{tarball}", web.url())},
+            }},
+        });
+        web.put(&format!("/{name}"), Page::Whole(packument.to_string().into()));
+    }
     web.put(tarball, Page::Whole(fs::read(data.join("tiny-greeting-1.0.0.tgz")).unwrap()));
 
     let (server, sshd, user) = world(&[], &[("NPM_CONFIG_REGISTRY", &web.url())]);
@@ -146,7 +149,8 @@ fn installs_from(lockfile: &str, runtime: &str, installer: &str) {
     let said = fs::read_to_string(server.app("shop").join("shared/logs/install.log")).unwrap();
     assert!(!said.trim().is_empty());
 
-    let package = user.read("package.json").replace("\"1.0.0\"\n  }", "\"1.0.0\",\n    \"other-greeting\": \"2.0.0\"\n  }");
+    let package =
+        user.read("package.json").replace("\"1.0.0\"\n  }", "\"1.0.0\",\n    \"other-greeting\": \"2.0.0\"\n  }");
     assert!(package.contains("other-greeting"));
     user.write("package.json", &package);
     let ran = user.run(&["deploy", "--yes"]);

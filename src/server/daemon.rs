@@ -71,8 +71,14 @@ impl Daemon {
             // Nobody holds a lock now: a file that says so is of a daemon that was killed.
             let _ = fs::remove_file(self.layout.deploy_lock(&id));
             let started = match state::load(&self.layout, &id) {
-                Ok(None) => continue,
-                Ok(desired) => (self.start)(id.clone(), desired),
+                Ok(desired) => {
+                    let releases = desired.iter().flat_map(|d| &d.releases).map(|r| &r.manifest.version);
+                    release::remove_strangers(&self.layout, &id, &releases.collect::<Vec<_>>());
+                    if desired.is_none() {
+                        continue;
+                    }
+                    (self.start)(id.clone(), desired)
+                }
                 Err(e) => Err(e),
             };
             match started {
@@ -230,6 +236,9 @@ mod tests {
         write(&layout.deploy_lock(&id("good")), "{}");
         write(&layout.releases(&id("good")).join(".v2.0.staging/x"), "half");
         write(&layout.state(&id("damaged")), "{");
+        write(&layout.releases(&id("good")).join("v1/run"), "x");
+        write(&layout.releases(&id("good")).join("v0/run"), "of a deploy that a crash ended");
+        write(&layout.releases(&id("damaged")).join("v1/run"), "x");
         write(&layout.releases(&id("never-live")).join("v1/x"), "x");
         write(&layout.apps().join("Not An App/state.json"), &state);
 
@@ -238,7 +247,10 @@ mod tests {
         assert_eq!(*started.lock().unwrap(), ["good v1"]);
         assert!(!layout.deploy_lock(&id("good")).exists());
         assert!(!layout.releases(&id("good")).join(".v2.0.staging").exists());
+        assert!(layout.releases(&id("good")).join("v1").exists() && !layout.releases(&id("good")).join("v0").exists());
+        assert!(!layout.releases(&id("never-live")).join("v1").exists());
         assert_eq!(fs::read(layout.state(&id("damaged"))).unwrap(), b"{");
+        assert!(layout.releases(&id("damaged")).join("v1").exists());
         // Nor is it started anew over what is there.
         assert_eq!(daemon.find_or_start(&id("damaged")).err().unwrap().kind(), Kind::Refused);
         assert_eq!(*started.lock().unwrap(), ["good v1"]);

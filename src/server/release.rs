@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use super::layout::Layout;
 use super::state::Desired;
-use super::vet;
+use super::{lock, vet};
 use crate::archive::unpack::unpack as unpack_archive;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
@@ -27,7 +27,8 @@ pub(crate) use prepare::Preparing;
 const KEEP_MS: u64 = 30 * 24 * 3600 * 1000;
 /// Besides the live and the previous one.
 const KEEP_OTHERS: usize = 10;
-/// Uploads and folders of no release that are older than this are left over from something that ended.
+/// Uploads that are older than this are left over from a client that did not come back. Of an upload nothing else
+/// tells its age; releases have records, and are never judged by the time of a folder.
 const LEFT_OVER: Duration = Duration::from_secs(24 * 3600);
 /// What must stay free beside an unpacked release, for logs and state.
 const SPARE_BYTES: u64 = 64 << 20;
@@ -112,7 +113,21 @@ pub(crate) fn prune(layout: &Layout, desired: &mut Desired, running: &[Version],
     let live = desired.live.clone();
     desired.releases.retain(|r| r.manifest.version == live || is_complete(layout, &app, &r.manifest.version));
     let keep: Vec<&Version> = desired.releases.iter().map(|r| &r.manifest.version).chain(running).collect();
-    remove_strangers(layout, &app, &keep, SystemTime::now());
+    remove_strangers(layout, &app, &keep);
+}
+
+/// Removes the folders of releases that never went live, but for one that somebody is about to deploy.
+pub(crate) fn remove_strangers(layout: &Layout, id: &AppId, keep: &[&Version]) {
+    let found = entries(&layout.releases(id));
+    // In this order: whoever laid out one of them had the lock by then.
+    let coming = lock::coming(layout, id);
+    for entry in found {
+        let name = entry.file_name().unwrap_or_default().to_string_lossy();
+        let is_kept = keep.iter().any(|v| v.as_str() == name) || coming.includes(&name);
+        if !is_kept && !is_staging(&entry) {
+            remove_left_over(&entry);
+        }
+    }
 }
 
 /// Removes what an earlier run of the daemon was building when it ended. To be called before anything is unpacked.
@@ -218,17 +233,6 @@ fn let_go(desired: &Desired, running: &[Version], now_ms: u64) -> Vec<Version> {
     others.retain(|r| !running.contains(&r.manifest.version));
     let kept = others.iter().take(KEEP_OTHERS).take_while(|r| now_ms.saturating_sub(r.deployed_ms) < KEEP_MS).count();
     others[kept..].iter().map(|r| r.manifest.version.clone()).collect()
-}
-
-/// Removes folders that belong to no record: of releases that never went live.
-fn remove_strangers(layout: &Layout, id: &AppId, keep: &[&Version], now: SystemTime) {
-    for entry in entries(&layout.releases(id)) {
-        let name = entry.file_name().unwrap_or_default();
-        let known = keep.iter().any(|v| v.as_str() == name);
-        if !known && is_older(&entry, now, LEFT_OVER) {
-            remove_left_over(&entry);
-        }
-    }
 }
 
 fn is_staging(path: &Path) -> bool {

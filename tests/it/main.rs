@@ -23,6 +23,7 @@ mod on_demand;
 mod programs;
 mod recovery;
 mod preparing;
+mod releases;
 mod bad_input;
 mod cli;
 mod server;

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use super::*;
 use crate::proto::manifest::Runtime;
 use crate::proto::target::Target;
+use crate::server::lock::{Locks, Purpose};
 use crate::server::runtime::Runtimes;
 use crate::server::state::{Desired, Record};
 
@@ -249,20 +250,38 @@ fn keeps_the_live_the_previous_the_running_and_ten_young_ones() {
 #[test]
 fn pruning_removes_folders_with_their_records_and_forgets_what_is_gone() {
     let w = world();
-    for v in ["live", "b", "a"] {
+    for v in ["live", "b", "a", "stranger"] {
         w.unpack(v, &[("run", "x")]);
+        // The time of a folder says nothing: the oldest ones stay, and what is of today goes.
+        let folder = fs::File::open(w.layout.release(&w.id, &version(v))).unwrap();
+        let age = if v == "live" || v == "b" { 400 } else { 0 };
+        folder.set_modified(SystemTime::now() - Duration::from_millis(age * DAY_MS)).unwrap();
     }
-    let stranger = w.layout.release(&w.id, &version("stranger"));
-    let fresh = w.layout.release(&w.id, &version("fresh"));
-    fs::create_dir_all(&stranger).unwrap();
-    fs::create_dir_all(&fresh).unwrap();
-    let old = SystemTime::now() - LEFT_OVER * 2;
-    fs::File::open(&stranger).unwrap().set_modified(old).unwrap();
     let mut desired = w.desired("live", &[("b", 3, false), ("gone", 2, false), ("a", 1, false)]);
     prune(&w.layout, &mut desired, &[], 100 * DAY_MS);
     let kept: Vec<_> = desired.releases.iter().map(|r| r.manifest.version.as_str()).collect();
     assert_eq!(kept, ["live", "b"]);
-    assert_eq!(w.left_in_releases(), ["b", "fresh", "live"]);
+    assert_eq!(w.left_in_releases(), ["b", "live"]);
+}
+
+#[test]
+fn what_somebody_is_about_to_deploy_is_no_stranger() {
+    let w = world();
+    let locks = Locks::new(w.layout.clone().into());
+    let check = |purpose: Option<Purpose>, coming: Option<&str>, expected: &[&str]| {
+        for v in ["live", "next", "left"] {
+            w.unpack(v, &[("run", "x")]);
+        }
+        fs::create_dir_all(w.layout.releases(&w.id).join(".next.0.staging")).unwrap();
+        let held = purpose.map(|p| locks.take(&w.id, "ana", p, coming.map(version).as_ref()).unwrap());
+        prune(&w.layout, &mut w.desired("live", &[]), &[], 100 * DAY_MS);
+        drop(held);
+        assert_eq!(w.left_in_releases(), expected);
+    };
+    check(Some(Purpose::Deploy), Some("next"), &[".next.0.staging", "live", "next"]);
+    check(Some(Purpose::Deploy), None, &[".next.0.staging", "left", "live", "next"]);
+    check(Some(Purpose::Rollback), None, &[".next.0.staging", "live"]);
+    check(None, None, &[".next.0.staging", "live"]);
 }
 
 #[test]

@@ -25,6 +25,7 @@ Options:
   --metrics ADDR       tell Prometheus numbers at http://ADDR/metrics; a loopback address (default off)
   --runtime-mirror URL download runtimes from URL/bun, URL/node, URL/deno, each with its maker's own layout below
                        (default: from their makers)
+  --app-users on|off   run every app as a user of its own, which takes root (default on for root)
   --stop-with-stdin    stop when standard input ends, as with whoever holds it
   --version            print the version
   --help               print this
@@ -50,6 +51,7 @@ pub(crate) struct Run {
     pub access_log: Option<String>,
     pub metrics: Option<String>,
     pub runtime_mirror: Option<String>,
+    pub app_users: Option<String>,
     pub stop_with_stdin: bool,
 }
 
@@ -79,6 +81,7 @@ fn parse_plainly(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
             Long("access-log") => run.access_log = Some(parser.value()?.string()?),
             Long("metrics") => run.metrics = Some(parser.value()?.string()?),
             Long("runtime-mirror") => run.runtime_mirror = Some(parser.value()?.string()?),
+            Long("app-users") => run.app_users = Some(parser.value()?.string()?),
             Long("stop-with-stdin") => run.stop_with_stdin = true,
             other => return Err(other.unexpected()),
         }
@@ -97,7 +100,7 @@ mod tests {
     #[test]
     fn reads_every_flag_of_the_daemon() {
         let line = "--data-dir /d --socket /s --http 127.0.0.1:0 --http [::1]:0 --https 127.0.0.1:1 --https-port 444 \
-                    --workers 2 --trusted-proxy 10.0.0.0/8 --access-log off --metrics 127.0.0.1:9 --runtime-mirror https://m.test \
+                    --workers 2 --trusted-proxy 10.0.0.0/8 --access-log off --metrics 127.0.0.1:9 --runtime-mirror https://m.test --app-users off \
                     --stop-with-stdin";
         let expected = Run {
             data_dir: Some("/d".into()),
@@ -110,6 +113,7 @@ mod tests {
             access_log: Some("off".into()),
             metrics: Some("127.0.0.1:9".into()),
             runtime_mirror: Some("https://m.test".into()),
+            app_users: Some("off".into()),
             stop_with_stdin: true,
         };
         assert_eq!(args(line).unwrap(), Args::Run(expected));

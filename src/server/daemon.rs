@@ -215,7 +215,7 @@ mod tests {
             Err(Error::new(Kind::Refused, "not in this test"))
         });
         let runtimes = Arc::new(Runtimes::new(layout.clone(), about.target, None));
-        let users = Arc::new(Users::new(layout.clone()));
+        let users = Arc::new(Users::new(layout.clone(), true));
         (Daemon::new(layout.clone(), board, users, runtimes, about, start), started)
     }
 

@@ -87,8 +87,15 @@ impl Run<'_> {
     /// Timeout or Interrupted, with those lines as detail; NotFound when there is no such program.
     pub fn finish(self, unwanted: &dyn Fn() -> bool) -> Result<Ended> {
         let name = self.argv.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ");
-        let spawn =
-            Spawn { argv: self.argv, dir: self.dir, env: self.env, bootstrap: None, user: self.user, cgroup: None };
+        let spawn = Spawn {
+            argv: self.argv,
+            dir: self.dir,
+            env: self.env,
+            bootstrap: None,
+            user: self.user,
+            cgroup: None,
+            limits: sys::Limits::default(),
+        };
         let mut spawned = sys::spawn(&spawn).context(|| format!("start `{name}`"))?;
         if self.low
             && let Err(e) = sys::yield_to_others(spawned.pid)

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use super::layout::Layout;
 use super::state::Desired;
-use super::{lock, vet};
+use super::{lock, owner, vet};
 use crate::archive::unpack::unpack as unpack_archive;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
@@ -21,6 +21,7 @@ use crate::proto::control::Artifact;
 use crate::proto::manifest::{Manifest, Runtime};
 use crate::proto::name::AppId;
 use crate::proto::version::Version;
+use crate::sys::User;
 pub(crate) use prepare::Preparing;
 
 /// Releases younger than this are kept, up to [`KEEP_OTHERS`].
@@ -38,14 +39,21 @@ pub(crate) fn is_complete(layout: &Layout, id: &AppId, version: &Version) -> boo
     layout.complete_marker(id, version).is_file()
 }
 
-/// Verifies the artifact and lays it out; the marker is written last. A complete release is left alone.
-pub(crate) fn unpack(layout: &Layout, id: &AppId, version: &Version, artifact: &Artifact) -> Result<()> {
+/// Verifies the artifact and lays it out for its app's user to read; the marker is written last. A complete release is
+/// left alone.
+pub(crate) fn unpack(
+    layout: &Layout,
+    id: &AppId,
+    version: &Version,
+    artifact: &Artifact,
+    user: Option<User>,
+) -> Result<()> {
     vet::artifact(artifact)?;
     let upload = layout.incoming().join(&artifact.file);
     if !is_complete(layout, id, version) {
         check_upload(&upload, artifact)?;
         check_space(layout, artifact.unpacked)?;
-        lay_out(layout, id, version, artifact, &upload)?;
+        lay_out(layout, id, version, artifact, &upload, user)?;
         log::info!("app={id} release={version} unpacked bytes={}", artifact.unpacked);
     }
     if let Err(e) = fs::remove_file(&upload)
@@ -62,7 +70,9 @@ pub(crate) fn describe(layout: &Layout, manifest: &Manifest) -> Result<()> {
     let mut json = serde_json::to_vec_pretty(manifest).context(|| format!("write app.json of {}", manifest.app))?;
     json.push(b'\n');
     let file = dir.join("app.json");
-    if fs::read(&file).ok().as_ref() != Some(&json) {
+    // An installer may have put anything there: what is not a file is replaced without a look into it.
+    let is_like_it = fs::symlink_metadata(&file).is_ok_and(|m| m.is_file() && m.len() == json.len() as u64);
+    if !is_like_it || fs::read(&file).ok().as_ref() != Some(&json) {
         disk::write_atomic(&file, &json, 0o644)?;
     }
     if let (Some(version), false) = (&manifest.runtime_version, manifest.runtime == Runtime::Binary) {
@@ -182,13 +192,18 @@ fn check_space(layout: &Layout, unpacked: u64) -> Result<()> {
     Err(Error::new(Kind::Io, message).hint("make room on the server's disk"))
 }
 
-fn lay_out(layout: &Layout, id: &AppId, version: &Version, artifact: &Artifact, upload: &Path) -> Result<()> {
-    for dir in [layout.releases(id), layout.logs(id), layout.app_data(id)] {
-        disk::make_dirs(&dir, 0o750)?;
-    }
+fn lay_out(
+    layout: &Layout,
+    id: &AppId,
+    version: &Version,
+    artifact: &Artifact,
+    upload: &Path,
+    user: Option<User>,
+) -> Result<()> {
+    owner::arrange(layout, id, user)?;
     let staging = unused(layout, id, version);
     unpack_archive(upload, &staging, &artifact.sha256, artifact.unpacked)?;
-    let finished = finish(layout, id, version, &staging);
+    let finished = finish(layout, id, version, &staging, user);
     if finished.is_err() {
         let _ = disk::remove_tree(&staging);
     }
@@ -196,12 +211,13 @@ fn lay_out(layout: &Layout, id: &AppId, version: &Version, artifact: &Artifact, 
 }
 
 /// From an unpacked archive to a release: our own files in it, then the marker, then the name.
-fn finish(layout: &Layout, id: &AppId, version: &Version, staging: &Path) -> Result<()> {
+fn finish(layout: &Layout, id: &AppId, version: &Version, staging: &Path, user: Option<User>) -> Result<()> {
     // What an archive brings under our names is not ours.
     for name in [".complete", ".prepared", "logs"] {
         remove_any(&staging.join(name))?;
     }
     disk::swap_symlink(&staging.join("logs"), Path::new("../../shared/logs"))?;
+    owner::take_back(staging, user)?;
     disk::write_atomic(&staging.join(".complete"), b"", 0o644)?;
     let release = layout.release(id, version);
     // Without a marker: a crash or a failed removal left it.

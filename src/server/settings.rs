@@ -32,6 +32,8 @@ pub(crate) struct Settings {
     pub metrics: Option<Listen>,
     /// Where runtimes come from; `None` means from their makers.
     pub runtime_mirror: Option<Mirror>,
+    /// Whether apps get users of their own, if we may give them.
+    pub app_users: bool,
     /// A private server must not outlive whoever started it, however that ended.
     pub stop_with_stdin: bool,
 }
@@ -60,6 +62,7 @@ impl Settings {
             access_log: switch("--access-log", run.access_log.as_deref(), true)?,
             metrics: run.metrics.as_deref().map(loopback).transpose()?,
             runtime_mirror: run.runtime_mirror.as_deref().map(mirror).transpose()?,
+            app_users: switch("--app-users", run.app_users.as_deref(), true)?,
             stop_with_stdin: run.stop_with_stdin,
         })
     }
@@ -188,6 +191,7 @@ mod tests {
             (Run { workers: Some(0), ..run() }, "--workers 0"),
             (Run { trusted_proxies: vec!["x/8".into()], ..run() }, "--trusted-proxy x/8"),
             (Run { access_log: Some("yes".into()), ..run() }, "--access-log yes"),
+            (Run { app_users: Some("some".into()), ..run() }, "--app-users some"),
             (Run { metrics: Some("0.0.0.0:9100".into()), ..run() }, "--metrics 0.0.0.0:9100"),
             (Run { metrics: Some("9100".into()), ..run() }, "--metrics 9100"),
             (Run { runtime_mirror: Some("http://x.test".into()), ..run() }, "--runtime-mirror http://x.test"),

@@ -130,8 +130,8 @@ fn unpack(
 ) -> Result<Outcome> {
     daemon.may_change()?;
     let held = session.held(&app)?;
-    let layout = daemon.layout.clone();
-    work(held, move |_| release::unpack(&layout, &app, &version, &artifact))
+    let (layout, user) = (daemon.layout.clone(), daemon.users.of(&app)?);
+    work(held, move |_| release::unpack(&layout, &app, &version, &artifact, user))
 }
 
 fn prepare(daemon: &Arc<Daemon>, session: &Session, manifest: Manifest) -> Result<Outcome> {

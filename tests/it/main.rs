@@ -24,6 +24,7 @@ mod programs;
 mod recovery;
 mod preparing;
 mod releases;
+mod full_disk;
 mod bad_input;
 mod cli;
 mod server;

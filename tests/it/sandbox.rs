@@ -85,6 +85,14 @@ impl Server {
         server
     }
 
+    /// Not started yet; `prepare` sees the folder of its data.
+    pub fn on(prepare: impl FnOnce(&Path)) -> Server {
+        let unset = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = Server { dir: short_tempdir(), process: None, env: Vec::new(), http: unset, https: unset };
+        prepare(server.dir.path());
+        server
+    }
+
     /// Starts the program on the data that is there.
     pub fn boot(&mut self) {
         self.boot_with(&[]);

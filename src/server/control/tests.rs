@@ -57,7 +57,7 @@ fn world() -> World {
         https: vec!["127.0.0.1:443".into()],
     };
     let start = Box::new(|_, _| Err(Error::new(Kind::Refused, "nothing is started here")));
-    let users = Arc::new(Users::new(layout.clone()));
+    let users = Arc::new(Users::new(layout.clone(), true));
     let runtimes = Arc::new(Runtimes::new(layout.clone(), about.target, None));
     let daemon = Arc::new(Daemon::new(layout, board, users, runtimes, about, start));
     let socket = dir.path().join("run/tako.sock");

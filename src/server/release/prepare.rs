@@ -110,7 +110,9 @@ impl Preparing<'_> {
         let doing = || format!("install the dependencies of {app} {}", manifest.version);
         let program = self.tool(words.first().expect("an installer has a program"), &dir, beside).context(doing)?;
         owner::arrange(layout, app, user).context(doing)?;
-        let mut env = install::environment(runtime::path_with(beside), &layout.app_home(app), &layout.app_tmp(app));
+        // What a tool keeps in its home is there when the app runs.
+        let home = user.map_or_else(|| runtime::home(layout), |_| layout.app_home(app));
+        let mut env = install::environment(runtime::path_with(beside), &home, &layout.app_tmp(app));
         env.extend(manifest.vars.iter().map(|(name, value)| (name.into(), value.into())));
         let argv: Vec<OsString> = [program.into()].into_iter().chain(words[1..].iter().map(OsString::from)).collect();
         let kept = layout.install_log(app);

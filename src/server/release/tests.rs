@@ -1,4 +1,4 @@
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use std::sync::atomic::AtomicBool;
 
@@ -44,7 +44,7 @@ impl World {
 
     fn unpack(&self, v: &str, files: &[(&str, &str)]) -> PathBuf {
         let artifact = self.upload(files);
-        unpack(&self.layout, &self.id, &version(v), &artifact).unwrap();
+        unpack(&self.layout, &self.id, &version(v), &artifact, None).unwrap();
         self.layout.release(&self.id, &version(v))
     }
 
@@ -125,7 +125,7 @@ fn what_an_archive_brings_under_our_names_counts_for_nothing() {
 fn refuses_uploads_that_are_not_what_was_announced_and_leaves_nothing() {
     let w = world();
     let check = |artifact: Artifact, expected: Kind, words: &str| {
-        let e = unpack(&w.layout, &w.id, &version("v1"), &artifact).unwrap_err();
+        let e = unpack(&w.layout, &w.id, &version("v1"), &artifact, None).unwrap_err();
         assert_eq!(e.kind(), expected, "{e}");
         assert!(e.to_string().contains(words), "{e}");
         assert!(w.left_in_releases().is_empty());
@@ -175,16 +175,34 @@ fn an_installer_that_fails_shows_its_last_lines_and_a_new_release_goes_with_it()
 }
 
 #[test]
-fn an_installer_has_a_home_and_caches_that_are_the_apps_alone() {
+fn an_installer_runs_as_the_app_with_its_home_and_behind_everything_else() {
+    if !rustix::process::geteuid().is_root() {
+        return; // nobody else has users for apps
+    }
     let w = world();
-    let release = w.unpack("v1", &[("run", "x")]);
-    let script = "echo $HOME $TMPDIR > made; nice > priority";
+    let user = User { uid: 70_006, gid: 70_006 };
+    for dir in [w.dir.path(), w.layout.data()] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o711)).unwrap();
+    }
+    fs::create_dir(w.layout.apps()).unwrap();
+    fs::set_permissions(w.layout.apps(), fs::Permissions::from_mode(0o711)).unwrap();
+    let artifact = w.upload(&[("run", "x")]);
+    unpack(&w.layout, &w.id, &version("v1"), &artifact, Some(user)).unwrap();
+    let script = "id -u > made; echo $HOME $TMPDIR >> made; nice >> made; mktemp >> made; touch ~/.cached";
     let install = Some(["sh", "-c", script].map(str::to_owned).to_vec());
-    w.prepare(&Manifest { install, ..w.manifest("v1") }).0.unwrap();
-    let app = w.layout.app(&w.id);
-    let expected = format!("{} {}\n", app.join("home").display(), app.join("tmp").display());
-    assert_eq!(fs::read_to_string(release.join("made")).unwrap(), expected);
-    assert!(fs::read_to_string(release.join("priority")).unwrap().trim().parse::<u32>().unwrap() > 10);
+    let manifest = Manifest { install, ..w.manifest("v1") };
+    w.preparing(&manifest, |p| Preparing { user: Some(user), ..*p }.run(&mut |_| {})).unwrap();
+
+    let made = w.layout.release(&w.id, &version("v1")).join("made");
+    let said = fs::read_to_string(&made).unwrap();
+    let said: Vec<&str> = said.lines().collect();
+    let (home, tmp) = (w.layout.app_home(&w.id).display().to_string(), w.layout.app_tmp(&w.id).display().to_string());
+    assert_eq!(said[..2], ["70006", &format!("{home} {tmp}")]);
+    assert!(said[2].parse::<u32>().unwrap() > 10 && said[3].starts_with(&tmp), "{said:?}");
+    assert!(w.layout.app_home(&w.id).join(".cached").exists());
+    // From now on the release is ours, and read-only for the app.
+    let meta = fs::metadata(&made).unwrap();
+    assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o777), (0, 70_006, 0o640));
 }
 
 #[test]

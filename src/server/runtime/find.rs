@@ -122,7 +122,7 @@ fn ask(layout: &Layout, argv: &[&OsStr]) -> Option<String> {
 }
 
 /// Where our own tools keep their settings: the home of the daemon's user, else a folder of ours.
-fn home(layout: &Layout) -> PathBuf {
+pub(crate) fn home(layout: &Layout) -> PathBuf {
     env::home_dir().filter(|h| h.is_absolute() && h.is_dir()).unwrap_or_else(|| layout.cache())
 }
 

@@ -29,7 +29,7 @@ use crate::proto::manifest::{Manifest, Runtime};
 use crate::proto::target::Target;
 use crate::sys::User;
 use fetch::Wanted;
-pub(crate) use find::{find_tool, path_with, version_of};
+pub(crate) use find::{find_tool, home, path_with, version_of};
 pub(crate) use reach::may_start;
 use source::Machine;
 

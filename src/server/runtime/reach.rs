@@ -3,14 +3,14 @@
 //! Whoever installed a runtime for root alone, as its installer's script does below `/root`, wants it to run apps all
 //! the same. A program that is one file is copied into the cache; anything else is refused with the way out.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::install::{self, Run};
 use super::super::layout::Layout;
+use super::super::owner;
 use super::fetch::{self, Staging};
 use super::find;
 use crate::archive::unpack;
@@ -27,10 +27,11 @@ const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// # Errors
 /// Refused when it cannot be reached and is not one file that runs by itself.
 pub(super) fn reachable(layout: &Layout, runtime: Runtime, program: PathBuf, user: Option<User>) -> Result<PathBuf> {
-    let Some(user) = user.filter(|user| !may_start(&program, *user)) else { return Ok(program) };
+    let bars = user.and_then(|user| Some((user, owner::who_bars(&program, user)?)));
+    let Some((user, bars)) = bars else { return Ok(program) };
     let tool = runtime.as_str();
     let refused = |why: &str| {
-        let message = format!("{} cannot be started by the users of apps, and {why}", program.display());
+        let message = format!("{} cannot be started by the users of apps: {bars} is closed to them, and {why}", program.display());
         Error::new(Kind::Refused, message)
             .hint(format!("install {tool} where everybody can reach it, such as /usr/local/bin"))
     };
@@ -58,21 +59,8 @@ pub(super) fn reachable(layout: &Layout, runtime: Runtime, program: PathBuf, use
     fetch::put(layout, runtime, &version, &dir)
 }
 
-/// Whether every folder up to it can be passed and the file be read and started.
 pub(crate) fn may_start(program: &Path, user: User) -> bool {
-    let Ok(real) = fs::canonicalize(program) else { return false };
-    let may = |path: &Path, bits| fs::metadata(path).is_ok_and(|m| has(m.mode(), m.uid(), m.gid(), user, bits));
-    may(&real, 0o5) && real.ancestors().skip(1).all(|dir| may(dir, 0o1))
-}
-
-/// As the kernel decides for who has no capabilities: the first class that fits is the only one (path_resolution(7)).
-fn has(mode: u32, uid: u32, gid: u32, user: User, bits: u32) -> bool {
-    let shift = match (uid == user.uid, gid == user.gid) {
-        (true, _) => 6,
-        (false, true) => 3,
-        (false, false) => 0,
-    };
-    (mode >> shift) & bits == bits
+    owner::who_bars(program, user).is_none()
 }
 
 fn is_program_of_machine(program: &Path) -> bool {
@@ -89,26 +77,10 @@ fn runs(layout: &Layout, program: &Path, user: User) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-
-    #[test]
-    fn decides_as_the_kernel_does() {
-        let user = User { uid: 7, gid: 8 };
-        let check = |mode, uid, gid, bits, expected| {
-            assert_eq!(has(mode, uid, gid, user, bits), expected, "{mode:o} {uid}:{gid} {bits:o}");
-        };
-        check(0o755, 0, 0, 0o5, true);
-        check(0o711, 0, 0, 0o1, true);
-        check(0o711, 0, 0, 0o5, false);
-        check(0o700, 0, 0, 0o1, false);
-        check(0o700, 7, 0, 0o5, true);
-        check(0o750, 0, 8, 0o5, true);
-        // The owner and the group are not others, even where others may more.
-        check(0o077, 7, 8, 0o5, false);
-        check(0o707, 0, 8, 0o1, false);
-    }
 
     #[test]
     fn a_folder_that_only_we_may_pass_hides_what_is_below() {
@@ -119,6 +91,5 @@ mod tests {
         fs::copy("/bin/sh", &program).unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
         assert!(!may_start(&program, user));
-        assert!(!may_start(Path::new("/nowhere/sh"), user));
     }
 }

@@ -138,6 +138,19 @@ pub(crate) fn free_bytes(dir: &Path) -> Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// Whether there is next to no room on the file system of `dir`, for bytes or for files: what a program says that failed
+/// for want of it seldom names it.
+pub(crate) fn is_full(dir: &Path) -> bool {
+    /// As a file system that some of our writes still fit on.
+    const FEW_BYTES: u64 = 1 << 20;
+    const FEW_FILES: u64 = 16;
+    rustix::fs::statvfs(dir).is_ok_and(|stat| {
+        // Some file systems do not count files, and say that there are none at all.
+        let files = stat.f_files > 0 && stat.f_favail < FEW_FILES;
+        files || stat.f_bavail.saturating_mul(stat.f_frsize) < FEW_BYTES
+    })
+}
+
 fn write_new(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Result<()> {
     let mut file = open_new(path, mode)?;
     file.write_all(bytes)?;

@@ -129,7 +129,11 @@ impl Preparing<'_> {
         match ended.status.success() {
             true => Ok(()),
             false => {
-                let message = format!("{}: `{}` failed with {}", doing(), words.join(" "), ended.status);
+                let full = match disk::is_full(layout.data()) {
+                    true => format!(", and there is no space left on {}", layout.data().display()),
+                    false => String::new(),
+                };
+                let message = format!("{}: `{}` failed with {}{full}", doing(), words.join(" "), ended.status);
                 Err(all(Error::new(Kind::Rejected, message).with_detail(ended.lines)))
             }
         }

@@ -154,7 +154,7 @@ impl Wanted<'_> {
                 open_dir(&dir.join("bin"))?;
                 let program = find::program_in(dir, self.runtime.as_str());
                 let mut to = disk::create_new(&program, 0o755)?;
-                unpack::copy(&mut content, &mut to)?;
+                unpack::copy(&mut content, &mut to).context(|| format!("`{member}`"))?;
                 match to.metadata().context(|| format!("read {}", program.display()))?.len() == size {
                     true => Ok(()),
                     false => Err(Error::new(Kind::Refused, format!("`{member}` is not as long as it should be"))),

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::http::Client;
 use crate::published::zip;
-use crate::sandbox::{Control, HOST, Server, wait_for};
+use crate::sandbox::{Control, HOST, Server, Sshd, User, wait_for};
 use crate::web::{Page, Web};
 
 /// Enough for a release beside what the server wants to keep free.
@@ -204,7 +204,8 @@ impl World {
         let all = String::from_utf8(all).unwrap();
         let left: Vec<&str> = all.lines().filter(|l| l.ends_with(".tmp") || l.ends_with(".staging")).collect();
         assert_eq!(left, Vec::<&str>::new());
-        let sealed = fs::read_dir(&app).unwrap().flatten().filter(|e| e.path().extension().is_some_and(|e| e == "sealed"));
+        let sealed =
+            fs::read_dir(&app).unwrap().flatten().filter(|e| e.path().extension().is_some_and(|e| e == "sealed"));
         assert_eq!(sealed.count(), 1);
     }
 }
@@ -263,6 +264,7 @@ fn a_deploy_that_meets_a_full_disk_changes_nothing_wherever_it_is() {
         // What is announced is compared with the room before it is unpacked.
         let is_checked_first = verb == "unpack" && short == Short::Pages;
         assert_eq!(works.is_none(), is_checked_first, "{verb} {short:?}");
+        eprintln!("{verb} needs {works:?} {short:?}");
         w.make_room();
         if verb == "deploy" {
             live = version;
@@ -291,10 +293,9 @@ fn a_server_starts_and_serves_on_a_full_disk_and_room_can_be_made_by_deleting() 
         w.leave(short, 0);
         let before = w.state();
         let call = |request: Value| Control::open(&w.server).unwrap().call(request);
-        for request in [
-            json!({"scale": {"app": "shop", "instances": 2}}),
-            json!({"rollback": {"app": "shop", "version": null}}),
-        ] {
+        for request in
+            [json!({"scale": {"app": "shop", "instances": 2}}), json!({"rollback": {"app": "shop", "version": null}})]
+        {
             let fault = call(request).unwrap_err();
             assert_clear("scale or rollback", "v1", &fault);
             w.serves("v2");
@@ -317,6 +318,32 @@ fn a_server_starts_and_serves_on_a_full_disk_and_room_can_be_made_by_deleting() 
     w.make_room();
     w.deploy("v1", None).unwrap();
     w.serves("v1");
+}
+
+#[test]
+fn an_upload_that_meets_a_full_disk_says_so_to_the_user() {
+    if !is_alone("an_upload_that_meets_a_full_disk_says_so_to_the_user") {
+        return;
+    }
+    let mut w = World::start();
+    w.boot();
+    let sshd = Sshd::start(&w.server);
+    let user = User::new(&sshd);
+    user.use_app("mixed", false);
+    user.must(&["servers", "add", "127.0.0.1", "--name", "box", "--port", &sshd.port.to_string()]);
+    let v1 = user.result(&["deploy", "--yes", "--json"])["version"].as_str().unwrap().to_owned();
+    user.write("change.txt", "two");
+    for short in [Short::Pages, Short::Files] {
+        w.leave(short, 0);
+        let ran = user.run(&["deploy", "--yes"]);
+        w.make_room();
+        eprintln!("{ran}");
+        assert!(ran.code != 0 && ran.err.contains("box"), "{ran}");
+        assert!(["room", "space", "free", "disk full"].iter().any(|word| ran.err.contains(word)), "{ran}");
+        assert_eq!(w.server.current("shop").as_ref(), Some(&v1));
+        assert_eq!(w.server.releases("shop"), [v1.clone()]);
+    }
+    user.must(&["deploy", "--yes"]);
 }
 
 #[test]

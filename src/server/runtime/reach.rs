@@ -31,7 +31,10 @@ pub(super) fn reachable(layout: &Layout, runtime: Runtime, program: PathBuf, use
     let Some((user, bars)) = bars else { return Ok(program) };
     let tool = runtime.as_str();
     let refused = |why: &str| {
-        let message = format!("{} cannot be started by the users of apps: {bars} is closed to them, and {why}", program.display());
+        let message = format!(
+            "{} cannot be started by the users of apps: {bars} is closed to them, and {why}",
+            program.display()
+        );
         Error::new(Kind::Refused, message)
             .hint(format!("install {tool} where everybody can reach it, such as /usr/local/bin"))
     };

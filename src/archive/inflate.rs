@@ -172,7 +172,7 @@ fn damaged(e: io::Error) -> Error {
 
 #[cfg(test)]
 #[path = "../../tests/it/published.rs"]
-mod published;
+pub(crate) mod published;
 
 #[cfg(test)]
 mod tests {

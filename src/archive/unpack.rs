@@ -64,7 +64,8 @@ fn read_archive(input: impl io::BufRead, into: &Path, sha256: &str, unpacked: u6
     rustix::fs::syncfs(&tree.root).context(|| "make it durable".into())
 }
 
-/// Unpacks a tar that others made and somebody has verified into the folder `into`, as [`unpack`] does. `place` says
+/// Unpacks a tar that others made and somebody has verified into the folder `into`, as [`unpack`] does, for everybody
+/// to read. `place` says
 /// where a name goes, or that it does not.
 ///
 /// # Errors
@@ -81,6 +82,7 @@ pub(crate) fn unpack_tar(
     if tar.limit() == 0 {
         return Err(Error::new(Kind::Refused, format!("it is larger than {most} bytes unpacked")));
     }
+    tree.open_folders()?;
     tree.make_links()
 }
 
@@ -216,6 +218,15 @@ impl Tree {
         let mut file = File::from(fd);
         copy(content, &mut file)?;
         file.set_permissions(fs::Permissions::from_mode(mode)).context(|| "set its mode".into())
+    }
+
+    /// For everybody, whatever our umask. There is no link yet that could be followed.
+    fn open_folders(&self) -> Result<()> {
+        for (path, _) in self.nodes.iter().filter(|(_, node)| **node == Node::Folder) {
+            rustix::fs::chmodat(&self.root, path, Mode::from_raw_mode(0o755), rustix::fs::AtFlags::empty())
+                .context(|| format!("set the mode of {}", path.display()))?;
+        }
+        Ok(())
     }
 
     fn make_links(&mut self) -> Result<()> {

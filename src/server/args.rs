@@ -33,7 +33,7 @@ Options:
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum Args {
-    Run(Run),
+    Run(Box<Run>),
     Ctl { socket: Option<PathBuf> },
     Version,
     Help,
@@ -86,7 +86,7 @@ fn parse_plainly(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    Ok(if ctl { Args::Ctl { socket: run.socket } } else { Args::Run(run) })
+    Ok(if ctl { Args::Ctl { socket: run.socket } } else { Args::Run(Box::new(run)) })
 }
 
 #[cfg(test)]
@@ -116,8 +116,8 @@ mod tests {
             app_users: Some("off".into()),
             stop_with_stdin: true,
         };
-        assert_eq!(args(line).unwrap(), Args::Run(expected));
-        assert_eq!(args("").unwrap(), Args::Run(Run::default()));
+        assert_eq!(args(line).unwrap(), Args::Run(Box::new(expected)));
+        assert_eq!(args("").unwrap(), Args::Run(Box::default()));
     }
 
     #[test]

@@ -89,7 +89,7 @@ fn run(args: Args) -> Result<()> {
         Args::Help => say(args::HELP),
         Args::Version => say(concat!("tako-server ", env!("CARGO_PKG_VERSION"), "\n")),
         Args::Ctl { socket } => bridge::run(&socket.unwrap_or_else(paths::socket)),
-        Args::Run(run) => serve(&Settings::of(run)?),
+        Args::Run(run) => serve(&Settings::of(*run)?),
     }
 }
 

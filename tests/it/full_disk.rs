@@ -11,6 +11,7 @@ use std::process::Command;
 use rustix::fs::FallocateFlags;
 use serde_json::{Value, json};
 
+use crate::cli::skipped;
 use crate::http::Client;
 use crate::published::zip;
 use crate::sandbox::{Control, HOST, Server, Sshd, User, wait_for};
@@ -38,7 +39,7 @@ fn is_alone(test: &str) -> bool {
         return true;
     }
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can mount a small file system");
+        skipped("root, who can mount a small file system,");
         return false;
     }
     let test = format!("full_disk::{test}");
@@ -264,7 +265,6 @@ fn a_deploy_that_meets_a_full_disk_changes_nothing_wherever_it_is() {
         // What is announced is compared with the room before it is unpacked.
         let is_checked_first = verb == "unpack" && short == Short::Pages;
         assert_eq!(works.is_none(), is_checked_first, "{verb} {short:?}");
-        eprintln!("{verb} needs {works:?} {short:?}");
         w.make_room();
         if verb == "deploy" {
             live = version;
@@ -337,11 +337,10 @@ fn an_upload_that_meets_a_full_disk_says_so_to_the_user() {
         w.leave(short, 0);
         let ran = user.run(&["deploy", "--yes"]);
         w.make_room();
-        eprintln!("{ran}");
         assert!(ran.code != 0 && ran.err.contains("box"), "{ran}");
         assert!(["room", "space", "free", "disk full"].iter().any(|word| ran.err.contains(word)), "{ran}");
         assert_eq!(w.server.current("shop").as_ref(), Some(&v1));
-        assert_eq!(w.server.releases("shop"), [v1.clone()]);
+        assert_eq!(w.server.releases("shop"), [&*v1]);
     }
     user.must(&["deploy", "--yes"]);
 }

@@ -6,8 +6,9 @@ use std::process::Command;
 
 use serde_json::json;
 
+use crate::cli::skipped;
 use crate::http::Client;
-use crate::published::zip;
+use crate::published::{gzip, zip};
 use crate::sandbox::{Control, HOST, Ran, Server, Sshd, User, wait_for};
 use crate::web::{Page, Web};
 
@@ -53,7 +54,7 @@ fn bun_build() -> &'static str {
 #[test]
 fn a_runtime_that_is_nowhere_on_the_server_is_downloaded() {
     let Some(bun) = program("bun") else {
-        return eprintln!("skipped: there is no bun on this machine");
+        return skipped("bun");
     };
     let version = String::from_utf8(Command::new(&bun).arg("--version").output().unwrap().stdout).unwrap();
     let version = version.trim();
@@ -95,12 +96,12 @@ fn a_runtime_that_cannot_be_had_changes_nothing() {
     let ran = user.run(&["deploy", "--yes"]);
     assert_ne!(ran.code, 0, "{ran}");
     assert!(ran.err.contains("there is no bun 1.0.99 at") && ran.err.contains(&web.url()), "{ran}");
-    assert_eq!(server.releases("shop"), [v1.clone()]);
+    assert_eq!(server.releases("shop"), [&*v1]);
     assert_eq!(Client::plain(server.http, HOST).unwrap().get("/").unwrap().json()["version"], *v1);
 }
 
 /// A registry with one package, and a project that needs it.
-fn shop_with_a_dependency(lockfile: &str, runtime: &str) -> (Server, Sshd, User, Web) {
+fn shop_with_a_dependency(lockfile: &str, runtime: &str, path: &str) -> (Server, Sshd, User, Web) {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/registry");
     let read = |name: &str| fs::read_to_string(data.join(name)).unwrap();
     let web = Web::start();
@@ -124,7 +125,8 @@ fn shop_with_a_dependency(lockfile: &str, runtime: &str) -> (Server, Sshd, User,
     }
     web.put(tarball, Page::Whole(fs::read(data.join("tiny-greeting-1.0.0.tgz")).unwrap()));
 
-    let (server, sshd, user) = world(&[], &[("NPM_CONFIG_REGISTRY", &web.url())]);
+    let (server, sshd, user) =
+        world(&["--runtime-mirror", &web.url()], &[("NPM_CONFIG_REGISTRY", &web.url()), ("PATH", path)]);
     user.write("index.mjs", &read("index.mjs"));
     user.write("package.json", &read("package.json"));
     user.write(lockfile, &lock);
@@ -138,9 +140,9 @@ fn shop_with_a_dependency(lockfile: &str, runtime: &str) -> (Server, Sshd, User,
 /// Deploys it, then a change of `package.json` that the lockfile does not know.
 fn installs_from(lockfile: &str, runtime: &str, installer: &str) {
     if program(installer.split(' ').next().unwrap()).is_none() {
-        return eprintln!("skipped: there is no {installer} on this machine");
+        return skipped(installer);
     }
-    let (server, _sshd, user, web) = shop_with_a_dependency(lockfile, runtime);
+    let (server, _sshd, user, web) = shop_with_a_dependency(lockfile, runtime, &path_without("no-such-tool"));
     let ran = user.must(&["deploy", "--yes"]);
     assert!(ran.err.contains(&format!("install dependencies ({installer})")), "{ran}");
     assert_eq!(page(&server), "hello from a package");
@@ -173,6 +175,42 @@ fn assert_failed_in_the_words_of(ran: &Ran, installer: &str) {
 #[test]
 fn npm_installs_what_the_lockfile_says() {
     installs_from("package-lock.json", "node", "npm ci --omit=dev");
+}
+
+/// Node and its npm of this machine, packed as its makers do.
+fn node_archive(version: &str) -> Option<Vec<u8>> {
+    let (node, npm) = (program("node")?, program("npm")?);
+    // Some distributions keep what npm needs elsewhere.
+    let npm = npm.ancestors().nth(2).filter(|dir| dir.ends_with("node_modules/npm"))?;
+    let root =
+        PathBuf::from(format!("node-v{version}-linux-{}", if cfg!(target_arch = "x86_64") { "x64" } else { "arm64" }));
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.follow_symlinks(false);
+    tar.append_path_with_name(&node, root.join("bin/node")).unwrap();
+    tar.append_dir_all(root.join("lib/node_modules/npm"), npm).unwrap();
+    let mut head = tar::Header::new_gnu();
+    head.set_entry_type(tar::EntryType::Symlink);
+    head.set_size(0);
+    tar.append_link(&mut head, root.join("bin/npm"), "../lib/node_modules/npm/bin/npm-cli.js").unwrap();
+    Some(gzip(&tar.into_inner().unwrap()))
+}
+
+#[test]
+fn a_node_that_was_downloaded_brings_the_npm_that_installs() {
+    let said = Command::new("node").arg("--version").output().unwrap().stdout;
+    let version = String::from_utf8(said).unwrap().trim().trim_start_matches('v').to_owned();
+    let Some(archive) = node_archive(&version) else {
+        return skipped("node with its npm beside it");
+    };
+    let (server, _sshd, user, web) = shop_with_a_dependency("package-lock.json", "node", &path_without("node"));
+    let dir = format!("/node/v{version}");
+    let arch = if cfg!(target_arch = "x86_64") { "x64" } else { "arm64" };
+    let at = format!("{dir}/node-v{version}-linux-{arch}.tar.gz");
+    web.publish(&at, &format!("{dir}/SHASUMS256.txt"), &sha256(&archive), Page::Whole(archive));
+    let ran = user.must(&["deploy", "--yes"]);
+    assert!(ran.err.contains(&format!("unpack node {version}")) && ran.err.contains("npm ci"), "{ran}");
+    assert_eq!(page(&server), "hello from a package");
+    assert!(server.data().join(format!("runtimes/node/{version}/bin/npm")).is_symlink());
 }
 
 #[test]

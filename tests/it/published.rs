@@ -36,7 +36,7 @@ pub fn zip(files: &[(&str, &[u8], bool)]) -> Vec<u8> {
 pub fn gzip(content: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0x1f, 0x8b, 8, 8, 0, 0, 0, 0, 0, 3];
     bytes.extend(b"x.tar\0");
-    bytes.extend(compress_to_vec(content, 6));
+    bytes.extend(compress_to_vec(content, 1));
     bytes.extend([0; 8]);
     bytes
 }

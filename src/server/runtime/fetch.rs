@@ -283,3 +283,24 @@ fn cut_short(url: &str, count: u64, of: Option<u64>, e: io::Error) -> Error {
 fn too_large(url: &str) -> Error {
     Error::new(Kind::Refused, format!("{url} is larger than {MAX_ARCHIVE} bytes"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_how_far_it_is_in_megabytes() {
+        assert_eq!(progress("bun 1.3.0", 12_300_000, Some(34_900_000)), "download bun 1.3.0, 12 of 34 MB");
+        assert_eq!(progress("bun 1.3.0", 12_300_000, None), "download bun 1.3.0, 12 MB");
+    }
+
+    #[test]
+    fn what_lies_in_the_one_folder_comes_out_of_it() {
+        let check =
+            |from: &str, to: Option<&str>| assert_eq!(below_first(from.into()), to.map(PathBuf::from), "{from}");
+        check("node-v22.1.0-linux-x64", None);
+        check("node-v22.1.0-linux-x64/bin/node", Some("bin/node"));
+        check("node-v22.1.0-linux-x64/include/node/node.h", None);
+        check("node-v22.1.0-linux-x64/../x", Some("../x"));
+    }
+}

@@ -16,6 +16,8 @@ use crate::proto::manifest::Runtime;
 
 /// A tool that is asked where something is or which version it has answers within this.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// Programs whose version is remembered: many times those of any machine, and each can be asked again.
+const MAX_ANSWERS: usize = 256;
 
 /// The runtime's program of that version, or of any when none is asked for: the cached one, else what `mise` has, else
 /// a matching one on PATH.
@@ -68,7 +70,11 @@ pub(crate) fn version_of(layout: &Layout, program: &Path) -> Option<String> {
         return Some(version.clone());
     }
     let version = said_version(&ask(layout, &[program.as_os_str(), OsStr::new("--version")])?)?;
-    answers().insert(asked, version.clone());
+    let mut answers = answers();
+    if answers.len() >= MAX_ANSWERS {
+        answers.clear();
+    }
+    answers.insert(asked, version.clone());
     Some(version)
 }
 

@@ -6,12 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use super::*;
+use crate::archive::inflate::published::{gzip, zip};
 use crate::proto::target::{Arch, Libc};
-use published::{gzip, zip};
 use web::{Page, Web};
-
-#[path = "../../../tests/it/published.rs"]
-mod published;
 
 #[path = "../../../tests/it/web.rs"]
 mod web;
@@ -247,6 +244,23 @@ fn refuses_what_does_not_run_here_or_is_not_an_archive() {
 }
 
 #[test]
+fn a_server_without_a_way_out_goes_on_with_a_close_version_that_it_has() {
+    let Ok(node) = find_tool("node", &[]) else { return };
+    let mut w = world();
+    w.runtimes.mirror = Mirror::parse("http://127.0.0.1:1");
+    let found = version_of(&w.layout, &node).unwrap();
+    let major = found.split('.').next().unwrap();
+    let (done, said) = w.provide("node", &format!("{major}.999.0"));
+    assert_eq!(done.unwrap(), node);
+    assert_eq!(said[1], format!("use node {found} of this server, {major}.999.0 could not be downloaded"));
+    assert_eq!(launch(&w.layout, &manifest("node", &format!("{major}.999.0"))).unwrap().argv[0], *node);
+    // Another major version is another runtime; and a mirror that answers is believed.
+    w.refuses("node", "999.0.0", Kind::Unreachable, &["connection refused"]);
+    w.runtimes.mirror = Mirror::parse(&w.web.url());
+    w.refuses("node", &format!("{major}.999.0"), Kind::NotFound, &["there is no node"]);
+}
+
+#[test]
 fn two_deploys_at_once_download_once() {
     let w = world();
     w.web.publish(BUN, BUN_SUMS, &sum(&bun()), Page::Held(bun()));
@@ -320,16 +334,14 @@ fn a_program_that_apps_cannot_reach_is_copied_for_them() {
     // As after an installer's script that was run by root.
     let theirs = w.layout.data().join("root/.bun/bin/bun");
     fs::create_dir_all(theirs.parent().unwrap()).unwrap();
-    let real = fs::read_to_string("/proc/self/exe").is_err();
-    assert!(real, "we are a program and no script");
     fs::copy("/bin/true", &theirs).unwrap();
     fs::set_permissions(theirs.ancestors().nth(3).unwrap(), fs::Permissions::from_mode(0o700)).unwrap();
     fs::set_permissions(w.layout.data(), fs::Permissions::from_mode(0o711)).unwrap();
-    let user = Some(User { uid: 70_005, gid: 70_005 });
-    let reach = |program: &Path| reach::reachable(&w.layout, Runtime::Bun, program.into(), user);
+    let user = User { uid: 70_005, gid: 70_005 };
+    let reach = |program: &Path| reach::reachable(&w.layout, Runtime::Bun, program.into(), Some(user));
     // Debian's `true` says its version as any GNU program does.
     let copy = reach(&theirs).unwrap();
-    assert!(copy.starts_with(w.layout.runtimes()) && may_start(&copy, user.unwrap()), "{}", copy.display());
+    assert!(copy.starts_with(w.layout.runtimes()) && may_start(&copy, user), "{}", copy.display());
     assert_eq!(reach(&theirs).unwrap(), copy);
     assert_eq!(reach(Path::new("/bin/true")).unwrap(), Path::new("/bin/true"));
     fs::write(&theirs, says("1.2.3")).unwrap();

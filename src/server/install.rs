@@ -95,6 +95,7 @@ impl Run<'_> {
             user: self.user,
             cgroup: None,
             limits: sys::Limits::default(),
+            outlives_us: None,
         };
         let mut spawned = sys::spawn(&spawn).context(|| format!("start `{name}`"))?;
         if self.low

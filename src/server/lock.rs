@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::crash;
 use super::layout::Layout;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
@@ -105,7 +106,9 @@ impl Locks {
         }
         // From here on nobody else touches the file.
         let lock = Held { locks: self.clone(), app: app.clone() };
+        crash::point("lock: taken and not told");
         lock.tell(who, purpose, version);
+        crash::point("lock: told");
         Ok(lock)
     }
 

@@ -79,12 +79,11 @@ impl World {
         }
         web.put(&format!("{BUN}/SHASUMS256.txt"), Page::Whole(sums.into()));
 
-        let server = Server::on(|dir| {
-            let options = format!("size={SIZE},nr_inodes={INODES},mode=755");
-            mount(&["-t", "tmpfs", "-o", &options, "small"], dir);
-            // There is no room to make it when all files are taken.
-            fs::write(dir.join("filler"), "").unwrap();
-        });
+        let server = Server::nowhere();
+        let options = format!("size={SIZE},nr_inodes={INODES},mode=755");
+        mount(&["-t", "tmpfs", "-o", &options, "small"], server.dir.path());
+        // There is no room to make it when all files are taken.
+        fs::write(server.dir.path().join("filler"), "").unwrap();
         World { server, web }
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::super::install::{self, Run};
 use super::super::layout::Layout;
 use super::super::runtime::{self, Runtimes};
-use super::super::{owner, state};
+use super::super::{crash, owner, state};
 use super::{describe, discard, is_complete};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
@@ -74,9 +74,11 @@ impl Preparing<'_> {
             self.install(&words, dir, &beside)?;
             self.sync_all()?;
         }
+        crash::point("prepare: to be described");
         if !layout.release(&manifest.app, &manifest.version).join("app.json").exists() {
             describe(layout, manifest)?;
         }
+        crash::point("prepare: to be marked");
         disk::write_atomic(&marker, b"", 0o644)
     }
 

@@ -169,14 +169,10 @@ pub(crate) fn spawn(spec: &Spawn<'_>) -> io::Result<Spawned> {
 
 /// Lets everything else on the machine go before the group that [`spawn`] made, for the processor and for disks.
 pub(crate) fn yield_to_others(group: Pid) -> io::Result<()> {
-    /// Of the 19 steps; more would starve it on a busy machine.
-    const NICE: i32 = 15;
-    /// The last of the best-effort class (ioprio_set(2)).
-    const IDLEST: libc::c_int = (2 << 13) | 7;
-    const WHO_GROUP: libc::c_int = 2;
-    rustix::process::setpriority_pgrp(Some(group), NICE)?;
+    // Of the 19 steps; and of the best-effort class of disks the last (ioprio_set(2)). Less would be starving.
+    rustix::process::setpriority_pgrp(Some(group), 15)?;
     // SAFETY: three numbers, no memory.
-    check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_GROUP, group.as_raw_pid(), IDLEST) } as libc::c_int)
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, 2, group.as_raw_pid(), (2 << 13) | 7) } as libc::c_int)
 }
 
 /// Sends `signal` to every process of the group that [`spawn`] made; a group that is gone is fine.

@@ -257,9 +257,29 @@ fn under_sdk(layout: &Layout, manifest: &Manifest, program: &Path) -> Vec<OsStri
     if manifest.runtime == Runtime::Deno {
         // An app runs with its user's rights like any other; and nobody is there to be asked.
         argv.extend(["run", "--allow-all", "--no-prompt"].map(OsString::from));
+        argv.extend(deno_project(layout, manifest));
     }
     argv.extend([entry.into(), OsString::from(&manifest.main)]);
     argv
+}
+
+/// Deno looks for a project around the entry point, which is ours and lies elsewhere; so it is told where the app's is.
+fn deno_project(layout: &Layout, manifest: &Manifest) -> Vec<OsString> {
+    let (dir, root) = (layout.app_dir(manifest), layout.release(&manifest.app, &manifest.version));
+    let up = || dir.ancestors().take_while(|d| d.starts_with(&root));
+    let mut flags = Vec::new();
+    if let Some(config) = up().flat_map(|d| ["deno.json", "deno.jsonc"].map(|name| d.join(name))).find(|p| p.is_file())
+    {
+        // It would write one, into a release that nobody may write.
+        if !config.with_file_name("deno.lock").exists() {
+            flags.push("--no-lock".into());
+        }
+        flags.extend(["--config".into(), config.into()]);
+    }
+    if up().any(|d| d.join("node_modules").is_dir()) {
+        flags.push("--node-modules-dir=manual".into());
+    }
+    flags
 }
 
 /// A command of the app's own: `{main}` is filled in, and the program becomes a full path.

@@ -51,6 +51,23 @@ fn a_javascript_app_runs_under_the_entry_point_of_its_runtime() {
 }
 
 #[test]
+fn deno_is_told_where_the_app_has_its_dependencies() {
+    let w = world();
+    let release = w.layout.data().join("apps/shop/releases/v1");
+    fs::create_dir_all(release.join("web/node_modules")).unwrap();
+    fs::write(release.join("deno.json"), "{}").unwrap();
+    fs::write(w.layout.data().join("apps/deno.json"), "not the app's").unwrap();
+    let flags = || {
+        let line = argv(&w, &manifest("deno"));
+        line.split("--no-prompt ").nth(1).unwrap().split(" SDK").next().unwrap().to_owned()
+    };
+    assert_eq!(flags(), "--no-lock --config ~/apps/shop/releases/v1/deno.json --node-modules-dir=manual");
+    fs::write(release.join("deno.lock"), "{}").unwrap();
+    fs::remove_dir(release.join("web/node_modules")).unwrap();
+    assert_eq!(flags(), "--config ~/apps/shop/releases/v1/deno.json");
+}
+
+#[test]
 fn a_binary_is_started_where_it_lies() {
     let w = world();
     assert_eq!(argv(&w, &manifest("binary")), "~/apps/shop/releases/v1/web/src/index.js");

@@ -18,6 +18,19 @@ use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
 
+/// A new file; the umask takes nothing away from `mode`.
+///
+/// # Errors
+/// Also when there is one of that name.
+pub(crate) fn create_new(path: &Path, mode: u32) -> Result<File> {
+    open_new(path, mode).context(|| format!("write {}", path.display()))
+}
+
+/// Writes all of `bytes` to `file`, which is at `path`.
+pub(crate) fn write_all(file: &mut File, path: &Path, bytes: &[u8]) -> Result<()> {
+    file.write_all(bytes).context(|| format!("write {}", path.display()))
+}
+
 /// Replaces `path` by `bytes` in one step; the file gets `mode`.
 ///
 /// # Errors
@@ -220,12 +233,30 @@ pub(crate) fn free_bytes(dir: &Path) -> Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// Whether there is next to no room on the file system of `dir`, for bytes or for files: what a program says that failed
+/// for want of it seldom names it.
+pub(crate) fn is_full(dir: &Path) -> bool {
+    /// As a file system that some of our writes still fit on.
+    const FEW_BYTES: u64 = 1 << 20;
+    const FEW_FILES: u64 = 16;
+    rustix::fs::statvfs(dir).is_ok_and(|stat| {
+        // Some file systems do not count files, and say that there are none at all.
+        let files = stat.f_files > 0 && stat.f_favail < FEW_FILES;
+        files || stat.f_bavail.saturating_mul(stat.f_frsize) < FEW_BYTES
+    })
+}
+
 fn write_new(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    // The umask may have taken bits away that the caller asked for.
-    file.set_permissions(Permissions::from_mode(mode))?;
+    let mut file = open_new(path, mode)?;
     file.write_all(bytes)?;
     if sync { file.sync_all() } else { Ok(()) }
+}
+
+fn open_new(path: &Path, mode: u32) -> io::Result<File> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    // The umask may have taken bits away that the caller asked for.
+    file.set_permissions(Permissions::from_mode(mode))?;
+    Ok(file)
 }
 
 /// A name in the same folder that nobody else uses: rename must not cross file systems.

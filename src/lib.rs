@@ -14,7 +14,7 @@
 //! - [`proxy`] carries bytes from clients to endpoints. It knows routes, not apps; it is reached by messages only.
 //! - [`server`] is what runs on a server: apps, releases, certificates, the management socket.
 //! - [`cli`] is what a person types.
-//! - Leaves: [`error`], [`logger`], [`disk`], [`crypto`], [`archive`], [`sys`] (the only `unsafe`).
+//! - Leaves: [`error`], [`logger`], [`disk`], [`crypto`], [`archive`], [`net`], [`sys`] (the only `unsafe`).
 //!
 //! Who may import whom is a table in `tests/it/tidy.rs`; the cli never imports the server, the proxy imports neither.
 //!
@@ -45,6 +45,7 @@ pub(crate) mod logger;
 pub(crate) mod disk;
 pub(crate) mod crypto;
 pub(crate) mod archive;
+pub(crate) mod net;
 pub(crate) mod sys;
 pub(crate) mod proto;
 pub(crate) mod proxy;

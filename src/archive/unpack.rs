@@ -51,24 +51,7 @@ fn read_archive(input: impl io::BufRead, into: &Path, sha256: &str, unpacked: u6
     let mut stream = Hashing::new(zstd.take(unpacked.saturating_add(1)));
 
     let mut tree = Tree::open(into)?;
-    let mut tar = tar::Archive::new(&mut stream);
-    // Raw, because the crate would read a long-name record of any size into memory for us.
-    let mut long_name: Option<Vec<u8>> = None;
-    let mut long_link: Option<Vec<u8>> = None;
-    for entry in tar.entries().map_err(damaged)?.raw(true) {
-        let mut entry = entry.map_err(damaged)?;
-        match entry.header().entry_type() {
-            EntryType::GNULongName => long_name = Some(record(&mut entry)?),
-            EntryType::GNULongLink => long_link = Some(record(&mut entry)?),
-            kind => {
-                let name = long_name.take().unwrap_or_else(|| entry.path_bytes().into_owned());
-                let link = long_link.take().or_else(|| entry.link_name_bytes().map(|l| l.into_owned()));
-                let path = PathBuf::from(OsStr::from_bytes(name.strip_suffix(b"/").unwrap_or(&name)));
-                tree.add(&mut entry, kind, &path, link.as_deref())
-                    .context(|| format!("`{}`", path.display().to_string().escape_debug()))?;
-            }
-        }
-    }
+    tree.fill(&mut stream, &Some)?;
     io::copy(&mut stream, &mut io::sink()).map_err(damaged)?;
 
     let (hash, count, _) = stream.finish();
@@ -79,6 +62,28 @@ fn read_archive(input: impl io::BufRead, into: &Path, sha256: &str, unpacked: u6
     }
     tree.make_links()?;
     rustix::fs::syncfs(&tree.root).context(|| "make it durable".into())
+}
+
+/// Unpacks a tar that others made and somebody has verified into the folder `into`, as [`unpack`] does, for everybody
+/// to read. `place` says
+/// where a name goes, or that it does not.
+///
+/// # Errors
+/// As of [`unpack`]; also when the tar is longer than `most` bytes. What was written by then is the caller's to remove.
+pub(crate) fn unpack_tar(
+    tar: impl Read,
+    into: &Path,
+    most: u64,
+    place: &dyn Fn(PathBuf) -> Option<PathBuf>,
+) -> Result<()> {
+    let mut tree = Tree::open(into)?;
+    let mut tar = tar.take(most);
+    tree.fill(&mut tar, place)?;
+    if tar.limit() == 0 {
+        return Err(Error::new(Kind::Refused, format!("it is larger than {most} bytes unpacked")));
+    }
+    tree.open_folders()?;
+    tree.make_links()
 }
 
 /// A long-name record: a path and a zero byte.
@@ -116,6 +121,29 @@ impl Tree {
         let root = rustix::fs::open(root, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .context(|| format!("open {}", root.display()))?;
         Ok(Tree { root, nodes: BTreeMap::new(), links: Vec::new() })
+    }
+
+    fn fill(&mut self, stream: impl Read, place: &dyn Fn(PathBuf) -> Option<PathBuf>) -> Result<()> {
+        let mut tar = tar::Archive::new(stream);
+        // Raw, because the crate would read a long-name record of any size into memory for us.
+        let mut long_name: Option<Vec<u8>> = None;
+        let mut long_link: Option<Vec<u8>> = None;
+        for entry in tar.entries().map_err(damaged)?.raw(true) {
+            let mut entry = entry.map_err(damaged)?;
+            match entry.header().entry_type() {
+                EntryType::GNULongName => long_name = Some(record(&mut entry)?),
+                EntryType::GNULongLink => long_link = Some(record(&mut entry)?),
+                kind => {
+                    let name = long_name.take().unwrap_or_else(|| entry.path_bytes().into_owned());
+                    let link = long_link.take().or_else(|| entry.link_name_bytes().map(|l| l.into_owned()));
+                    let path = PathBuf::from(OsStr::from_bytes(name.strip_suffix(b"/").unwrap_or(&name)));
+                    let Some(path) = place(path) else { continue };
+                    self.add(&mut entry, kind, &path, link.as_deref())
+                        .context(|| format!("`{}`", path.display().to_string().escape_debug()))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn add(
@@ -192,6 +220,15 @@ impl Tree {
         file.set_permissions(fs::Permissions::from_mode(mode)).context(|| "set its mode".into())
     }
 
+    /// For everybody, whatever our umask. There is no link yet that could be followed.
+    fn open_folders(&self) -> Result<()> {
+        for (path, _) in self.nodes.iter().filter(|(_, node)| **node == Node::Folder) {
+            rustix::fs::chmodat(&self.root, path, Mode::from_raw_mode(0o755), rustix::fs::AtFlags::empty())
+                .context(|| format!("set the mode of {}", path.display()))?;
+        }
+        Ok(())
+    }
+
     fn make_links(&mut self) -> Result<()> {
         for (path, target) in self.links.drain(..) {
             rustix::fs::symlinkat(&target, &self.root, &path)
@@ -202,7 +239,7 @@ impl Tree {
 }
 
 /// Like `io::copy`, but a broken archive and a full disk are two different errors.
-fn copy(from: &mut impl Read, to: &mut File) -> Result<()> {
+pub(crate) fn copy(from: &mut impl Read, to: &mut File) -> Result<()> {
     let mut buf = [0; 64 << 10];
     loop {
         match from.read(&mut buf) {

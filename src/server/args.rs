@@ -23,6 +23,8 @@ Options:
   --trusted-proxy NET  believe X-Forwarded-* from this address or network, repeatable
   --access-log on|off  write a line for every request, beside the app's log (default on)
   --metrics ADDR       tell Prometheus numbers at http://ADDR/metrics; a loopback address (default off)
+  --runtime-mirror URL download runtimes from URL/bun, URL/node, URL/deno, each with its maker's own layout below
+                       (default: from their makers)
   --app-users on|off   run every app as a user of its own, which takes root (default on for root)
   --stop-with-stdin    stop when standard input ends, as with whoever holds it
   --version            print the version
@@ -31,7 +33,7 @@ Options:
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum Args {
-    Run(Run),
+    Run(Box<Run>),
     Ctl { socket: Option<PathBuf> },
     Version,
     Help,
@@ -48,6 +50,7 @@ pub(crate) struct Run {
     pub trusted_proxies: Vec<String>,
     pub access_log: Option<String>,
     pub metrics: Option<String>,
+    pub runtime_mirror: Option<String>,
     pub app_users: Option<String>,
     pub stop_with_stdin: bool,
 }
@@ -77,12 +80,13 @@ fn parse_plainly(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
             Long("trusted-proxy") => run.trusted_proxies.push(parser.value()?.string()?),
             Long("access-log") => run.access_log = Some(parser.value()?.string()?),
             Long("metrics") => run.metrics = Some(parser.value()?.string()?),
+            Long("runtime-mirror") => run.runtime_mirror = Some(parser.value()?.string()?),
             Long("app-users") => run.app_users = Some(parser.value()?.string()?),
             Long("stop-with-stdin") => run.stop_with_stdin = true,
             other => return Err(other.unexpected()),
         }
     }
-    Ok(if ctl { Args::Ctl { socket: run.socket } } else { Args::Run(run) })
+    Ok(if ctl { Args::Ctl { socket: run.socket } } else { Args::Run(Box::new(run)) })
 }
 
 #[cfg(test)]
@@ -96,7 +100,7 @@ mod tests {
     #[test]
     fn reads_every_flag_of_the_daemon() {
         let line = "--data-dir /d --socket /s --http 127.0.0.1:0 --http [::1]:0 --https 127.0.0.1:1 --https-port 444 \
-                    --workers 2 --trusted-proxy 10.0.0.0/8 --access-log off --metrics 127.0.0.1:9 --app-users off \
+                    --workers 2 --trusted-proxy 10.0.0.0/8 --access-log off --metrics 127.0.0.1:9 --runtime-mirror https://m.test --app-users off \
                     --stop-with-stdin";
         let expected = Run {
             data_dir: Some("/d".into()),
@@ -108,11 +112,12 @@ mod tests {
             trusted_proxies: vec!["10.0.0.0/8".into()],
             access_log: Some("off".into()),
             metrics: Some("127.0.0.1:9".into()),
+            runtime_mirror: Some("https://m.test".into()),
             app_users: Some("off".into()),
             stop_with_stdin: true,
         };
-        assert_eq!(args(line).unwrap(), Args::Run(expected));
-        assert_eq!(args("").unwrap(), Args::Run(Run::default()));
+        assert_eq!(args(line).unwrap(), Args::Run(Box::new(expected)));
+        assert_eq!(args("").unwrap(), Args::Run(Box::default()));
     }
 
     #[test]

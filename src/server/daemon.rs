@@ -12,6 +12,7 @@ use super::crash;
 use super::layout::Layout;
 use super::lock::Locks;
 use super::release;
+use super::runtime::Runtimes;
 use super::state::{self, Desired};
 use super::users::Users;
 use crate::disk;
@@ -23,6 +24,7 @@ pub(crate) struct Daemon {
     pub layout: Arc<Layout>,
     pub board: Board,
     pub users: Arc<Users>,
+    pub runtimes: Arc<Runtimes>,
     pub locks: Arc<Locks>,
     pub about: About,
     start: Start,
@@ -45,12 +47,22 @@ pub(crate) type Start = Box<dyn Fn(AppId, Option<Desired>) -> Result<Handle> + S
 pub(crate) type Clear = Box<dyn Fn(&AppId) + Send + Sync>;
 
 impl Daemon {
-    pub fn new(layout: Arc<Layout>, board: Board, users: Arc<Users>, about: About, start: Start, clear: Clear) -> Self {
+    #[allow(clippy::too_many_arguments)] // All of them are fields; a struct for them would be this one again.
+    pub fn new(
+        layout: Arc<Layout>,
+        board: Board,
+        users: Arc<Users>,
+        runtimes: Arc<Runtimes>,
+        about: About,
+        start: Start,
+        clear: Clear,
+    ) -> Self {
         let locks = Locks::new(layout.clone());
         Daemon {
             layout,
             board,
             users,
+            runtimes,
             locks,
             about,
             start,
@@ -69,9 +81,14 @@ impl Daemon {
             // Nobody holds a lock now: a file that says so is of a daemon that was killed.
             let _ = fs::remove_file(self.layout.deploy_lock(&id));
             let started = match state::load(&self.layout, &id) {
-                Ok(Some(desired)) => (self.start)(id.clone(), Some(desired)),
+                Ok(Some(desired)) => {
+                    let releases: Vec<_> = desired.releases.iter().map(|r| &r.manifest.version).collect();
+                    release::remove_strangers(&self.layout, &id, &releases);
+                    (self.start)(id.clone(), Some(desired))
+                }
                 Ok(None) => {
                     self.unmake(&id);
+                    release::remove_strangers(&self.layout, &id, &[]);
                     strays.push(id);
                     continue;
                 }
@@ -235,17 +252,10 @@ mod tests {
             note.lock().unwrap().push(format!("{id} {}", desired.map_or("anew".into(), |d| d.live.to_string())));
             Err(Error::new(Kind::Refused, "not in this test"))
         });
-        (
-            Daemon::new(
-                layout.clone(),
-                board,
-                Arc::new(Users::new(layout.clone(), true)),
-                about,
-                start,
-                Box::new(|_| {}),
-            ),
-            started,
-        )
+        let runtimes = Arc::new(Runtimes::new(layout.clone(), about.target, None));
+        let users = Arc::new(Users::new(layout.clone(), true));
+        let clear = Box::new(|_: &AppId| {});
+        (Daemon::new(layout.clone(), board, users, runtimes, about, start, clear), started)
     }
 
     fn write(path: &Path, text: &str) {
@@ -265,6 +275,9 @@ mod tests {
         write(&layout.deploy_lock(&id("good")), "{}");
         write(&layout.releases(&id("good")).join(".v2.0.staging/x"), "half");
         write(&layout.state(&id("damaged")), "{");
+        write(&layout.releases(&id("good")).join("v1/run"), "x");
+        write(&layout.releases(&id("good")).join("v0/run"), "of a deploy that a crash ended");
+        write(&layout.releases(&id("damaged")).join("v1/run"), "x");
         write(&layout.releases(&id("never-live")).join("v1/x"), "x");
         write(&layout.apps().join("Not An App/state.json"), &state);
 
@@ -273,7 +286,10 @@ mod tests {
         assert_eq!(*started.lock().unwrap(), ["good v1"]);
         assert!(!layout.deploy_lock(&id("good")).exists());
         assert!(!layout.releases(&id("good")).join(".v2.0.staging").exists());
+        assert!(layout.releases(&id("good")).join("v1").exists() && !layout.releases(&id("good")).join("v0").exists());
+        assert!(!layout.releases(&id("never-live")).join("v1").exists());
         assert_eq!(fs::read(layout.state(&id("damaged"))).unwrap(), b"{");
+        assert!(layout.releases(&id("damaged")).join("v1").exists());
         // Nor is it started anew over what is there.
         assert_eq!(daemon.find_or_start(&id("damaged")).err().unwrap().kind(), Kind::Refused);
         assert_eq!(*started.lock().unwrap(), ["good v1"]);

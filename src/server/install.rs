@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 use std::env;
 use std::ffi::OsString;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -15,14 +16,19 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
+use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::Runtime;
 use crate::sys::{self, Spawn, Spawned, User};
 
-/// Lines of output that are kept, the last ones.
-const KEPT_LINES: usize = 40;
+/// Lines of output that are shown: how it began, where npm says what is wrong before it explains itself at length, and
+/// how it ended.
+const FIRST_LINES: usize = 12;
+const LAST_LINES: usize = 28;
 /// Longest line that is kept; the rest of it is dropped.
 const MAX_LINE: usize = 500;
+/// What is kept of all that is said; an installer that says more says the same again and again.
+const MAX_KEPT: u64 = 4 << 20;
 /// How soon a program is stopped once nobody wants it any more.
 const WATCH: Duration = Duration::from_millis(100);
 
@@ -62,9 +68,13 @@ pub(crate) struct Run<'a> {
     pub limit: Duration,
     /// Who it runs as; `None` is who we are.
     pub user: Option<User>,
+    /// Whether everything else on the machine comes first.
+    pub low: bool,
+    /// The file that gets all that it says, up to [`MAX_KEPT`].
+    pub kept: Option<&'a Path>,
 }
 
-/// How it ended, and the last lines that it wrote to either stream.
+/// How it ended, and the first and last lines that it wrote to either stream.
 pub(crate) struct Ended {
     pub status: ExitStatus,
     pub lines: Vec<String>,
@@ -74,7 +84,7 @@ impl Run<'_> {
     /// Runs until the end, the limit, or until `unwanted` says so; the whole group is gone then.
     ///
     /// # Errors
-    /// Timeout or Interrupted, with the last lines as detail; NotFound when there is no such program.
+    /// Timeout or Interrupted, with those lines as detail; NotFound when there is no such program.
     pub fn finish(self, unwanted: &dyn Fn() -> bool) -> Result<Ended> {
         let name = self.argv.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ");
         let spawn = Spawn {
@@ -88,7 +98,12 @@ impl Run<'_> {
             outlives_us: None,
         };
         let mut spawned = sys::spawn(&spawn).context(|| format!("start `{name}`"))?;
-        let mut tail = Tail::default();
+        if self.low
+            && let Err(e) = sys::yield_to_others(spawned.pid)
+        {
+            log::warn!("`{name}` runs at the priority of everything else: {e}");
+        }
+        let mut tail = Tail { kept: self.kept.and_then(Kept::create), ..Tail::default() };
         let stopped = watch(&mut spawned, &mut tail, Instant::now() + self.limit, unwanted);
         // Also after a good end: what was left in the background would hold our pipes and the release.
         let _ = sys::kill_group(spawned.pid, Signal::KILL);
@@ -147,11 +162,22 @@ fn watch(spawned: &mut Spawned, tail: &mut Tail, until: Instant, unwanted: &dyn 
     }
 }
 
-/// The last lines of what was said.
+/// The first and the last lines of what was said.
 #[derive(Default)]
 struct Tail {
-    lines: VecDeque<String>,
+    first: Vec<String>,
+    last: VecDeque<String>,
+    between: usize,
     part: Vec<u8>,
+    kept: Option<Kept>,
+}
+
+/// The file of all that was said; of a flood its beginning, since the end is in the lines.
+struct Kept {
+    file: File,
+    path: PathBuf,
+    room: u64,
+    lost: u64,
 }
 
 impl Tail {
@@ -164,6 +190,9 @@ impl Tail {
     }
 
     fn push(&mut self, bytes: &[u8]) {
+        if let Some(kept) = &mut self.kept {
+            kept.push(bytes);
+        }
         for piece in bytes.split_inclusive(|b| *b == b'\n') {
             let room = MAX_LINE.saturating_sub(self.part.len());
             self.part.extend_from_slice(&piece[..piece.len().min(room)]);
@@ -179,24 +208,65 @@ impl Tail {
         if line.trim().is_empty() {
             return;
         }
-        if self.lines.len() == KEPT_LINES {
-            self.lines.pop_front();
+        if self.first.len() < FIRST_LINES {
+            return self.first.push(line);
         }
-        self.lines.push_back(line);
+        if self.last.len() == LAST_LINES {
+            self.last.pop_front();
+            self.between += 1;
+        }
+        self.last.push_back(line);
     }
 
     fn finish(mut self) -> Vec<String> {
         self.end_line();
-        self.lines.into()
+        if let Some(kept) = self.kept.take() {
+            kept.finish();
+        }
+        let Tail { mut first, last, between, .. } = self;
+        if between > 0 {
+            first.push(format!("… {between} more lines …"));
+        }
+        first.extend(last);
+        first
+    }
+}
+
+impl Kept {
+    /// In place of what the last installer said. Failing here is no reason not to install.
+    fn create(path: &Path) -> Option<Kept> {
+        let _ = fs::remove_file(path);
+        match disk::create_new(path, 0o640) {
+            Ok(file) => Some(Kept { file, path: path.into(), room: MAX_KEPT, lost: 0 }),
+            Err(e) => {
+                log::warn!("what an installer says is not kept: {e}");
+                None
+            }
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        let fits = bytes.len().min(usize::try_from(self.room).unwrap_or(usize::MAX));
+        match disk::write_all(&mut self.file, &self.path, &bytes[..fits]) {
+            Ok(()) => self.room -= fits as u64,
+            // A full disk makes the installer fail, and it says so itself.
+            Err(_) => self.room = 0,
+        }
+        self.lost += (bytes.len() - fits) as u64;
+    }
+
+    fn finish(mut self) {
+        if self.lost > 0 {
+            let _ = writeln!(self.file, "\n[{} more bytes are not kept]", self.lost);
+        }
     }
 }
 
 /// The environment of an installer: that of a build machine, with what tells tools how to reach the network. Nothing
 /// else of ours: not the notify socket, not what was meant for the daemon.
-pub(crate) fn environment(path: OsString, home: &Path) -> Vec<(OsString, OsString)> {
-    const PASSED_ON: [&str; 12] = [
+pub(crate) fn environment(path: OsString, home: &Path, tmp: &Path) -> Vec<(OsString, OsString)> {
+    const PASSED_ON: [&str; 13] = [
         "LANG",
-        "TMPDIR",
         "HTTP_PROXY",
         "HTTPS_PROXY",
         "NO_PROXY",
@@ -207,10 +277,14 @@ pub(crate) fn environment(path: OsString, home: &Path) -> Vec<(OsString, OsStrin
         "SSL_CERT_FILE",
         "SSL_CERT_DIR",
         "DENO_CERT",
+        // Of npm, Bun and Deno alike: where an operator's own registry is.
+        "NPM_CONFIG_REGISTRY",
+        "npm_config_registry",
     ];
     let mut env: Vec<(OsString, OsString)> = vec![
         ("PATH".into(), path),
         ("HOME".into(), home.into()),
+        ("TMPDIR".into(), tmp.into()),
         ("CI".into(), "1".into()),
         ("NO_COLOR".into(), "1".into()),
         ("NODE_ENV".into(), "production".into()),
@@ -227,8 +301,8 @@ mod tests {
 
     fn sh(script: &str, limit: Duration, unwanted: &dyn Fn() -> bool) -> Result<Ended> {
         let argv = ["/bin/sh", "-c", script].map(OsString::from);
-        let env = environment("/usr/bin:/bin".into(), Path::new("/tmp"));
-        Run { argv: &argv, dir: "/".into(), env, limit, user: None }.finish(unwanted)
+        let env = environment("/usr/bin:/bin".into(), Path::new("/tmp"), Path::new("/tmp"));
+        Run { argv: &argv, dir: "/".into(), env, limit, user: None, low: false, kept: None }.finish(unwanted)
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -256,12 +330,14 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_last_lines_and_the_status() {
+    fn keeps_the_first_and_last_lines_and_the_status() {
         let script = "for i in $(seq 1 50); do echo line $i; done; printf half; exit 3";
         let ended = sh(script, LONG, &|| false).unwrap();
         assert_eq!(ended.status.code(), Some(3));
-        assert_eq!(ended.lines.len(), KEPT_LINES);
-        assert_eq!(ended.lines[KEPT_LINES - 2..], ["line 50", "half"]);
+        let lines: Vec<&str> = ended.lines.iter().map(String::as_str).collect();
+        assert_eq!(lines[..2], ["line 1", "line 2"]);
+        assert_eq!(lines[FIRST_LINES..FIRST_LINES + 2], ["… 11 more lines …", "line 24"]);
+        assert_eq!(lines[FIRST_LINES + LAST_LINES - 1..], ["line 50", "half"]);
     }
 
     #[test]
@@ -301,9 +377,33 @@ mod tests {
     }
 
     #[test]
+    fn keeps_all_that_was_said_up_to_a_bound_and_runs_behind_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = dir.path().join("install.log");
+        let run = |script: &str| {
+            let argv = ["/bin/sh", "-c", script].map(OsString::from);
+            let env = environment("/usr/bin:/bin".into(), dir.path(), dir.path());
+            let run = Run { argv: &argv, dir: "/".into(), env, limit: LONG, user: None, low: true, kept: Some(&kept) };
+            run.finish(&|| false).unwrap().lines
+        };
+        let ours: i32 = sys_nice("self");
+        let lines = run("for i in $(seq 100); do echo $i; done; echo no >&2; cut -d' ' -f19 /proc/self/stat");
+        assert_eq!(fs::read_to_string(&kept).unwrap().lines().count(), 102);
+        assert!(lines.last().unwrap().parse::<i32>().unwrap() > ours, "{lines:?}");
+        run("head -c 9000000 /dev/zero | tr '\\0' 'x'");
+        let text = fs::read_to_string(&kept).unwrap();
+        assert!((text.len() as u64) < MAX_KEPT + 100 && text.ends_with("more bytes are not kept]\n"));
+    }
+
+    fn sys_nice(process: &str) -> i32 {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+        stat.rsplit(") ").next().unwrap().split(' ').nth(16).unwrap().parse().unwrap()
+    }
+
+    #[test]
     fn names_the_program_that_is_not_there() {
         let argv = [OsString::from("/nowhere/npm"), "ci".into()];
-        let run = Run { argv: &argv, dir: "/".into(), env: vec![], limit: LONG, user: None };
+        let run = Run { argv: &argv, dir: "/".into(), env: vec![], limit: LONG, user: None, low: false, kept: None };
         let e = run.finish(&|| false).err().unwrap();
         assert_eq!(
             (e.kind(), e.to_string().as_str()),

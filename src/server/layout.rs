@@ -96,6 +96,11 @@ impl Layout {
         self.logs(id).join("access.log")
     }
 
+    /// All that the installer of the last release said.
+    pub fn install_log(&self, id: &AppId) -> PathBuf {
+        self.logs(id).join("install.log")
+    }
+
     /// What is of no app.
     pub fn own_logs(&self) -> PathBuf {
         self.data.join("logs")
@@ -157,6 +162,11 @@ impl Layout {
 
     pub fn runtimes(&self) -> PathBuf {
         self.data.join("runtimes")
+    }
+
+    /// One version of a tool; a folder of that name is whole.
+    pub fn runtime(&self, tool: &str, version: &str) -> PathBuf {
+        self.runtimes().join(tool).join(version)
     }
 
     pub fn cache(&self) -> PathBuf {

@@ -1,14 +1,15 @@
 //! Deploy locks: one client at a time changes an app.
 //!
 //! A lock lives in memory and belongs to a live connection, so it can never be stale. A file `.deploy_lock` in the
-//! app's folder tells people who holds it; nothing decides by that file.
+//! app's folder tells people who holds it, and whoever tidies up which release is about to come; who has the lock is
+//! never decided by that file.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::crash;
 use super::layout::Layout;
@@ -16,6 +17,9 @@ use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::proto::name::AppId;
 use crate::proto::version::Version;
+
+/// A name, a version and a time.
+const MAX_FILE: u64 = 16 << 10;
 
 pub(crate) struct Locks {
     layout: Arc<Layout>,
@@ -44,14 +48,44 @@ struct Holder {
     since: Instant,
 }
 
-/// What the file says, for people.
-#[derive(Serialize)]
-struct Told<'a> {
-    who: &'a str,
-    doing: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    version: Option<&'a Version>,
+/// What the file says.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    who: String,
+    doing: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    version: Option<Version>,
     since: String,
+}
+
+/// Which releases somebody with the lock may be laying out.
+pub(crate) enum Coming {
+    None,
+    One(Version),
+    Any,
+}
+
+impl Coming {
+    pub fn includes(&self, name: &str) -> bool {
+        match self {
+            Coming::None => false,
+            Coming::One(version) => version.as_str() == name,
+            Coming::Any => true,
+        }
+    }
+}
+
+/// What the file of the app's lock tells of what is coming; a file that says nothing of use tells that anything may.
+pub(crate) fn coming(layout: &Layout, app: &AppId) -> Coming {
+    match disk::read_if_there(&layout.deploy_lock(app), MAX_FILE) {
+        Ok(None) => Coming::None,
+        Ok(Some(bytes)) => match serde_json::from_slice(&bytes) {
+            Ok(Told { version: Some(version), .. }) => Coming::One(version),
+            Ok(Told { doing, .. }) if doing != Purpose::Deploy.as_str() => Coming::None,
+            Ok(Told { .. }) | Err(_) => Coming::Any,
+        },
+        Err(_) => Coming::Any,
+    }
 }
 
 impl Locks {
@@ -87,7 +121,8 @@ impl Held {
     /// The file is a courtesy: failing to write it is no reason not to deploy.
     fn tell(&self, who: &str, purpose: Purpose, version: Option<&Version>) {
         let now = jiff::Timestamp::now();
-        let told = Told { who, doing: purpose.as_str(), version, since: format!("{now:.0}") };
+        let (who, doing, version) = (who.to_owned(), purpose.as_str().to_owned(), version.cloned());
+        let told = Told { who, doing, version, since: format!("{now:.0}") };
         let layout = &self.locks.layout;
         let written = disk::make_dirs(&layout.app(&self.app), 0o750).and_then(|()| {
             let mut text = serde_json::to_vec(&told).unwrap_or_default();

@@ -61,6 +61,7 @@ use cgroup::Tree;
 use daemon::{About, Daemon};
 use home::Home;
 use layout::Layout;
+use runtime::Runtimes;
 use settings::{Listen, Settings};
 use users::Users;
 
@@ -90,7 +91,7 @@ fn run(args: Args) -> Result<()> {
         Args::Help => say(args::HELP),
         Args::Version => say(concat!("tako-server ", env!("CARGO_PKG_VERSION"), "\n")),
         Args::Ctl { socket } => bridge::run(&socket.unwrap_or_else(paths::socket)),
-        Args::Run(run) => serve(&Settings::of(run)?),
+        Args::Run(run) => serve(&Settings::of(*run)?),
     }
 }
 
@@ -139,7 +140,8 @@ fn serve(settings: &Settings) -> Result<()> {
     let also = world.clone();
     let start = Box::new(move |id, desired| app::start(id, desired, &world));
     let clear = Box::new(move |id: &AppId| app::end_leftovers(id, &also));
-    let daemon = Arc::new(Daemon::new(layout, board, users, about, start, clear));
+    let runtimes = Arc::new(Runtimes::new(layout.clone(), about.target, settings.runtime_mirror.clone()));
+    let daemon = Arc::new(Daemon::new(layout, board, users, runtimes, about, start, clear));
 
     let apps = daemon.boot()?;
     let control = socket.serve(daemon.clone())?;

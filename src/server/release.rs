@@ -4,17 +4,17 @@
 //!
 //! **Invariant**: a folder with the marker is whole. One without is nobody's, and is replaced.
 
-use std::ffi::OsString;
+mod prepare;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::crash;
-use super::install::{self, Run};
 use super::layout::Layout;
 use super::state::Desired;
-use super::{owner, runtime, vet};
+use super::{lock, owner, vet};
 use crate::archive::unpack::unpack as unpack_archive;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
@@ -23,15 +23,15 @@ use crate::proto::manifest::{Manifest, Runtime};
 use crate::proto::name::AppId;
 use crate::proto::version::Version;
 use crate::sys::User;
+pub(crate) use prepare::Preparing;
 
 /// Releases younger than this are kept, up to [`KEEP_OTHERS`].
 const KEEP_MS: u64 = 30 * 24 * 3600 * 1000;
 /// Besides the live and the previous one.
 const KEEP_OTHERS: usize = 10;
-/// Uploads and folders of no release that are older than this are left over from something that ended.
+/// Uploads that are older than this are left over from a client that did not come back. Of an upload nothing else
+/// tells its age; releases have records, and are never judged by the time of a folder.
 const LEFT_OVER: Duration = Duration::from_secs(24 * 3600);
-/// An installation of dependencies that takes longer hangs.
-const INSTALL_TIME: Duration = Duration::from_secs(600);
 /// What we write into a release.
 const OUR_FILES: [&str; 5] = ["app.json", "mise.toml", ".complete", ".prepared", "logs"];
 /// What must stay free beside an unpacked release, for logs and state.
@@ -42,7 +42,8 @@ pub(crate) fn is_complete(layout: &Layout, id: &AppId, version: &Version) -> boo
     layout.complete_marker(id, version).is_file()
 }
 
-/// Verifies the artifact and lays it out for its app's user to read; the marker is written last. A complete release is left alone.
+/// Verifies the artifact and lays it out for its app's user to read; the marker is written last. A complete release is
+/// left alone.
 pub(crate) fn unpack(
     layout: &Layout,
     id: &AppId,
@@ -66,49 +67,6 @@ pub(crate) fn unpack(
         log::warn!("the upload {} is left behind: {e}", upload.display());
     }
     Ok(())
-}
-
-/// Makes it able to start: the runtime is there, dependencies are installed. `said` hears what is being done; when
-/// `gone` is set nobody needs it any more.
-pub(crate) fn prepare(
-    layout: &Layout,
-    manifest: &Manifest,
-    user: Option<User>,
-    said: &mut dyn FnMut(String),
-    gone: &AtomicBool,
-) -> Result<()> {
-    if !is_complete(layout, &manifest.app, &manifest.version) {
-        let message = format!("{} of {} is not on this server", manifest.version, manifest.app);
-        return Err(Error::new(Kind::Refused, message).hint("upload and unpack it first"));
-    }
-    let runtime = match manifest.runtime {
-        Runtime::Binary => None,
-        runtime => Some(runtime::find(layout, runtime, manifest.runtime_version.as_deref())?),
-    };
-    let marker = layout.prepared_marker(&manifest.app, &manifest.version);
-    if marker.is_file() {
-        return Ok(());
-    }
-    if let Some(program) = &runtime {
-        compare_versions(layout, manifest, program, said);
-    }
-    let beside: Vec<PathBuf> = runtime.iter().filter_map(|p| p.parent()).map(Path::to_owned).collect();
-    if let Some((argv, dir)) = installer(layout, manifest) {
-        said(format!("install dependencies ({})", argv.join(" ")));
-        let release = layout.release(&manifest.app, &manifest.version);
-        owner::arrange(layout, &manifest.app, user)?;
-        owner::lend(&release, user)?;
-        let installed = install(layout, manifest, user, &argv, dir, &beside, gone);
-        owner::take_back(&release, user)?;
-        installed?;
-        sync_all(layout)?;
-    }
-    crash::point("prepare: to be described");
-    if !layout.release(&manifest.app, &manifest.version).join("app.json").exists() {
-        describe(layout, manifest)?;
-    }
-    crash::point("prepare: to be marked");
-    disk::write_atomic(&marker, b"", 0o644)
 }
 
 /// Writes into the release what it is: `app.json` and `mise.toml`. What is there already costs nothing.
@@ -171,7 +129,21 @@ pub(crate) fn prune(layout: &Layout, desired: &mut Desired, running: &[Version],
     let live = desired.live.clone();
     desired.releases.retain(|r| r.manifest.version == live || is_complete(layout, &app, &r.manifest.version));
     let keep: Vec<&Version> = desired.releases.iter().map(|r| &r.manifest.version).chain(running).collect();
-    remove_strangers(layout, &app, &keep, SystemTime::now());
+    remove_strangers(layout, &app, &keep);
+}
+
+/// Removes the folders of releases that never went live, but for one that somebody is about to deploy.
+pub(crate) fn remove_strangers(layout: &Layout, id: &AppId, keep: &[&Version]) {
+    let found = entries(&layout.releases(id));
+    // In this order: whoever laid out one of them had the lock by then.
+    let coming = lock::coming(layout, id);
+    for entry in found {
+        let name = entry.file_name().unwrap_or_default().to_string_lossy();
+        let is_kept = keep.iter().any(|v| v.as_str() == name) || coming.includes(&name);
+        if !is_kept && !is_staging(&entry) {
+            remove_left_over(&entry);
+        }
+    }
 }
 
 /// Removes what an earlier run of the daemon was building when it ended. To be called before anything is unpacked.
@@ -281,78 +253,6 @@ fn unused(layout: &Layout, id: &AppId, version: &Version) -> PathBuf {
     }
 }
 
-/// What installs the dependencies, and where: beside the nearest lockfile, from the app's folder up to the release's
-/// root.
-fn installer(layout: &Layout, manifest: &Manifest) -> Option<(Vec<String>, PathBuf)> {
-    let dir = layout.app_dir(manifest);
-    match &manifest.install {
-        Some(argv) if argv.is_empty() => return None,
-        Some(argv) => return Some((argv.clone(), dir)),
-        None => {}
-    }
-    let root = layout.release(&manifest.app, &manifest.version);
-    let up = dir.ancestors().take_while(|d| d.starts_with(&root));
-    up.map(Path::to_owned).find_map(|d| {
-        let plan = install::plan(manifest.runtime, &|file| d.join(file).is_file())?;
-        Some((plan.into_iter().map(str::to_owned).collect(), d))
-    })
-}
-
-fn install(
-    layout: &Layout,
-    manifest: &Manifest,
-    user: Option<User>,
-    words: &[String],
-    dir: PathBuf,
-    beside: &[PathBuf],
-    gone: &AtomicBool,
-) -> Result<()> {
-    let (tool, args) = words.split_first().expect("an installer has a program");
-    let program = match tool.contains('/') {
-        true => dir.join(tool),
-        false => runtime::find_tool(tool, beside)?,
-    };
-    // What a tool keeps in its home is there when the app runs.
-    let home = match user {
-        Some(_) => layout.app_home(&manifest.app),
-        None => runtime::home(layout),
-    };
-    disk::make_dirs(&home, 0o750)?;
-    let mut env = install::environment(runtime::path_with(beside), &home);
-    env.push(("TMPDIR".into(), layout.app_tmp(&manifest.app).into()));
-    env.extend(manifest.vars.iter().map(|(name, value)| (name.into(), value.into())));
-    let argv: Vec<OsString> = [program.into()].into_iter().chain(args.iter().map(OsString::from)).collect();
-    let run = Run { argv: &argv, dir, env, limit: INSTALL_TIME, user };
-    let doing = || format!("install the dependencies of {} {}", manifest.app, manifest.version);
-    let ended = run.finish(&|| gone.load(Ordering::Relaxed)).context(doing)?;
-    match ended.status.success() {
-        true => Ok(()),
-        false => {
-            let message = format!("{}: `{}` failed with {}", doing(), words.join(" "), ended.status);
-            Err(Error::new(Kind::Rejected, message).with_detail(ended.lines))
-        }
-    }
-}
-
-/// What an installer wrote is whole before a marker says so, also after a power cut.
-fn sync_all(layout: &Layout) -> Result<()> {
-    let syncing = || "make the dependencies durable".to_string();
-    let data = fs::File::open(layout.data()).context(syncing)?;
-    rustix::fs::syncfs(&data).context(syncing)
-}
-
-/// A runtime of another version than the build had may well do, but it is worth a word.
-fn compare_versions(layout: &Layout, manifest: &Manifest, program: &Path, said: &mut dyn FnMut(String)) {
-    let Some(wanted) = manifest.runtime_version.as_deref().filter(|v| *v != "latest") else { return };
-    if let Some(found) = runtime::version_of(layout, program)
-        && found != wanted
-    {
-        let tool = manifest.runtime.as_str();
-        said(format!("use {tool} {found} of this server, {wanted} was built for"));
-        log::warn!("app={} wants {tool} {wanted}, found {found} at {}", manifest.app, program.display());
-    }
-}
-
 /// Which releases may go, by the records alone.
 fn let_go(desired: &Desired, running: &[Version], now_ms: u64) -> Vec<Version> {
     let mut others: Vec<_> = desired.releases.iter().filter(|r| r.manifest.version != desired.live).collect();
@@ -365,17 +265,6 @@ fn let_go(desired: &Desired, running: &[Version], now_ms: u64) -> Vec<Version> {
     others.retain(|r| !running.contains(&r.manifest.version));
     let kept = others.iter().take(KEEP_OTHERS).take_while(|r| now_ms.saturating_sub(r.deployed_ms) < KEEP_MS).count();
     others[kept..].iter().map(|r| r.manifest.version.clone()).collect()
-}
-
-/// Removes folders that belong to no record: of releases that never went live.
-fn remove_strangers(layout: &Layout, id: &AppId, keep: &[&Version], now: SystemTime) {
-    for entry in entries(&layout.releases(id)) {
-        let name = entry.file_name().unwrap_or_default();
-        let known = keep.iter().any(|v| v.as_str() == name);
-        if !known && is_older(&entry, now, LEFT_OVER) {
-            remove_left_over(&entry);
-        }
-    }
 }
 
 fn is_staging(path: &Path) -> bool {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::thread;
 
 use super::args::Run;
+use super::runtime::Mirror;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::paths;
 use crate::proxy::table::Net;
@@ -29,6 +30,8 @@ pub(crate) struct Settings {
     pub access_log: bool,
     /// Where numbers are told; loopback, since there is no password.
     pub metrics: Option<Listen>,
+    /// Where runtimes come from; `None` means from their makers.
+    pub runtime_mirror: Option<Mirror>,
     /// Whether apps get users of their own, if we may give them.
     pub app_users: bool,
     /// A private server must not outlive whoever started it, however that ended.
@@ -58,6 +61,7 @@ impl Settings {
             trusted_proxies: run.trusted_proxies.iter().map(|s| net(s)).collect::<Result<_>>()?,
             access_log: switch("--access-log", run.access_log.as_deref(), true)?,
             metrics: run.metrics.as_deref().map(loopback).transpose()?,
+            runtime_mirror: run.runtime_mirror.as_deref().map(mirror).transpose()?,
             app_users: switch("--app-users", run.app_users.as_deref(), true)?,
             stop_with_stdin: run.stop_with_stdin,
         })
@@ -89,6 +93,13 @@ fn loopback(s: &str) -> Result<Listen> {
         false => Err(Error::new(Kind::Usage, format!("--metrics {s}: not a loopback address"))
             .hint("whoever reaches it can read it; take 127.0.0.1, and a tunnel or an agent on this machine")),
     }
+}
+
+fn mirror(s: &str) -> Result<Mirror> {
+    Mirror::parse(s).ok_or_else(|| {
+        Error::new(Kind::Usage, format!("--runtime-mirror {s}: not an https address"))
+            .hint("runtimes are programs: plain http is for a mirror on this machine alone")
+    })
 }
 
 fn switch(flag: &str, typed: Option<&str>, default: bool) -> Result<bool> {
@@ -183,6 +194,7 @@ mod tests {
             (Run { app_users: Some("some".into()), ..run() }, "--app-users some"),
             (Run { metrics: Some("0.0.0.0:9100".into()), ..run() }, "--metrics 0.0.0.0:9100"),
             (Run { metrics: Some("9100".into()), ..run() }, "--metrics 9100"),
+            (Run { runtime_mirror: Some("http://x.test".into()), ..run() }, "--runtime-mirror http://x.test"),
         ] {
             let e = Settings::of(run).unwrap_err();
             assert_eq!(e.kind(), Kind::Usage);

@@ -12,6 +12,7 @@ use super::app::{Event, Told};
 use super::crash;
 use super::daemon::{Daemon, not_here};
 use super::lock::{Held, Purpose};
+use super::release::Preparing;
 use super::{release, state, vet};
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::{Artifact, Deploy, Info, LogQuery, Notice, Preflight, Reply, Request};
@@ -137,10 +138,12 @@ fn prepare(daemon: &Arc<Daemon>, session: &Session, manifest: Manifest) -> Resul
     daemon.may_change()?;
     vet::manifest(&manifest)?;
     let held = session.held(&manifest.app)?;
-    let (layout, gone, user) = (daemon.layout.clone(), session.gone.clone(), daemon.users.of(&manifest.app)?);
+    let (daemon, gone) = (daemon.clone(), session.gone.clone());
     work(held, move |said| {
         let mut say = |what| drop(said.try_send(Said::Notice(Notice::Doing { what })));
-        release::prepare(&layout, &manifest, user, &mut say, &gone)
+        let Daemon { layout, runtimes, users, .. } = &*daemon;
+        let user = users.of(&manifest.app)?;
+        Preparing { layout, runtimes, manifest: &manifest, user, gone: &gone }.run(&mut say)
     })
 }
 

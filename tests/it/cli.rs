@@ -246,7 +246,7 @@ fn is_there(program: &str) -> bool {
 }
 
 /// Past the capture of the test's output, so that it is seen.
-fn skipped(program: &str) {
+pub fn skipped(program: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: there is no {program} on this machine");
 }
 

@@ -66,6 +66,8 @@ pub struct Server {
     program: PathBuf,
     user: Option<u32>,
     process: Option<Running>,
+    /// Of its environment, besides ours.
+    env: Vec<(String, String)>,
     pub http: SocketAddr,
     pub https: SocketAddr,
 }
@@ -77,7 +79,13 @@ impl Server {
 
     /// With these arguments more.
     pub fn with(args: &[&str]) -> Server {
+        Server::with_env(args, &[])
+    }
+
+    /// With this in its environment, at each boot.
+    pub fn with_env(args: &[&str], env: &[(&str, &str)]) -> Server {
         let mut server = Server::nowhere();
+        server.env = env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         server.boot_with(args);
         server
     }
@@ -98,7 +106,7 @@ impl Server {
     pub fn nowhere() -> Server {
         let unset = SocketAddr::from(([127, 0, 0, 1], 0));
         let (dir, program) = (short_tempdir(), TAKO_SERVER.into());
-        Server { dir, program, user: None, process: None, http: unset, https: unset }
+        Server { dir, program, user: None, process: None, env: Vec::new(), http: unset, https: unset }
     }
 
     /// Starts the program on the data that is there.
@@ -128,6 +136,7 @@ impl Server {
             .arg(self.socket())
             .args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--workers", "2"])
             .args(args)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stderr(log)

@@ -14,6 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("disk.rs", &["error"]),
     ("crypto.rs", &["error"]),
     ("archive", &["error", "disk", "crypto"]),
+    ("net.rs", &["error"]),
     ("proto/", &["error", "sys", "proto"]),
     ("proxy/", &["error", "sys", "disk", "crypto", "proxy", "proto::route", "proto::name"]),
     (
@@ -53,7 +54,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "server::users",
         ],
     ),
-    ("server/", &["error", "logger", "sys", "disk", "crypto", "archive", "proto", "proxy", "server"]),
+    ("server/", &["error", "logger", "sys", "disk", "crypto", "archive", "net", "proto", "proxy", "server"]),
     ("cli/", &["error", "sys", "disk", "crypto", "archive", "proto", "cli"]),
 ];
 

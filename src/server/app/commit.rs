@@ -12,7 +12,8 @@ use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Deployed, Notice, Swap};
 use crate::proto::version::Version;
 use crate::server::crash;
-use crate::server::state::{self, Record};
+use crate::server::layout::Layout;
+use crate::server::state::{self, Desired, Record};
 
 use super::roll::Times;
 
@@ -63,6 +64,8 @@ impl<S: Stage> Actor<S> {
     fn write_back(&self) {
         let current = self.live.as_ref().map_or(Ok(()), |live| self.stage.activate(&self.layout, live.manifest()));
         let state = match &self.desired {
+            // What was not changed needs no room on a disk that may have none.
+            Some(desired) if is_on_disk(&self.layout, desired) => Ok(()),
             Some(desired) => state::save(&self.layout, desired),
             None => state::forget(&self.layout, &self.id),
         };
@@ -212,6 +215,10 @@ impl<S: Stage> Actor<S> {
             log::warn!("app={} pruned releases stay in the state error={e}", self.id);
         }
     }
+}
+
+fn is_on_disk(layout: &Layout, desired: &Desired) -> bool {
+    state::load(layout, &desired.app).is_ok_and(|there| there.as_ref() == Some(desired))
 }
 
 fn micros(d: Duration) -> u64 {

@@ -15,6 +15,7 @@ use crate::server::board::{Board, Publish};
 use crate::server::certs::Folder;
 use crate::server::daemon::About;
 use crate::server::layout::Layout;
+use crate::server::runtime::Runtimes;
 use crate::server::users::Users;
 use crate::server::verbs::Session;
 
@@ -57,14 +58,9 @@ fn world() -> World {
         https: vec!["127.0.0.1:443".into()],
     };
     let start = Box::new(|_, _| Err(Error::new(Kind::Refused, "nothing is started here")));
-    let daemon = Arc::new(Daemon::new(
-        layout.clone(),
-        board,
-        Arc::new(Users::new(layout, true)),
-        about,
-        start,
-        Box::new(|_| {}),
-    ));
+    let users = Arc::new(Users::new(layout.clone(), true));
+    let runtimes = Arc::new(Runtimes::new(layout.clone(), about.target, None));
+    let daemon = Arc::new(Daemon::new(layout, board, users, runtimes, about, start, Box::new(|_| {})));
     let socket = dir.path().join("run/tako.sock");
     let control = Listener::bind(&socket).unwrap().serve(daemon.clone()).unwrap();
     World { dir, socket, daemon, _control: control }

@@ -1,6 +1,12 @@
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+use std::sync::atomic::AtomicBool;
 
 use super::*;
+use crate::proto::manifest::Runtime;
+use crate::proto::target::Target;
+use crate::server::lock::{Locks, Purpose};
+use crate::server::runtime::Runtimes;
 use crate::server::state::{Desired, Record};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -49,8 +55,15 @@ impl World {
 
     fn prepare(&self, manifest: &Manifest) -> (Result<()>, Vec<String>) {
         let mut said = Vec::new();
-        let done = prepare(&self.layout, manifest, None, &mut |what| said.push(what), &AtomicBool::new(false));
+        let done = self.preparing(manifest, |preparing| preparing.run(&mut |what| said.push(what)));
         (done, said)
+    }
+
+    fn preparing<T>(&self, manifest: &Manifest, act: impl FnOnce(&Preparing<'_>) -> T) -> T {
+        let layout = std::sync::Arc::new(self.layout.clone());
+        let runtimes = Runtimes::new(layout, Target::of_this_machine().unwrap(), None);
+        let gone = &AtomicBool::new(false);
+        act(&Preparing { layout: &self.layout, runtimes: &runtimes, manifest, user: None, gone })
     }
 
     fn left_in_releases(&self) -> Vec<String> {
@@ -142,16 +155,54 @@ fn prepares_once_by_the_command_it_is_given() {
 }
 
 #[test]
-fn an_installer_that_fails_shows_its_last_lines_and_may_try_again() {
+fn an_installer_that_fails_shows_its_last_lines_and_a_new_release_goes_with_it() {
     let w = world();
-    w.unpack("v1", &[("run", "x")]);
-    let install = Some(["sh", "-c", "echo no such package; exit 1"].map(str::to_owned).to_vec());
+    let release = w.unpack("v1", &[("run", "x")]);
+    let install = Some(["sh", "-c", "echo begun; echo no such package >&2; exit 1"].map(str::to_owned).to_vec());
     let manifest = Manifest { install, ..w.manifest("v1") };
-    for _ in 0..2 {
-        let e = w.prepare(&manifest).0.unwrap_err();
-        assert_eq!((e.kind(), e.detail()), (Kind::Rejected, &["no such package".to_owned()][..]));
-    }
+    let e = w.prepare(&manifest).0.unwrap_err();
+    assert_eq!((e.kind(), e.detail().last().map(String::as_str)), (Kind::Rejected, Some("no such package")));
+    let kept = w.layout.install_log(&w.id);
+    assert!(e.next_step().unwrap().contains(&kept.display().to_string()), "{e:?}");
+    assert_eq!(fs::read_to_string(kept).unwrap().lines().count(), 2);
+    assert!(!release.exists());
+
+    // One that was live is needed for a rollback.
+    w.unpack("v1", &[("run", "x")]);
+    crate::server::state::save(&w.layout, &w.desired("v1", &[])).unwrap();
+    w.prepare(&manifest).0.unwrap_err();
     w.prepare(&Manifest { install: Some(vec![]), ..manifest }).0.unwrap();
+}
+
+#[test]
+fn an_installer_runs_as_the_app_with_its_home_and_behind_everything_else() {
+    if !rustix::process::geteuid().is_root() {
+        return; // nobody else has users for apps
+    }
+    let w = world();
+    let user = User { uid: 70_006, gid: 70_006 };
+    for dir in [w.dir.path(), w.layout.data()] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o711)).unwrap();
+    }
+    fs::create_dir(w.layout.apps()).unwrap();
+    fs::set_permissions(w.layout.apps(), fs::Permissions::from_mode(0o711)).unwrap();
+    let artifact = w.upload(&[("run", "x")]);
+    unpack(&w.layout, &w.id, &version("v1"), &artifact, Some(user)).unwrap();
+    let script = "id -u > made; echo $HOME $TMPDIR >> made; nice >> made; mktemp >> made; touch ~/.cached";
+    let install = Some(["sh", "-c", script].map(str::to_owned).to_vec());
+    let manifest = Manifest { install, ..w.manifest("v1") };
+    w.preparing(&manifest, |p| Preparing { user: Some(user), ..*p }.run(&mut |_| {})).unwrap();
+
+    let made = w.layout.release(&w.id, &version("v1")).join("made");
+    let said = fs::read_to_string(&made).unwrap();
+    let said: Vec<&str> = said.lines().collect();
+    let (home, tmp) = (w.layout.app_home(&w.id).display().to_string(), w.layout.app_tmp(&w.id).display().to_string());
+    assert_eq!(said[..2], ["70006", &format!("{home} {tmp}")]);
+    assert!(said[2].parse::<u32>().unwrap() > 10 && said[3].starts_with(&tmp), "{said:?}");
+    assert!(w.layout.app_home(&w.id).join(".cached").exists());
+    // From now on the release is ours, and read-only for the app.
+    let meta = fs::metadata(&made).unwrap();
+    assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o777), (0, 70_006, 0o640));
 }
 
 #[test]
@@ -165,7 +216,8 @@ fn finds_the_lockfile_of_a_workspace_above_the_app_and_not_above_the_release() {
     let w = world();
     let release = w.unpack("v1", &[("apps/web/run", "x"), ("package-lock.json", "{}")]);
     fs::write(w.layout.releases(&w.id).join("bun.lock"), "").unwrap();
-    let of = |dir: &str, runtime| installer(&w.layout, &Manifest { dir: dir.into(), runtime, ..w.manifest("v1") });
+    let of =
+        |dir: &str, runtime| w.preparing(&Manifest { dir: dir.into(), runtime, ..w.manifest("v1") }, |p| p.installer());
     assert_eq!(of("apps/web", Runtime::Node).unwrap().1, release);
     assert_eq!(of("", Runtime::Bun).unwrap().0.join(" "), "bun install --production");
     fs::remove_file(release.join("package-lock.json")).unwrap();
@@ -216,20 +268,38 @@ fn keeps_the_live_the_previous_the_running_and_ten_young_ones() {
 #[test]
 fn pruning_removes_folders_with_their_records_and_forgets_what_is_gone() {
     let w = world();
-    for v in ["live", "b", "a"] {
+    for v in ["live", "b", "a", "stranger"] {
         w.unpack(v, &[("run", "x")]);
+        // The time of a folder says nothing: the oldest ones stay, and what is of today goes.
+        let folder = fs::File::open(w.layout.release(&w.id, &version(v))).unwrap();
+        let age = if v == "live" || v == "b" { 400 } else { 0 };
+        folder.set_modified(SystemTime::now() - Duration::from_millis(age * DAY_MS)).unwrap();
     }
-    let stranger = w.layout.release(&w.id, &version("stranger"));
-    let fresh = w.layout.release(&w.id, &version("fresh"));
-    fs::create_dir_all(&stranger).unwrap();
-    fs::create_dir_all(&fresh).unwrap();
-    let old = SystemTime::now() - LEFT_OVER * 2;
-    fs::File::open(&stranger).unwrap().set_modified(old).unwrap();
     let mut desired = w.desired("live", &[("b", 3, false), ("gone", 2, false), ("a", 1, false)]);
     prune(&w.layout, &mut desired, &[], 100 * DAY_MS);
     let kept: Vec<_> = desired.releases.iter().map(|r| r.manifest.version.as_str()).collect();
     assert_eq!(kept, ["live", "b"]);
-    assert_eq!(w.left_in_releases(), ["b", "fresh", "live"]);
+    assert_eq!(w.left_in_releases(), ["b", "live"]);
+}
+
+#[test]
+fn what_somebody_is_about_to_deploy_is_no_stranger() {
+    let w = world();
+    let locks = Locks::new(w.layout.clone().into());
+    let check = |purpose: Option<Purpose>, coming: Option<&str>, expected: &[&str]| {
+        for v in ["live", "next", "left"] {
+            w.unpack(v, &[("run", "x")]);
+        }
+        fs::create_dir_all(w.layout.releases(&w.id).join(".next.0.staging")).unwrap();
+        let held = purpose.map(|p| locks.take(&w.id, "ana", p, coming.map(version).as_ref()).unwrap());
+        prune(&w.layout, &mut w.desired("live", &[]), &[], 100 * DAY_MS);
+        drop(held);
+        assert_eq!(w.left_in_releases(), expected);
+    };
+    check(Some(Purpose::Deploy), Some("next"), &[".next.0.staging", "live", "next"]);
+    check(Some(Purpose::Deploy), None, &[".next.0.staging", "left", "live", "next"]);
+    check(Some(Purpose::Rollback), None, &[".next.0.staging", "live"]);
+    check(None, None, &[".next.0.staging", "live"]);
 }
 
 #[test]

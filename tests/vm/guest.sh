@@ -20,10 +20,11 @@ check() { # sentence, function
         "$2"
     ) >/tmp/check.log 2>&1
     code=$?
+    took="$(($(date +%s) - began))s"
     if [ "$code" = 0 ]; then
-        echo "ok $n - $1"
+        echo "ok $n - $1 ($took)"
     else
-        echo "not ok $n - $1"
+        echo "not ok $n - $1 ($took)"
         { tail -n 40 /tmp/check.log; journalctl -q -n 20 -o cat -u tako-server --since "@$began"; } | sed 's/^/#   /'
         failed=$((failed + 1))
     fi

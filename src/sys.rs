@@ -15,6 +15,7 @@ use std::ptr;
 
 use rustix::event::epoll;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 /// Where a started program finds its bootstrap message.
 pub(crate) const BOOTSTRAP_FD: RawFd = 3;
@@ -34,7 +35,24 @@ pub(crate) struct Spawn<'a> {
     pub user: Option<User>,
     /// The open `cgroup.procs` of the group that it is in from its first moment (cgroups(7)); `None` is ours.
     pub cgroup: Option<BorrowedFd<'a>>,
+    pub limits: Limits,
 }
+
+/// Limits of a program and all that it starts (setrlimit(2)); `None` leaves ours.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Of its user together, in all groups.
+    pub processes: Option<u64>,
+    /// Bytes of private memory that each process may write to.
+    pub data: Option<u64>,
+}
+
+/// Descriptors that a program may have: enough for any server, and not so many that one that closes them all at its
+/// start takes long, as with the million that we may have ourselves.
+const DESCRIPTORS: u64 = 65_536;
+/// When memory runs out the kernel looks for who has the highest share of it in thousandths plus this (proc(5)): an app
+/// goes before the server.
+const OOM_SCORE: &str = "500";
 
 /// Whom a program may run as; changing to it takes CAP_SETUID and CAP_SETGID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +71,8 @@ pub(crate) struct Spawned {
     pub stderr: ChildStderr,
 }
 
-/// Starts a program with piped output, no input, `no_new_privs`, umask 027, its own process group, and no descriptor
-/// of ours but the bootstrap pipe.
+/// Starts a program with piped output, no input, no capabilities, `no_new_privs`, umask 027, its own process group, and
+/// no descriptor of ours but the bootstrap pipe.
 ///
 /// # Errors
 /// Those of the kernel; `NotFound` also when the program is there and its interpreter or loader is not.
@@ -63,7 +81,14 @@ pub(crate) fn spawn(spec: &Spawn<'_>) -> io::Result<Spawned> {
     let pipe = spec.bootstrap.map(filled_pipe).transpose()?;
     let bootstrap = pipe.as_ref().map(AsRawFd::as_raw_fd);
     let cgroup = spec.cgroup.map(|fd| fd.as_raw_fd());
-    let user = spec.user;
+    let (user, limits) = (spec.user, spec.limits);
+    let most = rustix::process::getrlimit(Resource::Nofile).maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
+    let most = (Resource::Nofile, Some(most));
+    let limits = [
+        Some(most),
+        limits.processes.map(|n| (Resource::Nproc, Some(n))),
+        limits.data.map(|n| (Resource::Data, Some(n))),
+    ];
 
     let mut command = Command::new(program);
     command.args(args).current_dir(&spec.dir).env_clear().envs(spec.env.iter().map(|(k, v)| (k, v)));
@@ -76,12 +101,24 @@ pub(crate) fn spawn(spec: &Spawn<'_>) -> io::Result<Spawned> {
             if let Some(fd) = cgroup {
                 check(libc::write(fd, c"0".as_ptr().cast(), 1) as libc::c_int)?;
             }
+            // None of the programs that it starts gets a capability again, whoever it runs as.
+            drop_bounds();
             if let Some(User { uid, gid }) = user {
+                // Programs open `/dev/stdout` and `/proc/self/fd/3` anew, which the owner alone may.
+                for fd in [Some(libc::STDOUT_FILENO), Some(libc::STDERR_FILENO), bootstrap].into_iter().flatten() {
+                    check(libc::fchown(fd, uid, gid))?;
+                }
                 // The raw calls are for this thread alone, which is all there is after a fork. In this order: a user
                 // without capabilities may not change its groups.
                 check(libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()) as libc::c_int)?;
                 check(libc::syscall(libc::SYS_setresgid, gid, gid, gid) as libc::c_int)?;
                 check(libc::syscall(libc::SYS_setresuid, uid, uid, uid) as libc::c_int)?;
+            }
+            // What it has inherited without us knowing, as from a service manager, goes as well.
+            rustix::thread::clear_ambient_capability_set().or_else(unknown)?;
+            rustix::thread::set_capabilities(None, NO_CAPABILITIES)?;
+            for (resource, most) in limits.into_iter().flatten() {
+                rustix::process::setrlimit(resource, Rlimit { current: most, maximum: most })?;
             }
             if let Some(fd) = bootstrap {
                 // dup2 onto itself keeps close-on-exec, so the flag is cleared in both cases.
@@ -110,6 +147,8 @@ pub(crate) fn spawn(spec: &Spawn<'_>) -> io::Result<Spawned> {
             return Err(e.into());
         }
     };
+    // It is a wish: on a machine that does not let us, the server is as likely to go as the app.
+    let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), OOM_SCORE);
     let stdout = child.stdout.take().expect("stdout was asked to be a pipe");
     let stderr = child.stderr.take().expect("stderr was asked to be a pipe");
     Ok(Spawned { child, pid, pidfd, stdout, stderr })
@@ -121,6 +160,18 @@ pub(crate) fn kill_group(pid: Pid, signal: Signal) -> io::Result<()> {
         Err(rustix::io::Errno::SRCH) => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// Changes how many processes the user of a running program may have, as that program sees it.
+pub(crate) fn limit_processes(pid: Pid, processes: u64) -> io::Result<()> {
+    let limit = Rlimit { current: Some(processes), maximum: Some(processes) };
+    rustix::process::prlimit(Some(pid), Resource::Nproc, limit)?;
+    Ok(())
+}
+
+/// Keeps programs of our own user out of our memory and descriptors (ptrace(2)), where apps run as that user.
+pub(crate) fn hide_memory() -> io::Result<()> {
+    Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?)
 }
 
 /// The user at the other end of a unix socket, as the kernel says.
@@ -248,6 +299,27 @@ fn filled_pipe(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(reader.into())
 }
 
+const NO_CAPABILITIES: CapabilitySets = CapabilitySets {
+    effective: CapabilitySet::empty(),
+    permitted: CapabilitySet::empty(),
+    inheritable: CapabilitySet::empty(),
+};
+
+/// To be called between fork and exec. Takes a capability itself; without it there is nothing to lose.
+fn drop_bounds() {
+    for capability in 0..=63 {
+        // SAFETY: it takes and returns numbers.
+        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } == -1 {
+            return;
+        }
+    }
+}
+
+/// A kernel before 4.3 has no ambient set.
+fn unknown(e: rustix::io::Errno) -> rustix::io::Result<()> {
+    if e == rustix::io::Errno::INVAL { Ok(()) } else { Err(e) }
+}
+
 fn check(result: libc::c_int) -> io::Result<()> {
     match result {
         -1 => Err(io::Error::last_os_error()),
@@ -310,8 +382,16 @@ mod tests {
     fn sh(script: &str, bootstrap: Option<&[u8]>) -> (String, Option<i32>) {
         let argv = ["/bin/sh", "-c", script].map(OsString::from);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
-        let mut spawned =
-            spawn(&Spawn { argv: &argv, dir: "/".into(), env, bootstrap, user: None, cgroup: None }).unwrap();
+        let mut spawned = spawn(&Spawn {
+            argv: &argv,
+            dir: "/".into(),
+            env,
+            bootstrap,
+            user: None,
+            cgroup: None,
+            limits: Limits::default(),
+        })
+        .unwrap();
         let mut out = String::new();
         spawned.stdout.read_to_string(&mut out).unwrap();
         (out, spawned.child.wait().unwrap().code())
@@ -354,7 +434,8 @@ mod tests {
         let argv = ["/bin/sh", "-c", "id -u; id -G; grep CapPrm /proc/self/status"].map(OsString::from);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
         let user = Some(User { uid: 70_001, gid: 70_002 });
-        let spec = Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None, user, cgroup: None };
+        let spec =
+            Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None, user, cgroup: None, limits: Limits::default() };
         let mut spawned = spawn(&spec).unwrap();
         let mut out = String::new();
         spawned.stdout.read_to_string(&mut out).unwrap();
@@ -366,8 +447,16 @@ mod tests {
     fn stops_the_whole_group() {
         let argv = ["/bin/sh", "-c", "sleep 60 & sleep 60"].map(OsString::from);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
-        let mut spawned =
-            spawn(&Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None, user: None, cgroup: None }).unwrap();
+        let mut spawned = spawn(&Spawn {
+            argv: &argv,
+            dir: "/".into(),
+            env,
+            bootstrap: None,
+            user: None,
+            cgroup: None,
+            limits: Limits::default(),
+        })
+        .unwrap();
         kill_group(spawned.pid, Signal::KILL).unwrap();
         // The pipe ends only when every process that holds it is gone.
         assert_eq!(spawned.stdout.read_to_end(&mut Vec::new()).unwrap(), 0);
@@ -391,7 +480,15 @@ mod tests {
     #[test]
     fn says_when_there_is_no_such_program() {
         let argv = [OsString::from("/nowhere/program")];
-        let spec = Spawn { argv: &argv, dir: "/".into(), env: vec![], bootstrap: None, user: None, cgroup: None };
+        let spec = Spawn {
+            argv: &argv,
+            dir: "/".into(),
+            env: vec![],
+            bootstrap: None,
+            user: None,
+            cgroup: None,
+            limits: Limits::default(),
+        };
         assert_eq!(spawn(&spec).err().unwrap().kind(), io::ErrorKind::NotFound);
     }
 }

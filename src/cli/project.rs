@@ -50,7 +50,8 @@ pub(crate) struct Project {
     pub install: Option<Vec<String>>,
     pub health: Option<String>,
     pub build: Build,
-    pub request_body: u64,
+    /// `[limits]`; the times in it are defaults.
+    pub limits: Limits,
     pub envs: BTreeMap<EnvName, Env>,
 }
 

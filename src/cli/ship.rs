@@ -86,11 +86,10 @@ impl Shipment<'_> {
     }
 
     fn on(&self, place: &Place) -> (u32, Limits) {
-        let (instances, mut limits) = match ServerName::parse(place.name()) {
+        let (instances, limits) = match ServerName::parse(place.name()) {
             Ok(name) => self.env.on(&name),
             Err(_) => (self.env.instances, self.env.limits.clone()),
         };
-        limits.request_body = self.project.request_body;
         (instances, limits)
     }
 

@@ -262,6 +262,9 @@ pub(crate) struct AppStatus {
     pub since_ms: u64,
     /// How the last instance that failed ended, if one did since the live release went live.
     pub last_failure: Option<String>,
+    /// What its operator should know about the machine that it runs on: limits and walls that it cannot give.
+    #[serde(default)]
+    pub remarks: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,6 +4,7 @@
 //! the release again after a reboot, except its secrets.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -70,11 +71,35 @@ pub(crate) struct Limits {
     pub drain_timeout_s: u64,
     /// Largest request body, in bytes; 413 beyond.
     pub request_body: u64,
+    /// Bytes that an instance may have in memory; `None`, here and below, is as much as there is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Thousandths of a core that an instance may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_milli: Option<u32>,
+    /// Processes and threads that an instance may have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u32>,
 }
+
+/// What may be asked for as memory: less starts no program, more has no machine.
+pub(crate) const MEMORY: RangeInclusive<u64> = 1 << 20..=1 << 44;
+/// In thousandths of a core; the kernel rations in steps of 1 %.
+pub(crate) const CPU_MILLI: RangeInclusive<u32> = 10..=1_024_000;
+/// A runtime has a dozen threads before it does anything; the kernel has four million numbers.
+pub(crate) const PROCESSES: RangeInclusive<u32> = 1..=4_194_304;
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { idle_timeout_s: 300, startup_timeout_s: 30, drain_timeout_s: 30, request_body: 128 << 20 }
+        Limits {
+            idle_timeout_s: 300,
+            startup_timeout_s: 30,
+            drain_timeout_s: 30,
+            request_body: 128 << 20,
+            memory: None,
+            cpu_milli: None,
+            processes: None,
+        }
     }
 }
 

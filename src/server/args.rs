@@ -23,6 +23,7 @@ Options:
   --trusted-proxy NET  believe X-Forwarded-* from this address or network, repeatable
   --access-log on|off  write a line for every request, beside the app's log (default on)
   --metrics ADDR       tell Prometheus numbers at http://ADDR/metrics; a loopback address (default off)
+  --app-users on|off   run every app as a user of its own, which takes root (default on for root)
   --stop-with-stdin    stop when standard input ends, as with whoever holds it
   --version            print the version
   --help               print this
@@ -47,6 +48,7 @@ pub(crate) struct Run {
     pub trusted_proxies: Vec<String>,
     pub access_log: Option<String>,
     pub metrics: Option<String>,
+    pub app_users: Option<String>,
     pub stop_with_stdin: bool,
 }
 
@@ -75,6 +77,7 @@ fn parse_plainly(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
             Long("trusted-proxy") => run.trusted_proxies.push(parser.value()?.string()?),
             Long("access-log") => run.access_log = Some(parser.value()?.string()?),
             Long("metrics") => run.metrics = Some(parser.value()?.string()?),
+            Long("app-users") => run.app_users = Some(parser.value()?.string()?),
             Long("stop-with-stdin") => run.stop_with_stdin = true,
             other => return Err(other.unexpected()),
         }
@@ -93,7 +96,8 @@ mod tests {
     #[test]
     fn reads_every_flag_of_the_daemon() {
         let line = "--data-dir /d --socket /s --http 127.0.0.1:0 --http [::1]:0 --https 127.0.0.1:1 --https-port 444 \
-                    --workers 2 --trusted-proxy 10.0.0.0/8 --access-log off --metrics 127.0.0.1:9 --stop-with-stdin";
+                    --workers 2 --trusted-proxy 10.0.0.0/8 --access-log off --metrics 127.0.0.1:9 --app-users off \
+                    --stop-with-stdin";
         let expected = Run {
             data_dir: Some("/d".into()),
             socket: Some("/s".into()),
@@ -104,6 +108,7 @@ mod tests {
             trusted_proxies: vec!["10.0.0.0/8".into()],
             access_log: Some("off".into()),
             metrics: Some("127.0.0.1:9".into()),
+            app_users: Some("off".into()),
             stop_with_stdin: true,
         };
         assert_eq!(args(line).unwrap(), Args::Run(expected));

@@ -189,7 +189,7 @@ mod tests {
             note.lock().unwrap().push(format!("{id} {}", desired.map_or("anew".into(), |d| d.live.to_string())));
             Err(Error::new(Kind::Refused, "not in this test"))
         });
-        (Daemon::new(layout.clone(), board, Arc::new(Users::new(layout.clone())), about, start), started)
+        (Daemon::new(layout.clone(), board, Arc::new(Users::new(layout.clone(), true)), about, start), started)
     }
 
     fn write(path: &Path, text: &str) {

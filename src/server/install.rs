@@ -77,8 +77,15 @@ impl Run<'_> {
     /// Timeout or Interrupted, with the last lines as detail; NotFound when there is no such program.
     pub fn finish(self, unwanted: &dyn Fn() -> bool) -> Result<Ended> {
         let name = self.argv.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ");
-        let spawn =
-            Spawn { argv: self.argv, dir: self.dir, env: self.env, bootstrap: None, user: self.user, cgroup: None };
+        let spawn = Spawn {
+            argv: self.argv,
+            dir: self.dir,
+            env: self.env,
+            bootstrap: None,
+            user: self.user,
+            cgroup: None,
+            limits: sys::Limits::default(),
+        };
         let mut spawned = sys::spawn(&spawn).context(|| format!("start `{name}`"))?;
         let mut tail = Tail::default();
         let stopped = watch(&mut spawned, &mut tail, Instant::now() + self.limit, unwanted);

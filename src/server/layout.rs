@@ -7,6 +7,7 @@
 //!                 /state.json            desired state; its absence means the app is not there
 //!                 /secrets.<n>.sealed    under the host key; `state.json` says which one is meant
 //!                 /user                  the number of the user that it runs as
+//!                 /home, /tmp            its HOME and TMPDIR; the latter is emptied when nothing of it runs
 //!                 /run/<n>.json          pid, start time and token of a running instance, to find it after a crash
 //!                 /.deploy_lock          who is changing the app, for people; the lock itself is in memory
 //! {data}/incoming/                       uploads
@@ -75,6 +76,10 @@ impl Layout {
         self.app(id).join("current")
     }
 
+    pub fn shared(&self, id: &AppId) -> PathBuf {
+        self.app(id).join("shared")
+    }
+
     pub fn logs(&self, id: &AppId) -> PathBuf {
         self.app(id).join("shared/logs")
     }
@@ -96,6 +101,16 @@ impl Layout {
     /// The app's own data, given to it as `TAKO_DATA_DIR`.
     pub fn app_data(&self, id: &AppId) -> PathBuf {
         self.app(id).join("shared/data")
+    }
+
+    /// Given to it as `HOME`.
+    pub fn app_home(&self, id: &AppId) -> PathBuf {
+        self.app(id).join("home")
+    }
+
+    /// Given to it as `TMPDIR`.
+    pub fn app_tmp(&self, id: &AppId) -> PathBuf {
+        self.app(id).join("tmp")
     }
 
     pub fn state(&self, id: &AppId) -> PathBuf {

@@ -5,7 +5,7 @@
 //! connections and no changes, proxy drained, apps stopped. A second signal ends at once.
 //!
 //! Reading order: `args` and `settings` are the command line; `layout` and `home` the data directory; `control`,
-//! `verbs` and `daemon` what a client can ask; `access`, `metrics` and `scrape` what is told of traffic; `board`, `certs` and `mint` what the proxy is told; `users` whom apps run as;
+//! `verbs` and `daemon` what a client can ask; `access`, `metrics` and `scrape` what is told of traffic; `board`, `certs` and `mint` what the proxy is told; `users` whom apps run as, `owner` whose their folders are, `cgroup` the groups of the kernel that they run in;
 //! `release`, `install` and `runtime` what lies on disk; `app` runs it.
 
 pub(crate) mod args;
@@ -27,6 +27,8 @@ pub(crate) mod board;
 pub(crate) mod certs;
 pub(crate) mod mint;
 pub(crate) mod users;
+pub(crate) mod owner;
+pub(crate) mod cgroup;
 pub(crate) mod release;
 pub(crate) mod install;
 pub(crate) mod runtime;
@@ -54,6 +56,7 @@ use access::Keeper;
 use args::Args;
 use board::Board;
 use certs::Folder;
+use cgroup::Tree;
 use daemon::{About, Daemon};
 use home::Home;
 use layout::Layout;
@@ -96,10 +99,18 @@ fn serve(settings: &Settings) -> Result<()> {
     let signals = Signals::register()?;
     let layout = Arc::new(Layout::new(settings.data_dir.clone()));
     let home = Home::open(&layout)?;
+    let users = Arc::new(Users::new(layout.clone(), settings.app_users));
     // Clients that come too early wait in its queue.
     let socket = control::Listener::bind(&settings.socket)?;
     release::tidy_incoming(&layout, SystemTime::now());
     runtime::lay_out_sdk(&layout)?;
+    match users.shared() {
+        None => owner::open_passages(&layout)?,
+        Some(why) => log::warn!("{why}: they can reach each other's files and the server's"),
+    }
+    users.check()?;
+    let tree = Tree::plant(layout.data());
+    tell_missing(&tree);
 
     let http = listener::bind_all(&settings.http)?;
     let https = listener::bind_all(&settings.https)?;
@@ -122,8 +133,7 @@ fn serve(settings: &Settings) -> Result<()> {
     if let Some(listen) = settings.metrics {
         tell_numbers(listen, board.clone(), keeper.as_ref())?;
     }
-    let users = Arc::new(Users::new(layout.clone()));
-    let world = app::world(layout.clone(), board.clone(), users.clone(), home.host_key.clone())?;
+    let world = app::world(layout.clone(), board.clone(), users.clone(), tree.clone(), home.host_key.clone())?;
     let start = Box::new(move |id, desired| app::start(id, desired, &world));
     let daemon = Arc::new(Daemon::new(layout, board, users, about, start));
 
@@ -147,6 +157,7 @@ fn serve(settings: &Settings) -> Result<()> {
     control.stop();
     daemon.board.stop(Instant::now() + DRAIN_TIME);
     daemon.stop();
+    tree.fell();
     if let Some(keeper) = keeper {
         keeper.finish();
     }
@@ -165,6 +176,17 @@ fn tell_numbers(listen: Listen, board: Board, keeper: Option<&Keeper>) -> Result
     Ok(())
 }
 
+/// What of the kernel's groups this machine does not have, once; the status of an app says what it means for it.
+fn tell_missing(tree: &Tree) {
+    if let Some(why) = tree.missing() {
+        return log::warn!("apps run without groups of the kernel: {why}");
+    }
+    let missing: Vec<&str> = cgroup::WANTED.into_iter().filter(|controller| !tree.keeps(controller)).collect();
+    if !missing.is_empty() {
+        log::warn!("cgroup v2 has no controller here for {}: limits are weaker", missing.join(", "));
+    }
+}
+
 /// What holds for the whole process, set before there is a second thread.
 fn guard_process() {
     // Files are for us and our group, whatever the shell that started us thinks.
@@ -174,8 +196,9 @@ fn guard_process() {
     if let Err(e) = rustix::process::setrlimit(Resource::Core, none) {
         log::warn!("cannot switch core files off: {e}");
     }
-    if rustix::process::geteuid().is_root() {
-        log::warn!("running as root, and so will every app and every installer; a user of its own is safer");
+    // Apps that run as our own user must not look at what we have in memory.
+    if let Err(e) = sys::hide_memory() {
+        log::warn!("cannot hide this program's memory from others of its user: {e}");
     }
     let descriptors = sys::raise_descriptor_limit();
     if descriptors < FEW_DESCRIPTORS {

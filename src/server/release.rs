@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use super::install::{self, Run};
 use super::layout::Layout;
 use super::state::Desired;
-use super::{runtime, vet};
+use super::{owner, runtime, vet};
 use crate::archive::unpack::unpack as unpack_archive;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
@@ -21,6 +21,7 @@ use crate::proto::control::Artifact;
 use crate::proto::manifest::{Manifest, Runtime};
 use crate::proto::name::AppId;
 use crate::proto::version::Version;
+use crate::sys::User;
 
 /// Releases younger than this are kept, up to [`KEEP_OTHERS`].
 const KEEP_MS: u64 = 30 * 24 * 3600 * 1000;
@@ -38,14 +39,20 @@ pub(crate) fn is_complete(layout: &Layout, id: &AppId, version: &Version) -> boo
     layout.complete_marker(id, version).is_file()
 }
 
-/// Verifies the artifact and lays it out; the marker is written last. A complete release is left alone.
-pub(crate) fn unpack(layout: &Layout, id: &AppId, version: &Version, artifact: &Artifact) -> Result<()> {
+/// Verifies the artifact and lays it out for its app's user to read; the marker is written last. A complete release is left alone.
+pub(crate) fn unpack(
+    layout: &Layout,
+    id: &AppId,
+    version: &Version,
+    artifact: &Artifact,
+    user: Option<User>,
+) -> Result<()> {
     vet::artifact(artifact)?;
     let upload = layout.incoming().join(&artifact.file);
     if !is_complete(layout, id, version) {
         check_upload(&upload, artifact)?;
         check_space(layout, artifact.unpacked)?;
-        lay_out(layout, id, version, artifact, &upload)?;
+        lay_out(layout, id, version, artifact, &upload, user)?;
         log::info!("app={id} release={version} unpacked bytes={}", artifact.unpacked);
     }
     if let Err(e) = fs::remove_file(&upload)
@@ -61,6 +68,7 @@ pub(crate) fn unpack(layout: &Layout, id: &AppId, version: &Version, artifact: &
 pub(crate) fn prepare(
     layout: &Layout,
     manifest: &Manifest,
+    user: Option<User>,
     said: &mut dyn FnMut(String),
     gone: &AtomicBool,
 ) -> Result<()> {
@@ -82,7 +90,12 @@ pub(crate) fn prepare(
     let beside: Vec<PathBuf> = runtime.iter().filter_map(|p| p.parent()).map(Path::to_owned).collect();
     if let Some((argv, dir)) = installer(layout, manifest) {
         said(format!("install dependencies ({})", argv.join(" ")));
-        install(layout, manifest, &argv, dir, &beside, gone)?;
+        let release = layout.release(&manifest.app, &manifest.version);
+        owner::arrange(layout, &manifest.app, user)?;
+        owner::lend(&release, user)?;
+        let installed = install(layout, manifest, user, &argv, dir, &beside, gone);
+        owner::take_back(&release, user)?;
+        installed?;
         sync_all(layout)?;
     }
     if !layout.release(&manifest.app, &manifest.version).join("app.json").exists() {
@@ -97,7 +110,9 @@ pub(crate) fn describe(layout: &Layout, manifest: &Manifest) -> Result<()> {
     let mut json = serde_json::to_vec_pretty(manifest).context(|| format!("write app.json of {}", manifest.app))?;
     json.push(b'\n');
     let file = dir.join("app.json");
-    if fs::read(&file).ok().as_ref() != Some(&json) {
+    // An installer may have put anything there: what is not a file is replaced without a look into it.
+    let is_like_it = fs::symlink_metadata(&file).is_ok_and(|m| m.is_file() && m.len() == json.len() as u64);
+    if !is_like_it || fs::read(&file).ok().as_ref() != Some(&json) {
         disk::write_atomic(&file, &json, 0o644)?;
     }
     if let (Some(version), false) = (&manifest.runtime_version, manifest.runtime == Runtime::Binary) {
@@ -203,13 +218,18 @@ fn check_space(layout: &Layout, unpacked: u64) -> Result<()> {
     Err(Error::new(Kind::Io, message).hint("make room on the server's disk"))
 }
 
-fn lay_out(layout: &Layout, id: &AppId, version: &Version, artifact: &Artifact, upload: &Path) -> Result<()> {
-    for dir in [layout.releases(id), layout.logs(id), layout.app_data(id)] {
-        disk::make_dirs(&dir, 0o750)?;
-    }
+fn lay_out(
+    layout: &Layout,
+    id: &AppId,
+    version: &Version,
+    artifact: &Artifact,
+    upload: &Path,
+    user: Option<User>,
+) -> Result<()> {
+    owner::arrange(layout, id, user)?;
     let staging = unused(layout, id, version);
     unpack_archive(upload, &staging, &artifact.sha256, artifact.unpacked)?;
-    let finished = finish(layout, id, version, &staging);
+    let finished = finish(layout, id, version, &staging, user);
     if finished.is_err() {
         let _ = disk::remove_tree(&staging);
     }
@@ -217,12 +237,13 @@ fn lay_out(layout: &Layout, id: &AppId, version: &Version, artifact: &Artifact, 
 }
 
 /// From an unpacked archive to a release: our own files in it, then the marker, then the name.
-fn finish(layout: &Layout, id: &AppId, version: &Version, staging: &Path) -> Result<()> {
+fn finish(layout: &Layout, id: &AppId, version: &Version, staging: &Path, user: Option<User>) -> Result<()> {
     // What an archive brings under our names is not ours.
     for name in [".complete", ".prepared", "logs"] {
         remove_any(&staging.join(name))?;
     }
     disk::swap_symlink(&staging.join("logs"), Path::new("../../shared/logs"))?;
+    owner::take_back(staging, user)?;
     disk::write_atomic(&staging.join(".complete"), b"", 0o644)?;
     let release = layout.release(id, version);
     // Without a marker: a crash or a failed removal left it.
@@ -262,6 +283,7 @@ fn installer(layout: &Layout, manifest: &Manifest) -> Option<(Vec<String>, PathB
 fn install(
     layout: &Layout,
     manifest: &Manifest,
+    user: Option<User>,
     words: &[String],
     dir: PathBuf,
     beside: &[PathBuf],
@@ -272,12 +294,17 @@ fn install(
         true => dir.join(tool),
         false => runtime::find_tool(tool, beside)?,
     };
-    let home = runtime::home(layout);
+    // What a tool keeps in its home is there when the app runs.
+    let home = match user {
+        Some(_) => layout.app_home(&manifest.app),
+        None => runtime::home(layout),
+    };
     disk::make_dirs(&home, 0o750)?;
     let mut env = install::environment(runtime::path_with(beside), &home);
+    env.push(("TMPDIR".into(), layout.app_tmp(&manifest.app).into()));
     env.extend(manifest.vars.iter().map(|(name, value)| (name.into(), value.into())));
     let argv: Vec<OsString> = [program.into()].into_iter().chain(args.iter().map(OsString::from)).collect();
-    let run = Run { argv: &argv, dir, env, limit: INSTALL_TIME, user: None };
+    let run = Run { argv: &argv, dir, env, limit: INSTALL_TIME, user };
     let doing = || format!("install the dependencies of {} {}", manifest.app, manifest.version);
     let ended = run.finish(&|| gone.load(Ordering::Relaxed)).context(doing)?;
     match ended.status.success() {

@@ -29,6 +29,8 @@ pub(crate) struct Settings {
     pub access_log: bool,
     /// Where numbers are told; loopback, since there is no password.
     pub metrics: Option<Listen>,
+    /// Whether apps get users of their own, if we may give them.
+    pub app_users: bool,
     /// A private server must not outlive whoever started it, however that ended.
     pub stop_with_stdin: bool,
 }
@@ -56,6 +58,7 @@ impl Settings {
             trusted_proxies: run.trusted_proxies.iter().map(|s| net(s)).collect::<Result<_>>()?,
             access_log: switch("--access-log", run.access_log.as_deref(), true)?,
             metrics: run.metrics.as_deref().map(loopback).transpose()?,
+            app_users: switch("--app-users", run.app_users.as_deref(), true)?,
             stop_with_stdin: run.stop_with_stdin,
         })
     }
@@ -177,6 +180,7 @@ mod tests {
             (Run { workers: Some(0), ..run() }, "--workers 0"),
             (Run { trusted_proxies: vec!["x/8".into()], ..run() }, "--trusted-proxy x/8"),
             (Run { access_log: Some("yes".into()), ..run() }, "--access-log yes"),
+            (Run { app_users: Some("some".into()), ..run() }, "--app-users some"),
             (Run { metrics: Some("0.0.0.0:9100".into()), ..run() }, "--metrics 0.0.0.0:9100"),
             (Run { metrics: Some("9100".into()), ..run() }, "--metrics 9100"),
         ] {

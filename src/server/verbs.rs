@@ -129,18 +129,18 @@ fn unpack(
 ) -> Result<Outcome> {
     daemon.may_change()?;
     let held = session.held(&app)?;
-    let layout = daemon.layout.clone();
-    work(held, move |_| release::unpack(&layout, &app, &version, &artifact))
+    let (layout, user) = (daemon.layout.clone(), daemon.users.of(&app)?);
+    work(held, move |_| release::unpack(&layout, &app, &version, &artifact, user))
 }
 
 fn prepare(daemon: &Arc<Daemon>, session: &Session, manifest: Manifest) -> Result<Outcome> {
     daemon.may_change()?;
     vet::manifest(&manifest)?;
     let held = session.held(&manifest.app)?;
-    let (layout, gone) = (daemon.layout.clone(), session.gone.clone());
+    let (layout, gone, user) = (daemon.layout.clone(), session.gone.clone(), daemon.users.of(&manifest.app)?);
     work(held, move |said| {
         let mut say = |what| drop(said.try_send(Said::Notice(Notice::Doing { what })));
-        release::prepare(&layout, &manifest, &mut say, &gone)
+        release::prepare(&layout, &manifest, user, &mut say, &gone)
     })
 }
 

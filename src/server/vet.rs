@@ -4,7 +4,7 @@ use std::path::{Component, Path};
 
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Artifact, Deploy};
-use crate::proto::manifest::{MAX_INSTANCES, Manifest};
+use crate::proto::manifest::{CPU_MILLI, MAX_INSTANCES, MEMORY, Manifest, PROCESSES};
 
 /// Longer than any deploy, idle time or drain that is meant, and far from overflowing a clock.
 const MAX_SECONDS: u64 = 30 * 24 * 3600;
@@ -57,6 +57,12 @@ pub(crate) fn manifest(m: &Manifest) -> Result<()> {
     let l = &m.limits;
     if [l.idle_timeout_s, l.startup_timeout_s, l.drain_timeout_s].iter().any(|s| *s > MAX_SECONDS) {
         return Err(refused(of("a timeout is longer than 30 days")));
+    }
+    let in_range = l.memory.is_none_or(|bytes| MEMORY.contains(&bytes))
+        && l.cpu_milli.is_none_or(|milli| CPU_MILLI.contains(&milli))
+        && l.processes.is_none_or(|n| PROCESSES.contains(&n));
+    if !in_range {
+        return Err(refused(of("a limit is out of range")));
     }
     Ok(())
 }
@@ -112,6 +118,7 @@ fn refused(message: String) -> Error {
 mod tests {
     use super::*;
     use crate::proto::control::Secrets;
+    use crate::proto::manifest::Limits;
     use crate::proto::route::Route;
 
     fn good() -> Manifest {
@@ -126,7 +133,7 @@ mod tests {
 
     #[test]
     fn refuses_what_leads_out_or_breaks_a_process_or_a_clock() {
-        let limits = |s| crate::proto::manifest::Limits { drain_timeout_s: s, ..Default::default() };
+        let limits = |s| Limits { drain_timeout_s: s, ..Default::default() };
         let bad = [
             Manifest { dir: "..".into(), ..good() },
             Manifest { dir: "/etc".into(), ..good() },
@@ -144,6 +151,9 @@ mod tests {
             Manifest { health: Some("up".into()), ..good() },
             Manifest { health: Some("/up\r\nX: y".into()), ..good() },
             Manifest { limits: limits(u64::MAX), ..good() },
+            Manifest { limits: Limits { memory: Some(0), ..Default::default() }, ..good() },
+            Manifest { limits: Limits { cpu_milli: Some(u32::MAX), ..Default::default() }, ..good() },
+            Manifest { limits: Limits { processes: Some(0), ..Default::default() }, ..good() },
         ];
         for m in bad {
             assert_eq!(manifest(&m).unwrap_err().kind(), Kind::Refused, "{m:?}");

@@ -4,7 +4,7 @@ use std::fs;
 use super::*;
 use crate::cli::git::tests::{git, write};
 use crate::cli::project;
-use crate::proto::manifest::Runtime;
+use crate::proto::manifest::{Limits, Runtime};
 use crate::proto::name::AppName;
 
 fn project(dir: &Path, main: &str) -> Project {
@@ -18,7 +18,7 @@ fn project(dir: &Path, main: &str) -> Project {
         install: None,
         health: None,
         build: project::Build::default(),
-        request_body: 0,
+        limits: Limits::default(),
         envs: BTreeMap::new(),
     }
 }

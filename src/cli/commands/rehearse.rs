@@ -26,7 +26,6 @@ use crate::cli::ui::Ui;
 use crate::cli::ui::units;
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Deployed, Info, Secrets};
-use crate::proto::manifest::Limits;
 use crate::proto::name::EnvName;
 use crate::proto::route::Route;
 use crate::proto::version::Version;
@@ -199,7 +198,7 @@ fn rehearsed(project: &Project, env_name: &EnvName) -> Result<Env> {
             routes: vec![own_route(project)?],
             servers: Vec::new(),
             instances: 1,
-            limits: Limits::default(),
+            limits: project.limits.clone(),
             vars: BTreeMap::new(),
             per_server: BTreeMap::new(),
         }),
@@ -265,6 +264,7 @@ impl Spread {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::manifest::Limits;
 
     #[test]
     fn the_spread_of_swaps() {

@@ -84,6 +84,9 @@ fn tell(ui: &Ui, all: &[Answers]) {
             if let Ok(Some(AppStatus { last_failure: Some(why), .. })) = found {
                 remarks.push(format!("! {server}: the last instance that failed: {why}"));
             }
+            if let Ok(Some(status)) = found {
+                remarks.extend(status.remarks.iter().map(|remark| format!("· {server}: {app}: {remark}")));
+            }
             events.push(match found {
                 Ok(Some(status)) => json!({ "env": env, "server": server, "ok": true, "status": status }),
                 Ok(None) => json!({ "env": env, "server": server, "ok": true, "status": null }),
@@ -161,6 +164,7 @@ mod tests {
             instances: vec![instance("healthy"), instance("starting")],
             since_ms: 0,
             last_failure: None,
+            remarks: Vec::new(),
         };
         let (app, env, server) = (&status.app.clone(), &EnvName::production(), &ServerName::parse("fra1").unwrap());
         let cells = |found: Found, differs| row(app, env, server, &found, differs)[2..].join(" ");

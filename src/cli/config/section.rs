@@ -115,6 +115,12 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A number, whole or with a fraction.
+    pub fn decimal(&self, key: &'static str) -> Option<Spanned<f64>> {
+        // Whole numbers of this size are exact; larger ones are out of every range.
+        self.read(key, "a number", |item| item.as_float().or_else(|| item.as_integer().map(|n| n as f64)))
+    }
+
     /// A list of texts, each with its place.
     pub fn texts(&self, key: &'static str) -> Option<Spanned<Vec<Spanned<String>>>> {
         let (at, array) = self.array(key)?;

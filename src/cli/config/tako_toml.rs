@@ -7,7 +7,7 @@ use toml_edit::{Item, Value};
 
 use super::problem::Problem;
 use super::section::{Problems, Section, Spanned};
-use crate::proto::manifest::MAX_INSTANCES;
+use crate::proto::manifest::{MAX_INSTANCES, PROCESSES};
 
 /// Far beyond what a person writes.
 pub(crate) const MAX_FILE: u64 = 1 << 20;
@@ -34,7 +34,17 @@ pub(crate) struct TakoToml {
     /// `[vars.<env>]`.
     pub env_vars: Vec<(Spanned<String>, Vec<Var>)>,
     pub envs: Vec<(Spanned<String>, Env)>,
+    pub limits: Limits,
+}
+
+/// `[limits]`, of every environment.
+#[derive(Debug, Default)]
+pub(crate) struct Limits {
     pub request_body: Option<Spanned<Amount>>,
+    pub memory: Option<Spanned<Amount>>,
+    /// Cores.
+    pub cpu: Option<Spanned<f64>>,
+    pub processes: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -135,10 +145,13 @@ fn read_named(root: &Section<'_>, problems: &Problems) -> TakoToml {
         }
     }
     if let Some(limits) = root.section("limits") {
-        file.request_body = read_amount(&limits, "request_body", problems);
-        for key in ["memory", "cpu", "processes"] {
-            refuse(&limits, key, problems);
-        }
+        let least = u64::from(*PROCESSES.start());
+        file.limits = Limits {
+            request_body: read_amount(&limits, "request_body", problems),
+            memory: read_amount(&limits, "memory", problems),
+            cpu: limits.decimal("cpu"),
+            processes: limits.number("processes", least, u64::from(*PROCESSES.end())),
+        };
         limits.finish();
     }
     file

@@ -43,7 +43,7 @@ impl Reader<'_> {
         env: written::Env,
         vars: BTreeMap<String, String>,
         app: Option<&AppName>,
-        request_body: u64,
+        limits: &Limits,
     ) -> Option<(EnvName, Env)> {
         let parsed = self.parsed(&name.at, EnvName::parse(&name.value));
         let development = name.value == DEVELOPMENT;
@@ -56,7 +56,7 @@ impl Reader<'_> {
             self.check_development(app, &routes);
         }
         let servers = self.servers(env.servers, development);
-        let (instances, limits) = run(&env.run, 1, &Limits { request_body, ..Limits::default() });
+        let (instances, limits) = run(&env.run, 1, limits);
         let mut per_server = BTreeMap::new();
         for (server, own) in env.per_server {
             let known: Vec<&str> = servers.iter().map(ServerName::as_str).collect();
@@ -152,7 +152,7 @@ fn run(own: &written::Run, instances: u32, limits: &Limits) -> (u32, Limits) {
         idle_timeout_s: or(&own.idle_timeout, limits.idle_timeout_s),
         startup_timeout_s: or(&own.startup_timeout, limits.startup_timeout_s),
         drain_timeout_s: or(&own.drain_timeout, limits.drain_timeout_s),
-        request_body: limits.request_body,
+        ..limits.clone()
     };
     (instances, limits)
 }

@@ -2,7 +2,7 @@
 //! in, and every rule that is broken becomes a problem at its place.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Component, Path};
 
 use super::{Build, Project, Stage};
@@ -11,7 +11,7 @@ use crate::cli::config::section::{Problems, Spanned};
 use crate::cli::config::tako_toml::{self as written, Amount, TakoToml};
 use crate::cli::detect;
 use crate::cli::nearest::did_you_mean;
-use crate::proto::manifest::{Limits, Runtime};
+use crate::proto::manifest::{CPU_MILLI, Limits, MEMORY, Runtime};
 use crate::proto::name::{AppName, DEVELOPMENT};
 
 /// Largest request body that makes sense to allow, 1 TiB.
@@ -36,7 +36,7 @@ pub(super) fn project(
     let install = reader.list(file.install);
     let health = reader.health(file.health);
     let build = reader.build(file.build);
-    let request_body = reader.request_body(file.request_body);
+    let limits = reader.limits(file.limits);
 
     let base = reader.vars(file.vars, warn);
     let mut vars: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
@@ -52,7 +52,7 @@ pub(super) fn project(
     for (env_name, env) in file.envs {
         let mut merged = base.clone();
         merged.extend(vars.remove(&env_name.value).unwrap_or_default());
-        if let Some((env_name, env)) = reader.env(env_name, env, merged, name.as_ref(), request_body) {
+        if let Some((env_name, env)) = reader.env(env_name, env, merged, name.as_ref(), &limits) {
             envs.insert(env_name, env);
         }
     }
@@ -66,7 +66,7 @@ pub(super) fn project(
         install,
         health,
         build,
-        request_body,
+        limits,
         envs,
     })
 }
@@ -236,24 +236,50 @@ impl Reader<'_> {
         None
     }
 
-    fn request_body(&self, amount: Option<Spanned<Amount>>) -> u64 {
-        let default = Limits::default().request_body;
-        let Some(amount) = amount else { return default };
+    /// The times are those of the environments.
+    fn limits(&self, written: written::Limits) -> Limits {
+        let default = Limits::default();
+        let up_to_tib = "write it like \"128M\", with K, M or G, up to \"1024G\"";
+        let up_to_16_tib = "write it like \"512M\", with K, M or G, from \"1M\" to \"16384G\"";
+        Limits {
+            request_body: self
+                .bytes(written.request_body, "request_body", &(1..=MAX_BODY), up_to_tib)
+                .unwrap_or(default.request_body),
+            memory: self.bytes(written.memory, "memory", &MEMORY, up_to_16_tib),
+            cpu_milli: self.cpu(written.cpu),
+            processes: written.processes.and_then(|n| u32::try_from(n.value).ok()),
+            ..default
+        }
+    }
+
+    fn bytes(&self, amount: Option<Spanned<Amount>>, key: &str, range: &RangeInclusive<u64>, fix: &str) -> Option<u64> {
+        let amount = amount?;
         let bytes = match &amount.value {
             Amount::Bytes(bytes) => u64::try_from(*bytes).ok(),
             Amount::Text(text) => size(text),
         };
-        match bytes.filter(|b| (1..=MAX_BODY).contains(b)) {
-            Some(bytes) => bytes,
-            None => {
-                self.problem(
-                    &amount.at,
-                    "`request_body` is not a size",
-                    "write it like \"128M\", with K, M or G, up to \"1024G\"",
-                );
-                default
-            }
+        let Some(bytes) = bytes else {
+            self.problem(&amount.at, format!("`{key}` is not a size"), fix);
+            return None;
+        };
+        let inside = range.contains(&bytes);
+        if !inside {
+            self.problem(&amount.at, format!("`{key}` is out of range"), fix);
         }
+        inside.then_some(bytes)
+    }
+
+    /// Cores, to a thousandth.
+    fn cpu(&self, cores: Option<Spanned<f64>>) -> Option<u32> {
+        let cores = cores?;
+        let milli = (cores.value * 1000.0).round();
+        let inside = (f64::from(*CPU_MILLI.start())..=f64::from(*CPU_MILLI.end())).contains(&milli);
+        if !inside {
+            let fix = "write cores, such as 0.5 or 2, from 0.01 to 1024";
+            self.problem(&cores.at, format!("`cpu = {}` is out of range", cores.value), fix);
+        }
+        // In range, it is a small whole number.
+        inside.then_some(milli as u32)
     }
 
     pub(super) fn parsed<T>(&self, at: &Range<usize>, parsed: crate::error::Result<T>) -> Option<T> {

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use rustix::process::Signal;
 
 use super::assets::Assets;
+use super::cell::Cell;
 use super::ending::Ending;
 use super::instance::{Event as Heard, Instance, Place, Process, Role, Run, Traffic};
 use super::lifecycle::{self, Action, State};
@@ -30,6 +31,7 @@ use crate::proto::version::Version;
 use crate::proxy::Notice;
 use crate::proxy::table::EndpointId;
 use crate::server::board::Posting;
+use crate::server::cgroup::Leaf;
 use crate::server::layout::Layout;
 use crate::server::state::Desired;
 
@@ -43,6 +45,7 @@ pub(super) struct Actor<S: Stage> {
     pub layout: Arc<Layout>,
     pub host_key: Key,
     pub threads: Threads,
+    pub cell: Cell,
     pub log: Arc<Source>,
     pub messages: Receiver<Message>,
     notices: Receiver<Notice>,
@@ -77,6 +80,7 @@ impl<S: Stage> Actor<S> {
         layout: Arc<Layout>,
         host_key: Key,
         threads: Threads,
+        cell: Cell,
         log: Arc<Source>,
         messages: Receiver<Message>,
     ) -> Self {
@@ -88,6 +92,7 @@ impl<S: Stage> Actor<S> {
             layout,
             host_key,
             threads,
+            cell,
             log,
             messages,
             notices: never(),
@@ -148,6 +153,7 @@ impl<S: Stage> Actor<S> {
 
     fn boot(&mut self) {
         leftover::end_all(&self.layout, &self.id);
+        self.cell.tidy(&self.layout, &self.id, &[]);
         let name = self.desired.as_ref().and_then(|d| d.secrets.as_deref());
         match name.map(|name| secrets::load(&self.layout, &self.host_key, &self.id, name)).transpose() {
             Ok(held) => self.secrets = held.map(Arc::new),
@@ -256,7 +262,7 @@ impl<S: Stage> Actor<S> {
                     State::Draining { .. } | State::Stopping { .. } | State::Gone => None,
                 };
                 process.life.on(lifecycle::Event::Exited, now);
-                process.forget(&self.threads, &self.layout, instance.spec.manifest(), instance.number);
+                process.forget(&self.threads, &self.cell, &self.layout, instance.spec.manifest(), instance.number);
                 if let Some(why) = why {
                     self.failed(at, &why, now);
                 }
@@ -363,20 +369,21 @@ impl<S: Stage> Actor<S> {
     /// Returns when it was spawned.
     pub fn start_process(&mut self, at: usize) -> Result<Instant> {
         let late = self.late(self.instances[at].role);
-        let Self { layout, threads, log, to_us, stage, instances, .. } = self;
-        let instance = &mut instances[at];
-        let spec = instance.spec.clone();
-        let place = Place { layout, threads, log, to: to_us, number: instance.number, startup: spec.startup() + late };
+        let Self { layout, threads, cell, log, to_us, stage, instances, .. } = self;
+        let (spec, number) = (instances[at].spec.clone(), instances[at].number);
+        let startup = spec.startup() + late;
+        let others: Vec<&Leaf> = instances.iter().filter_map(|i| i.process()?.leaf.as_ref()).collect();
+        let place = Place { layout, threads, cell, others: &others, log, to: to_us, number, startup };
         let process = Process::start(&spec, spec.launch(stage, layout)?, &place)?;
         log::info!(
             "app={} instance={} release={} pid={} started",
             self.id,
-            instance.number,
+            number,
             spec.manifest().version,
             process.pid
         );
         let started = process.started;
-        instance.run = Run::Up(Box::new(process));
+        self.instances[at].run = Run::Up(Box::new(process));
         Ok(started)
     }
 

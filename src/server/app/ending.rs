@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Sender, never};
 
 use super::Event;
 use super::actor::Actor;
@@ -82,16 +82,20 @@ impl<S: Stage> Actor<S> {
     }
 
     pub(super) fn end(mut self) {
-        if let Some(Ending::Delete { to, was }) = self.ending.take() {
+        // Before the answer, after which the files go.
+        self.cell.clear(&self.id);
+        let ending = self.ending.replace(Ending::Stop { until: Instant::now() });
+        while let Ok(message) = self.messages.try_recv() {
+            self.serve(message, Instant::now());
+        }
+        // Who asks once it is known to be gone finds nobody.
+        self.messages = never();
+        if let Some(Ending::Delete { to, was }) = ending {
             self.stage.remove(&self.id);
             self.threads.logs.close(&self.log);
             let deployed = was.map(|version| Deployed { version, previous: None, instances: 0, swaps: Vec::new() });
             let nothing = || Error::new(Kind::NotFound, format!("{} was never deployed", self.id));
             let _ = to.send(Event::Done(deployed.ok_or_else(nothing)));
-        }
-        self.ending = Some(Ending::Stop { until: Instant::now() });
-        while let Ok(message) = self.messages.try_recv() {
-            self.serve(message, Instant::now());
         }
     }
 

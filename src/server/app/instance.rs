@@ -6,7 +6,10 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,6 +17,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use zeroize::Zeroizing;
 
+use super::cell::{Cell, Room};
 use super::leftover::{self, Note};
 use super::lifecycle::{Lifecycle, MISSES_DEAD, Why};
 use super::logs::{Source, Voice};
@@ -25,13 +29,14 @@ use super::spec::Spec;
 use super::watch::{Exit, Watched};
 use super::{Threads, group};
 use crate::crypto;
-use crate::disk;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::Manifest;
 use crate::proxy::table::{Endpoint, EndpointId};
+use crate::server::cgroup::Leaf;
 use crate::server::layout::Layout;
+use crate::server::owner;
 use crate::server::runtime::Launch;
-use crate::sys::{self, BOOTSTRAP_FD, Spawn};
+use crate::sys::{self, BOOTSTRAP_FD, Spawn, Spawned};
 
 /// What the watch and probe threads tell about a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +114,8 @@ pub(crate) struct Process {
     pub addr: Option<SocketAddr>,
     pub last_bad: Option<Bad>,
     pub traffic: Traffic,
+    /// The group that it is in with all that it starts, where there are groups.
+    pub leaf: Option<Leaf>,
     token: Zeroizing<String>,
     /// Given back when the process is gone.
     _port: Option<Reserved>,
@@ -118,6 +125,9 @@ pub(crate) struct Process {
 pub(crate) struct Place<'a> {
     pub layout: &'a Layout,
     pub threads: &'a Threads,
+    pub cell: &'a Cell,
+    /// The groups of the app's other instances.
+    pub others: &'a [&'a Leaf],
     pub log: &'a Arc<Source>,
     pub to: &'a Sender<(EndpointId, Event)>,
     pub number: u32,
@@ -162,24 +172,20 @@ impl Process {
     /// When it cannot be spawned: no such program, no port, a secret too large.
     pub fn start(spec: &Spec, launch: &Launch, place: &Place<'_>) -> Result<Process> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let Place { layout, threads, log, to, number, startup } = *place;
+        let Place { layout, threads, cell, others, log, to, number, startup } = *place;
         let manifest = spec.manifest();
         let reserved = if manifest.has_sdk() { None } else { Some(threads.ports.reserve()?) };
         let port = reserved.as_ref().map_or(0, |r| r.port);
         let token = Zeroizing::new(crypto::hex(&crypto::random::<16>()?));
         let bootstrap = secrets::payload(&token, spec.secrets.as_deref())?;
-        disk::make_dirs(&layout.app_data(&manifest.app), 0o700)?;
+        let room = cell.enter(layout, manifest, number, others)?;
 
         let started = Instant::now();
-        let spawned = sys::spawn(&Spawn {
-            argv: &launch.argv,
-            dir: layout.app_dir(manifest),
-            env: environment(manifest, launch, port, layout, |name| env::var_os(name)),
-            bootstrap: Some(&bootstrap),
-            user: None,
-            cgroup: None,
-        })
-        .context(|| format!("start `{}`", command_line(&launch.argv)))?;
+        let spawned = spawn(spec, launch, port, &bootstrap, place, &room);
+        if spawned.is_err() {
+            cell.leave(room.leaf.clone());
+        }
+        let spawned = spawned?;
 
         let endpoint = EndpointId(NEXT.fetch_add(1, Ordering::Relaxed));
         let voice = Voice::new(&threads.logs, log, manifest.version.as_str(), number);
@@ -193,11 +199,12 @@ impl Process {
             addr: reserved.as_ref().map(|r| loopback(r.port)),
             last_bad: None,
             traffic: Traffic::Never,
+            leaf: room.leaf.clone(),
             token,
             _port: reserved,
         };
         process.note(layout, manifest, number);
-        threads.watch.add(Watched { id: endpoint, spawned, voice, to: to.clone() });
+        threads.watch.add(Watched { id: endpoint, spawned, leaf: room.leaf, voice, to: to.clone() });
         if process.addr.is_some() {
             // Without a ready signal the first good answer is it.
             process.probe(spec, threads, to);
@@ -255,9 +262,37 @@ impl Process {
     }
 
     /// It has ended.
-    pub fn forget(&self, threads: &Threads, layout: &Layout, manifest: &Manifest, number: u32) {
+    pub fn forget(&self, threads: &Threads, cell: &Cell, layout: &Layout, manifest: &Manifest, number: u32) {
         threads.probe.forget(self.endpoint);
+        cell.leave(self.leaf.clone());
         leftover::forget(layout, &manifest.app, number);
+    }
+}
+
+fn spawn(spec: &Spec, launch: &Launch, port: u16, bootstrap: &[u8], place: &Place<'_>, room: &Room) -> Result<Spawned> {
+    let Place { layout, cell, .. } = *place;
+    let manifest = spec.manifest();
+    let doing = || format!("start `{}`", command_line(&launch.argv));
+    let procs = room.leaf.as_ref().map(Leaf::procs).transpose().context(doing)?;
+    let home = cell.home(layout, &manifest.app);
+    let spawned = sys::spawn(&Spawn {
+        argv: &launch.argv,
+        dir: layout.app_dir(manifest),
+        env: environment(manifest, launch, port, layout, home, |name| env::var_os(name)),
+        bootstrap: Some(bootstrap),
+        user: cell.user(),
+        cgroup: procs.as_ref().map(AsFd::as_fd),
+        limits: room.limits,
+    });
+    let denied = spawned.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied);
+    let program = launch.argv.first().map(Path::new);
+    let bars = program.zip(cell.user()).filter(|_| denied).and_then(|(program, user)| owner::who_bars(program, user));
+    match bars {
+        None => spawned.context(doing),
+        Some(step) => {
+            let message = format!("{}: {step} keeps the app's user out", doing());
+            Err(Error::new(Kind::Refused, message).hint("install the runtime where every user can run it"))
+        }
     }
 }
 
@@ -281,13 +316,17 @@ fn environment(
     launch: &Launch,
     port: u16,
     layout: &Layout,
+    home: Option<PathBuf>,
     server: impl Fn(&str) -> Option<OsString>,
 ) -> Vec<(OsString, OsString)> {
     let mut env: Vec<(OsString, OsString)> = Vec::new();
     let theirs = server("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
     let path = env::join_paths(launch.path.iter().cloned().chain(env::split_paths(&theirs))).unwrap_or(theirs);
     env.push(("PATH".into(), path));
-    env.extend(["HOME", "LANG", "TZ"].into_iter().filter_map(|name| Some((name.into(), server(name)?))));
+    let home = home.map(OsString::from).or_else(|| server("HOME"));
+    env.extend(home.map(|home| ("HOME".into(), home)));
+    env.push(("TMPDIR".into(), layout.app_tmp(&manifest.app).into()));
+    env.extend(["LANG", "TZ"].into_iter().filter_map(|name| Some((name.into(), server(name)?))));
     env.extend(manifest.vars.iter().map(|(name, value)| (name.into(), value.into())));
 
     let mode = if manifest.app.env.is_development() { "development" } else { "production" };
@@ -350,7 +389,9 @@ mod tests {
             "AWS_SECRET" => Some("leak".into()),
             _ => None,
         };
-        let env = environment(&manifest, &launch, 4000, &Layout::new("/data".into()), server);
+        let env = environment(&manifest, &launch, 4000, &Layout::new("/data".into()), None, server);
+        let own = environment(&manifest, &launch, 0, &Layout::new("/data".into()), Some("/home/app".into()), server);
+        assert!(own.contains(&("HOME".into(), "/home/app".into())) && !own.contains(&("HOME".into(), "/root".into())));
         // The last of a name wins, as in `Command::envs`.
         let env: BTreeMap<String, String> =
             env.into_iter().map(|(k, v)| (k.into_string().unwrap(), v.into_string().unwrap())).collect();
@@ -368,6 +409,7 @@ mod tests {
             ("TAKO_BUILD", "v1"),
             ("TAKO_DATA_DIR", "/data/apps/shop.staging/shared/data"),
             ("TAKO_ENV", "staging"),
+            ("TMPDIR", "/data/apps/shop.staging/tmp"),
         ];
         assert_eq!(env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<Vec<_>>(), expected);
     }

@@ -119,9 +119,16 @@ mod tests {
     fn sleeper() -> sys::Spawned {
         let argv = ["/bin/sh", "-c", "trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done"].map(Into::into);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
-        let mut spawned =
-            sys::spawn(&sys::Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None, user: None, cgroup: None })
-                .unwrap();
+        let mut spawned = sys::spawn(&sys::Spawn {
+            argv: &argv,
+            dir: "/".into(),
+            env,
+            bootstrap: None,
+            user: None,
+            cgroup: None,
+            limits: sys::Limits::default(),
+        })
+        .unwrap();
         std::io::Read::read_exact(&mut spawned.stdout, &mut [0; 3]).unwrap();
         spawned
     }
@@ -162,6 +169,7 @@ mod tests {
                 bootstrap: None,
                 user: None,
                 cgroup: None,
+                limits: sys::Limits::default(),
             })
             .unwrap();
             std::io::Read::read_exact(&mut spawned.stdout, &mut [0; 3]).unwrap();

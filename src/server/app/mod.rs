@@ -6,7 +6,7 @@
 //!   probe ─verdicts→└───────┘ ─lines→ logs
 //! ```
 //! Reading order: the pure parts (`lifecycle`, `restart`, `rollout`, `scale`), what is run (`spec`, `instance`, `secrets`,
-//! `port`, `leftover`), the three threads that all apps share (`watch` with `lines`, `probe`, `logs`), and the actor:
+//! `port`, `leftover`) and inside of which walls (`cell`), the three threads that all apps share (`watch` with `lines`, `probe`, `logs`), and the actor:
 //! its loop, what it tells (`status`), its rollouts, planned in `plan` and performed in `roll`, and
 //! its sleep (`demand`).
 //!
@@ -28,6 +28,7 @@ mod lines;
 mod probe;
 mod logs;
 mod tail;
+mod cell;
 mod stage;
 mod actor;
 mod assets;
@@ -47,6 +48,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::board::Board;
+use super::cgroup::Tree;
 use super::layout::Layout;
 use super::state::Desired;
 use super::users::Users;
@@ -56,6 +58,7 @@ use crate::proto::control::{AppStatus, Deploy, Deployed, LogLine, Notice, Releas
 use crate::proto::name::AppId;
 use crate::proto::version::Version;
 use actor::Actor;
+use cell::Cell;
 use logs::{Logs, Source};
 use port::Ports;
 use probe::Probe;
@@ -68,6 +71,7 @@ pub(crate) struct World {
     pub layout: Arc<Layout>,
     pub board: Board,
     pub users: Arc<Users>,
+    pub tree: Tree,
     /// Seals secrets at rest.
     pub host_key: Key,
     threads: Threads,
@@ -112,15 +116,16 @@ enum Message {
 }
 
 /// Starts the shared threads (`watch`, `probe`, `logs`) once per daemon.
-pub(crate) fn world(layout: Arc<Layout>, board: Board, users: Arc<Users>, host_key: Key) -> Result<World> {
-    Ok(World { layout, board, users, host_key, threads: Threads::start()? })
+pub(crate) fn world(layout: Arc<Layout>, board: Board, users: Arc<Users>, tree: Tree, host_key: Key) -> Result<World> {
+    Ok(World { layout, board, users, tree, host_key, threads: Threads::start()? })
 }
 
 /// Starts the actor; with a desired state it starts the instances too (boot). `None` is an app about to be deployed
 /// for the first time.
 pub(crate) fn start(id: AppId, desired: Option<Desired>, world: &World) -> Result<Handle> {
-    let World { layout, board, users: _, host_key, threads } = world.clone();
-    start_on(board, id, desired, layout, host_key, threads)
+    let World { layout, board, users, tree, host_key, threads } = world.clone();
+    let cell = Cell::of(&id, &users, &tree)?;
+    start_on(board, id, desired, layout, host_key, threads, cell)
 }
 
 fn start_on<S: Stage>(
@@ -130,13 +135,14 @@ fn start_on<S: Stage>(
     layout: Arc<Layout>,
     host_key: Key,
     threads: Threads,
+    cell: Cell,
 ) -> Result<Handle> {
     // Bounded by the callers: each waits for its answer.
     let (to, messages) = unbounded();
     let log = Source::new(layout.logs(&id));
     let logs = threads.logs.clone();
     let handle = Handle { id: id.clone(), to, logs, log: log.clone(), thread: Arc::default() };
-    let actor = Actor::new(stage, id, desired, layout, host_key, threads, log, messages);
+    let actor = Actor::new(stage, id, desired, layout, host_key, threads, cell, log, messages);
     let thread = std::thread::Builder::new()
         .name(format!("app-{}", handle.id))
         .spawn(move || actor.run())

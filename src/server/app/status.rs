@@ -22,6 +22,7 @@ impl<S: Stage> Actor<S> {
             instances: self.instances.iter().filter_map(|i| instance_status(i, now)).collect(),
             since_ms: self.live.as_ref().map_or(0, |l| l.record.deployed_ms),
             last_failure: self.last_failure.clone(),
+            remarks: self.live.as_ref().map_or(Vec::new(), |live| self.cell.remarks(live.manifest())),
         }
     }
 
@@ -91,7 +92,8 @@ fn instance_status(instance: &Instance, now: Instant) -> Option<InstanceStatus> 
             Role::Serving | Role::Fresh | Role::Joined | Role::Leaving => process.life.state().to_string(),
         },
         up_ms: u64::try_from((now - process.started).as_millis()).unwrap_or(u64::MAX),
-        memory: memory(process.pid).unwrap_or(0),
+        // Of all that it has started, where the kernel counts that.
+        memory: process.leaf.as_ref().and_then(|l| l.usage().memory).or_else(|| memory(process.pid)).unwrap_or(0),
     })
 }
 

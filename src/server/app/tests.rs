@@ -378,7 +378,9 @@ impl Sandbox {
 
 fn begin(play: &Play, id: &AppId, layout: &Arc<Layout>, key: &Key) -> Handle {
     let desired = state::load(layout, id).unwrap();
-    start_on(play.clone(), id.clone(), desired, layout.clone(), key.clone(), Threads::start().unwrap()).unwrap()
+    let users = Users::new(layout.clone(), false);
+    let cell = Cell::of(id, &users, &Tree::none("not in this test")).unwrap();
+    start_on(play.clone(), id.clone(), desired, layout.clone(), key.clone(), Threads::start().unwrap(), cell).unwrap()
 }
 
 fn done(events: &Receiver<Event>) -> Result<Deployed> {

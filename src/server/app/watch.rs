@@ -27,6 +27,7 @@ use super::poller::{BELL, Poller};
 use crate::error::Result;
 use crate::proto::control::Stream;
 use crate::proxy::table::EndpointId;
+use crate::server::cgroup::Leaf;
 use crate::sys::{self, Spawned};
 
 /// What an app prints on standard output when it listens, followed by the port.
@@ -44,6 +45,8 @@ pub(crate) struct Watch(Arc<Poller<Order>>);
 pub(crate) struct Watched {
     pub id: EndpointId,
     pub spawned: Spawned,
+    /// The group that it is in with all that it starts, where there are groups.
+    pub leaf: Option<Leaf>,
     pub voice: Voice,
     pub to: Sender<(EndpointId, Event)>,
 }
@@ -156,7 +159,10 @@ impl Watcher {
     fn signal(&mut self, id: EndpointId, signal: Signal) {
         let Some(process) = self.processes.get_mut(&id.0) else { return };
         process.asked = true;
-        process.killed |= signal == Signal::KILL;
+        if signal == Signal::KILL {
+            process.kill();
+            return self.reap_if_over(id.0);
+        }
         if let Err(e) = sys::kill_group(process.watched.spawned.pid, signal) {
             log::warn!("watch: cannot signal pid={} error={e}", process.watched.spawned.child.id());
         }
@@ -208,12 +214,14 @@ impl Process {
     fn kill(&mut self) {
         self.killed = true;
         let _ = sys::kill_group(self.watched.spawned.pid, Signal::KILL);
+        // And what has left the process group.
+        self.watched.leaf.iter().for_each(Leaf::kill);
     }
 
     /// True when there is more to read.
     fn read(&mut self, part: Part, limit: usize) -> bool {
         let Process { watched, out, err, out_open, err_open, ready, .. } = self;
-        let Watched { id, spawned, voice, to } = watched;
+        let Watched { id, spawned, voice, to, .. } = watched;
         let (pipe, lines, open, stream): (&mut dyn Read, _, _, _) = match part {
             Part::Out => (&mut spawned.stdout, out, out_open, Stream::Out),
             Part::Err | Part::Exit => (&mut spawned.stderr, err, err_open, Stream::Err),
@@ -326,12 +334,19 @@ mod tests {
         let voice = Voice::new(&Logs::start().unwrap(), &Source::new(dir.path().into()), "v1", 1);
         let argv = ["/bin/sh", "-c", script].map(Into::into);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
-        let spawned =
-            sys::spawn(&Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None, user: None, cgroup: None })
-                .unwrap();
+        let spawned = sys::spawn(&Spawn {
+            argv: &argv,
+            dir: "/".into(),
+            env,
+            bootstrap: None,
+            user: None,
+            cgroup: None,
+            limits: sys::Limits::default(),
+        })
+        .unwrap();
         let (to, events) = unbounded();
         let (watch, id) = (Watch::start().unwrap(), EndpointId(1));
-        watch.add(Watched { id, spawned, voice: voice.clone(), to });
+        watch.add(Watched { id, spawned, leaf: None, voice: voice.clone(), to });
         Run { watch, id, voice, events, _dir: dir }
     }
 

@@ -56,7 +56,7 @@ fn world() -> World {
         https: vec!["127.0.0.1:443".into()],
     };
     let start = Box::new(|_, _| Err(Error::new(Kind::Refused, "nothing is started here")));
-    let daemon = Arc::new(Daemon::new(layout.clone(), board, Arc::new(Users::new(layout)), about, start));
+    let daemon = Arc::new(Daemon::new(layout.clone(), board, Arc::new(Users::new(layout, true)), about, start));
     let socket = dir.path().join("run/tako.sock");
     let control = Listener::bind(&socket).unwrap().serve(daemon.clone()).unwrap();
     World { dir, socket, daemon, _control: control }

@@ -38,7 +38,7 @@ impl World {
 
     fn unpack(&self, v: &str, files: &[(&str, &str)]) -> PathBuf {
         let artifact = self.upload(files);
-        unpack(&self.layout, &self.id, &version(v), &artifact).unwrap();
+        unpack(&self.layout, &self.id, &version(v), &artifact, None).unwrap();
         self.layout.release(&self.id, &version(v))
     }
 
@@ -49,7 +49,7 @@ impl World {
 
     fn prepare(&self, manifest: &Manifest) -> (Result<()>, Vec<String>) {
         let mut said = Vec::new();
-        let done = prepare(&self.layout, manifest, &mut |what| said.push(what), &AtomicBool::new(false));
+        let done = prepare(&self.layout, manifest, None, &mut |what| said.push(what), &AtomicBool::new(false));
         (done, said)
     }
 
@@ -112,7 +112,7 @@ fn what_an_archive_brings_under_our_names_counts_for_nothing() {
 fn refuses_uploads_that_are_not_what_was_announced_and_leaves_nothing() {
     let w = world();
     let check = |artifact: Artifact, expected: Kind, words: &str| {
-        let e = unpack(&w.layout, &w.id, &version("v1"), &artifact).unwrap_err();
+        let e = unpack(&w.layout, &w.id, &version("v1"), &artifact, None).unwrap_err();
         assert_eq!(e.kind(), expected, "{e}");
         assert!(e.to_string().contains(words), "{e}");
         assert!(w.left_in_releases().is_empty());

@@ -45,6 +45,8 @@ impl Private {
         let mut command = Command::new(&program);
         command.arg("--data-dir").arg(folder.0.join("data")).arg("--socket").arg(folder.socket());
         command.args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--stop-with-stdin"]);
+        // It is one person's own, in a folder that nobody else can enter, also when that person is root.
+        command.args(["--app-users", "off"]);
         command.current_dir(&folder.0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut server = Owned::spawn(&mut command).context(|| format!("start {}", program.display()))?;
         let stderr = Tail::of(server.child.stderr.take().expect("stderr was asked to be a pipe"), KEPT_LINES);

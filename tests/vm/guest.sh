@@ -6,8 +6,8 @@ set -u
 unit=/sys/fs/cgroup/system.slice/tako-server.service
 data=/opt/tako
 apps=$data/apps
-# For anything that is waited for; the machine is emulated.
-patience=60
+# For anything that is waited for: the machine is emulated, on one that may be busy.
+patience=120
 n=0
 failed=0
 
@@ -49,11 +49,11 @@ within() { # seconds, command: until it succeeds; what it said last when it does
 }
 
 ask() { # app: its version and process; through the proxy as any client
-    curl -sS --fail --max-time 20 -H "Host: $1.localhost" http://127.0.0.1/
+    curl -sS --fail --max-time "$patience" -H "Host: $1.localhost" http://127.0.0.1/
 }
 
 in_app() { # app, script
-    curl -sS --fail --max-time 20 -H "Host: $1.localhost" --data-binary "$2" http://127.0.0.1/sh
+    curl -sS --fail --max-time "$patience" -H "Host: $1.localhost" --data-binary "$2" http://127.0.0.1/sh
 }
 
 process_of() { # app
@@ -131,6 +131,8 @@ limits_are_set() {
     grep -qx 67108864 "$group/memory.max"
     grep -qx '50000 100000' "$group/cpu.max"
     grep -qx 32 "$group/pids.max"
+    # Nothing to tell of limits that something weaker stands in for.
+    tako status --json --dir /root/wild | tee /dev/stderr | grep -q '"remarks":\[\]'
 }
 
 users_differ() {
@@ -146,30 +148,36 @@ users_differ() {
 keeps_out() {
     in_app calm 'echo mine >"$TAKO_DATA_DIR/note" && cat "$TAKO_DATA_DIR/note"' | grep -qx mine
     calm=$(process_of calm)
-    worked=$(in_app wild "data=$data apps=$apps calm=$calm"'
-        try() { "$@" >/dev/null 2>&1 && echo "$*"; }
-        write() { echo x >"$1"; }
-        speak() { tako-server ctl </dev/null | grep -q hello; }
-        try write "$TAKO_DATA_DIR/note"
-        for folder in $apps/calm/shared/data $apps/calm/shared/logs $apps/calm/current; do
-            try ls "$folder"
-            try touch "$folder/x"
-        done
-        for folder in $data $data/certs $data/incoming $apps $apps/wild $apps/wild/current; do
-            try touch "$folder/x"
-        done
-        for file in $apps/calm/shared/data/note $apps/calm/state.json $apps/wild/state.json $data/host.key; do
-            try cat "$file"
-            try write "$file"
-        done
-        try cat $apps/calm/current/app
-        try write $apps/wild/current/app
-        try ls $data/certs
-        try cat /proc/$calm/environ
-        try kill -0 $calm
-        try speak
-        true')
-    [ "$worked" = "write $apps/wild/shared/data/note" ]
+    in_app wild "data=$data apps=$apps calm=$calm"'
+        exec >"$TAKO_DATA_DIR/worked" 2>/dev/null
+        # In the background, so that it answers its probes meanwhile.
+        (
+            try() { "$@" >/dev/null 2>&1 && echo "$*"; }
+            write() { echo x >"$1"; }
+            speak() { tako-server ctl </dev/null | grep -q hello; }
+            try write "$TAKO_DATA_DIR/note"
+            for folder in $apps/calm/shared/data $apps/calm/shared/logs $apps/calm/current; do
+                try ls "$folder"
+                try touch "$folder/x"
+            done
+            for folder in $data $data/certs $data/incoming $apps $apps/wild $apps/wild/current; do
+                try touch "$folder/x"
+            done
+            for file in $apps/calm/shared/data/note $apps/calm/state.json $apps/wild/state.json $data/host.key; do
+                try cat "$file"
+                try write "$file"
+            done
+            try cat $apps/calm/current/app
+            try write $apps/wild/current/app
+            try ls $data/certs
+            try cat /proc/$calm/environ
+            try kill -0 $calm
+            try speak
+            echo tried
+        ) &'
+    within "$patience" grep -qx tried $apps/wild/shared/data/worked
+    cat $apps/wild/shared/data/worked
+    [ "$(cat $apps/wild/shared/data/worked)" = "$(printf '%s\n' "write $apps/wild/shared/data/note" tried)" ]
     # Whoever may, is answered.
     tako-server ctl </dev/null | grep -q hello
 }
@@ -188,6 +196,7 @@ memory_bomb() {
     done
     [ "$(systemctl show -P MainPID tako-server)" = "$server" ]
     counted "$unit/memory.events" oom_kill
+    tako status --dir /root/wild 2>&1 | tee /dev/stderr | grep -q 'reached its memory limit'
     journalctl -q -u tako-server --since "@$began" | grep 'app=wild.*starts again delay_ms=100'
     journalctl -q -u tako-server --since "@$began" | grep 'app=wild.*starts again delay_ms=200'
 }

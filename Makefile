@@ -1,6 +1,6 @@
 # Two of these do everything on a fresh machine: `make demo` and `make test`.
 .POSIX:
-.PHONY: build test test-vm lint bench bench-proxy soak attack fuzz demo install ci setup
+.PHONY: build test test-vm lint bench bench-proxy deploys soak attack fuzz demo install ci setup
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -31,7 +31,11 @@ lint:
 
 # Prints tables; loopback only, a few minutes.
 bench: setup
-	PATH="$(TOOLS):$$PATH" $(CARGO) bench --locked --bench deploy --bench wake
+	PATH="$(TOOLS):$$PATH" $(CARGO) bench --locked --bench deploy --bench wake --bench logs --bench idle --bench deploys
+
+# Three hundred deploys in a row under 500 requests a second: none may fail, and nothing may be left behind.
+deploys:
+	$(CARGO) bench --locked --bench deploys
 
 # Our data plane beside the proxies that are installed, with the harness of $(HARNESS); prints ratios. About ten minutes on a
 # machine that does nothing else.

@@ -34,6 +34,9 @@
 //! **Drained**: an instance gets SIGTERM only when every worker has left it and nothing is in flight on it, or its drain
 //! limit has passed. Kept by `proxy` (which says so) and `server::app` (which waits for it).
 //! **Confined**: whatever an archive says, nothing is written outside the release. Kept by `archive`.
+//! **Killed**: whenever `tako-server` is killed, the next one finds an app as it was or as it should have become, and what
+//! still runs of it goes on if it is that and ends if it is not. Kept by `server::app::{leftover, adopt, boot}`; the
+//! points of `server::crash` are where it is tested.
 //! **Bounded**: every queue, buffer, count and wait has a limit, a `const` beside its reason.
 //! **Silent**: no secret is in a file in clear, an argument, an environment that another user reads, a log or an error.
 

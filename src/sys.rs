@@ -36,6 +36,11 @@ pub(crate) struct Spawn<'a> {
     /// The open `cgroup.procs` of the group that it is in from its first moment (cgroups(7)); `None` is ours.
     pub cgroup: Option<BorrowedFd<'a>>,
     pub limits: Limits,
+    /// For a program that is to go on when we are killed: an open file that gets its line of proc_pid_stat(5) before
+    /// anything of it runs, so that who comes after us finds it. What it prints then waits in its pipes, while writing
+    /// to a pipe whose only reader has died would be its end. `None` for one that is killed with us, and even when the
+    /// thread that starts it ends, which therefore has to wait for it.
+    pub outlives_us: Option<BorrowedFd<'a>>,
 }
 
 /// Limits of a program and all that it starts (setrlimit(2)); `None` leaves ours.
@@ -89,14 +94,20 @@ pub(crate) fn spawn(spec: &Spawn<'_>) -> io::Result<Spawned> {
         limits.processes.map(|n| (Resource::Nproc, Some(n))),
         limits.data.map(|n| (Resource::Data, Some(n))),
     ];
+    let birth = spec.outlives_us.map(|fd| fd.as_raw_fd());
+    let pipe = || if birth.is_some() { lasting_pipe() } else { plain_pipe() };
+    let ((stdout, their_stdout), (stderr, their_stderr)) = (pipe()?, pipe()?);
 
     let mut command = Command::new(program);
     command.args(args).current_dir(&spec.dir).env_clear().envs(spec.env.iter().map(|(k, v)| (k, v)));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    command.stdin(Stdio::null()).stdout(their_stdout).stderr(their_stderr).process_group(0);
     // SAFETY: between fork and exec only async-signal-safe calls are allowed; the closure makes plain system calls on
     // integers, allocates nothing and takes no lock.
     unsafe {
         command.pre_exec(move || {
+            if let Some(fd) = birth {
+                tell_birth(fd);
+            }
             // While we still may: `0` means the caller.
             if let Some(fd) = cgroup {
                 check(libc::write(fd, c"0".as_ptr().cast(), 1) as libc::c_int)?;
@@ -133,6 +144,10 @@ pub(crate) fn spawn(spec: &Spawn<'_>) -> io::Result<Spawned> {
             // Kernels before 5.11 lack the flag; there our own descriptors, all close-on-exec, are still safe.
             libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
             check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+            if birth.is_none() {
+                // After the change of user, which would clear it.
+                check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
+            }
             libc::umask(0o027);
             Ok(())
         });
@@ -149,9 +164,7 @@ pub(crate) fn spawn(spec: &Spawn<'_>) -> io::Result<Spawned> {
     };
     // It is a wish: on a machine that does not let us, the server is as likely to go as the app.
     let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), OOM_SCORE);
-    let stdout = child.stdout.take().expect("stdout was asked to be a pipe");
-    let stderr = child.stderr.take().expect("stderr was asked to be a pipe");
-    Ok(Spawned { child, pid, pidfd, stdout, stderr })
+    Ok(Spawned { child, pid, pidfd, stdout: stdout.into(), stderr: stderr.into() })
 }
 
 /// Sends `signal` to every process of the group that [`spawn`] made; a group that is gone is fine.
@@ -286,6 +299,35 @@ fn borrow(poll: &mio::Poll) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(poll.as_raw_fd()) }
 }
 
+fn plain_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = io::pipe()?;
+    Ok((reader.into(), writer.into()))
+}
+
+/// Its writing end reads as well (fifo(7)), so the pipe always has a reader: who writes is never told that nobody
+/// listens, and waits at most for room. For the reading end it is over when the last writing end is closed, as ever.
+fn lasting_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = io::pipe()?;
+    let itself = format!("/proc/self/fd/{}", writer.as_raw_fd());
+    let both = std::fs::OpenOptions::new().read(true).write(true).open(itself)?;
+    Ok((reader.into(), both.into()))
+}
+
+/// Writes who the caller is; between fork and exec. A full disk is no reason not to start: then the note that is written
+/// after the start has to do.
+fn tell_birth(to: RawFd) {
+    let mut line = [0u8; 1024];
+    // SAFETY: plain system calls on a path that ends with a zero, on integers, and on `line` within its length.
+    unsafe {
+        let from = libc::open(c"/proc/self/stat".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        let read = libc::read(from, line.as_mut_ptr().cast(), line.len());
+        if let Ok(read) = usize::try_from(read) {
+            libc::write(to, line.as_ptr().cast(), read);
+        }
+        libc::close(from);
+    }
+}
+
 /// The read end of a pipe that already holds `bytes` and whose write end is closed.
 fn filled_pipe(bytes: &[u8]) -> io::Result<OwnedFd> {
     if bytes.len() > MAX_BOOTSTRAP {
@@ -390,6 +432,7 @@ mod tests {
             user: None,
             cgroup: None,
             limits: Limits::default(),
+            outlives_us: None,
         })
         .unwrap();
         let mut out = String::new();
@@ -434,13 +477,55 @@ mod tests {
         let argv = ["/bin/sh", "-c", "id -u; id -G; grep CapPrm /proc/self/status"].map(OsString::from);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
         let user = Some(User { uid: 70_001, gid: 70_002 });
-        let spec =
-            Spawn { argv: &argv, dir: "/".into(), env, bootstrap: None, user, cgroup: None, limits: Limits::default() };
+        let spec = Spawn {
+            argv: &argv,
+            dir: "/".into(),
+            env,
+            bootstrap: None,
+            user,
+            cgroup: None,
+            limits: Limits::default(),
+            outlives_us: None,
+        };
         let mut spawned = spawn(&spec).unwrap();
         let mut out = String::new();
         spawned.stdout.read_to_string(&mut out).unwrap();
         spawned.child.wait().unwrap();
         assert_eq!(out, "70001\n70002\nCapPrm:\t0000000000000000\n");
+    }
+
+    /// Its readers are gone, as when we are killed: it goes on, and who opens the pipe anew reads on.
+    #[test]
+    fn what_outlives_us_is_not_ended_by_its_own_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let birth = std::fs::File::create_new(dir.path().join("birth")).unwrap();
+        let script = "echo one; until test -e go; do sleep 0.01; done; echo two; echo three; exec sleep 600";
+        let argv = ["/bin/sh", "-c", script].map(OsString::from);
+        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let (dir, outlives_us) = (dir.path(), Some(birth.as_fd()));
+        let spec = Spawn {
+            argv: &argv,
+            dir: dir.into(),
+            env,
+            bootstrap: None,
+            user: None,
+            cgroup: None,
+            limits: Limits::default(),
+            outlives_us,
+        };
+        let mut spawned = spawn(&spec).unwrap();
+        let told = std::fs::read_to_string(dir.join("birth")).unwrap();
+        assert!(told.starts_with(&format!("{} (", spawned.child.id())), "{told}");
+        spawned.stdout.read_exact(&mut [0; 4]).unwrap();
+        drop((spawned.stdout, spawned.stderr));
+        std::fs::write(dir.join("go"), "").unwrap();
+        let mut again = std::fs::File::open(format!("/proc/{}/fd/1", spawned.child.id())).unwrap();
+        let mut heard = [0; 10];
+        again.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"two\nthree\n");
+        kill_group(spawned.pid, Signal::KILL).unwrap();
+        spawned.child.wait().unwrap();
+        assert_eq!(again.read(&mut heard).unwrap(), 0, "nobody holds it any more");
     }
 
     #[test]
@@ -455,6 +540,7 @@ mod tests {
             user: None,
             cgroup: None,
             limits: Limits::default(),
+            outlives_us: None,
         })
         .unwrap();
         kill_group(spawned.pid, Signal::KILL).unwrap();
@@ -488,6 +574,7 @@ mod tests {
             user: None,
             cgroup: None,
             limits: Limits::default(),
+            outlives_us: None,
         };
         assert_eq!(spawn(&spec).err().unwrap().kind(), io::ErrorKind::NotFound);
     }

@@ -92,8 +92,9 @@ pub(crate) enum Request {
     Deploy(Deploy),
     /// → `Reply::Status`, of every app when `app` is `None`.
     Status { app: Option<AppId> },
-    /// The app's output. Notices `Lines`; with `follow` it goes on until the client hangs up. → `Reply::Done`.
-    Logs { app: AppId, follow: bool, lines: u32 },
+    /// The app's output. Notices `Lines`; with `follow` it goes on until the client hangs up, or to a fault when the app
+    /// is deleted. → `Reply::Done`, or Busy when too many are reading.
+    Logs(LogQuery),
     /// → `Reply::Releases`, newest first.
     Releases { app: AppId },
     /// Puts an earlier release live again with its routes and vars; `None` means the last good one before the live
@@ -103,6 +104,60 @@ pub(crate) enum Request {
     Scale { app: AppId, instances: u32 },
     /// Stops the app and removes all of it. → `Reply::Done`.
     Delete { app: AppId },
+}
+
+/// Which lines of an app's log: those that meet every wish that is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LogQuery {
+    pub app: AppId,
+    /// And what comes after, until the client hangs up.
+    #[serde(default)]
+    pub follow: bool,
+    /// The last so many of those that are kept; all of them without.
+    #[serde(default)]
+    pub lines: Option<u32>,
+    /// Not before, milliseconds since 1970 by the server's clock.
+    #[serde(default)]
+    pub since_ms: Option<u64>,
+    /// Not after.
+    #[serde(default)]
+    pub until_ms: Option<u64>,
+    /// Not older than so many days.
+    #[serde(default)]
+    pub days: Option<u32>,
+    /// The text holds this, literally.
+    #[serde(default)]
+    pub grep: Option<String>,
+    /// … in upper or lower case.
+    #[serde(default)]
+    pub ignore_case: bool,
+    /// The start of a release's version.
+    #[serde(default)]
+    pub release: Option<String>,
+    #[serde(default)]
+    pub instance: Option<u32>,
+    #[serde(default)]
+    pub stream: Option<Stream>,
+}
+
+impl LogQuery {
+    /// All that is kept of this app's.
+    #[cfg(test)]
+    pub fn of(app: AppId) -> LogQuery {
+        LogQuery {
+            app,
+            follow: false,
+            lines: None,
+            since_ms: None,
+            until_ms: None,
+            days: None,
+            grep: None,
+            ignore_case: false,
+            release: None,
+            instance: None,
+            stream: None,
+        }
+    }
 }
 
 /// An archive in the server's incoming folder.
@@ -201,21 +256,17 @@ pub(crate) struct Swap {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Notice {
     /// Instance `number` of `of` (from 1) is at `step`.
-    Step {
-        number: u32,
-        of: u32,
-        step: Step,
-    },
+    Step { number: u32, of: u32, step: Step },
     /// What the server does apart from instances: `install dependencies`.
-    Doing {
-        what: String,
-    },
+    Doing { what: String },
     /// The routes and the release are committed; only draining is left.
-    Live {
-        version: Version,
-    },
+    Live { version: Version },
+    /// Of a log, in order; `missed` lines before these came faster than this client took them, whether it wanted them or
+    /// not.
     Lines {
         lines: Vec<LogLine>,
+        #[serde(default)]
+        missed: u64,
     },
     /// Nothing new, still at it: keeps the connection known to be alive.
     Beat,
@@ -299,8 +350,17 @@ pub(crate) struct InstanceStatus {
     /// The lifecycle state's name: `healthy`, `draining`…
     pub state: String,
     pub up_ms: u64,
-    /// Resident memory in bytes.
+    /// Resident memory in bytes, with that of all processes that it started.
     pub memory: u64,
+    /// Processor time of the same processes since the start.
+    #[serde(default)]
+    pub cpu_ms: u64,
+    /// Thousandths of one core that they took in the last seconds.
+    #[serde(default)]
+    pub cpu_permille: u32,
+    /// How often this place was filled again because its process ended by itself.
+    #[serde(default)]
+    pub restarts: u32,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -314,4 +374,7 @@ pub(crate) struct Release {
     pub git_dirty: bool,
     /// It was rolled back or replaced after a failure.
     pub bad: bool,
+    /// Why it never went live, if it did not; then it is not there to go back to.
+    #[serde(default)]
+    pub failure: Option<String>,
 }

@@ -12,14 +12,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::layout::Layout;
-use super::rotating::{Rotating, Sizes};
+use super::rotating::{PER_APP, Rotating};
 use crate::disk;
 use crate::error::{Context, Result};
 use crate::proto::name::AppId;
 use crate::proxy::journal::{self, Batch, Inlet, Outlet};
 
-/// Of each app's lines: 50 MiB, as of what it prints.
-const SIZES: Sizes = Sizes { file: 10 << 20, files: 5 };
 /// Files that are open at once; with more apps than this they are opened anew now and then.
 const MAX_OPEN: usize = 128;
 /// How often lost lines are told of.
@@ -92,7 +90,7 @@ impl Writer {
         if self.files.len() >= MAX_OPEN {
             self.files.clear();
         }
-        self.files.entry(app).or_insert(Rotating::open(path, SIZES)?).append(lines)
+        self.files.entry(app).or_insert(Rotating::open(path, PER_APP)?).append(lines)
     }
 
     /// `None` when the app is gone, and its lines with it.

@@ -49,7 +49,6 @@ pub(crate) struct Caps {
 /// What an instance with all its processes has used since it was started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
-    #[allow(dead_code)] // For the status.
     pub cpu_us: u64,
     /// Bytes it has now, of files in memory too; `None` where the kernel does not count them for us.
     pub memory: Option<u64>,
@@ -134,7 +133,6 @@ impl Tree {
     }
 
     /// The group of the app's instance that this process belongs to, for one that an earlier server started.
-    #[allow(dead_code)] // For who adopts the instances of an earlier server.
     pub fn leaf_of(&self, app: &AppId, pid: u32) -> Option<Leaf> {
         let parent = self.0.as_ref().ok()?.app(app);
         let leaves = folders(&parent).into_iter().map(|dir| Leaf { dir });
@@ -454,6 +452,7 @@ mod tests {
             user: None,
             cgroup,
             limits: sys::Limits::default(),
+            outlives_us: None,
         })
         .unwrap()
     }

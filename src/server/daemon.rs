@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::app::{Handle, secrets};
+use super::app::Handle;
 use super::board::Board;
+use super::crash;
 use super::layout::Layout;
 use super::lock::Locks;
 use super::release;
@@ -25,6 +26,7 @@ pub(crate) struct Daemon {
     pub locks: Arc<Locks>,
     pub about: About,
     start: Start,
+    clear: Clear,
     apps: Mutex<BTreeMap<AppId, Handle>>,
     stopping: AtomicBool,
 }
@@ -39,28 +41,52 @@ pub(crate) struct About {
 /// How the actor of an app is started.
 pub(crate) type Start = Box<dyn Fn(AppId, Option<Desired>) -> Result<Handle> + Send + Sync>;
 
+/// How what an earlier server left running of an app is ended, when its actor is not.
+pub(crate) type Clear = Box<dyn Fn(&AppId) + Send + Sync>;
+
 impl Daemon {
-    pub fn new(layout: Arc<Layout>, board: Board, users: Arc<Users>, about: About, start: Start) -> Self {
+    pub fn new(layout: Arc<Layout>, board: Board, users: Arc<Users>, about: About, start: Start, clear: Clear) -> Self {
         let locks = Locks::new(layout.clone());
-        Daemon { layout, board, users, locks, about, start, apps: Mutex::default(), stopping: AtomicBool::new(false) }
+        Daemon {
+            layout,
+            board,
+            users,
+            locks,
+            about,
+            start,
+            clear,
+            apps: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        }
     }
 
-    /// Starts every app that has a state; one that is damaged is told about and left alone. Returns how many run.
+    /// Starts every app that has a state; of one that is damaged the files are left alone. Returns how many run.
     pub fn boot(&self) -> Result<usize> {
+        self.finish_deletions();
+        let mut strays = Vec::new();
         for id in state::apps(&self.layout)? {
             release::tidy(&self.layout, &id);
             // Nobody holds a lock now: a file that says so is of a daemon that was killed.
             let _ = fs::remove_file(self.layout.deploy_lock(&id));
             let started = match state::load(&self.layout, &id) {
-                Ok(None) => continue,
-                Ok(desired) => (self.start)(id.clone(), desired),
-                Err(e) => Err(e),
+                Ok(Some(desired)) => (self.start)(id.clone(), Some(desired)),
+                Ok(None) => {
+                    self.unmake(&id);
+                    strays.push(id);
+                    continue;
+                }
+                Err(e) => {
+                    strays.push(id.clone());
+                    Err(e)
+                }
             };
             match started {
                 Ok(handle) => drop(self.apps().insert(id, handle)),
                 Err(e) => log::error!("app={id} is left alone: {e}"),
             }
         }
+        // What runs of the others nobody can serve or stop. It may take its time to end, which holds no app up by now.
+        strays.iter().for_each(&self.clear);
         Ok(self.apps().len())
     }
 
@@ -99,14 +125,34 @@ impl Daemon {
     /// Forgets an app whose actor has ended, and removes all of its files.
     pub fn remove(&self, id: &AppId) -> Result<()> {
         self.apps().remove(id);
-        // First of all what makes it an app and what is secret: after a crash from here on it does not come back.
-        remove_file(&self.layout.state(id))?;
-        secrets::keep_only(&self.layout, id, None)?;
-        let app = self.layout.app(id);
-        if app.exists() {
-            disk::sync_dir(&app)?;
+        let (app, gone) = (self.layout.app(id), self.layout.deleted(id));
+        // Of an earlier deletion that could not be finished.
+        disk::remove_tree(&gone)?;
+        if !app.exists() {
+            return Ok(());
         }
-        disk::remove_tree(&app)
+        crash::point("delete: the folder is to be renamed");
+        // In one step: after a crash all of it is there, or nothing that anybody takes for an app.
+        disk::rename(&app, &gone)?;
+        crash::point("delete: the folder is renamed");
+        disk::remove_tree(&gone)
+    }
+
+    fn finish_deletions(&self) {
+        let entries = fs::read_dir(self.layout.apps()).into_iter().flatten().flatten();
+        let is_one = |name: &str| name.starts_with('.') && name.ends_with(".deleted");
+        for entry in entries.filter(|e| e.file_name().to_str().is_some_and(is_one)) {
+            if let Err(e) = disk::remove_tree(&entry.path()) {
+                log::warn!("a deleted app is not removed in full: {e}");
+            }
+        }
+    }
+
+    /// Of an app that has no state nothing is current; its first deploy was cut short.
+    fn unmake(&self, id: &AppId) {
+        if let Err(e) = remove_file(&self.layout.current(id)) {
+            log::warn!("app={id} {e}");
+        }
     }
 
     /// From now on nothing is changed any more, and the apps are stopped side by side.
@@ -143,7 +189,7 @@ impl Daemon {
 
 pub(crate) fn not_here(id: &AppId) -> Error {
     Error::new(Kind::NotFound, format!("there is no app {id} on this server"))
-        .hint("`tako status` lists those there are")
+        .hint("`tako status --all` lists those there are")
 }
 
 fn remove_file(path: &Path) -> Result<()> {
@@ -189,7 +235,17 @@ mod tests {
             note.lock().unwrap().push(format!("{id} {}", desired.map_or("anew".into(), |d| d.live.to_string())));
             Err(Error::new(Kind::Refused, "not in this test"))
         });
-        (Daemon::new(layout.clone(), board, Arc::new(Users::new(layout.clone(), true)), about, start), started)
+        (
+            Daemon::new(
+                layout.clone(),
+                board,
+                Arc::new(Users::new(layout.clone(), true)),
+                about,
+                start,
+                Box::new(|_| {}),
+            ),
+            started,
+        )
     }
 
     fn write(path: &Path, text: &str) {

@@ -3,6 +3,8 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
@@ -10,6 +12,9 @@ use super::layout::Layout;
 use crate::crypto::{KEY_LEN, Key};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
+
+/// A daemon that was killed while it started a program has its lock until that program runs.
+const LAST_CHILD: Duration = Duration::from_secs(1);
 
 /// Held while the daemon runs.
 pub(crate) struct Home {
@@ -55,7 +60,13 @@ fn lock(path: &Path, data: &Path) -> Result<File> {
     let taking = || format!("lock {}", data.display());
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(false).mode(0o600).open(path).context(taking)?;
-    match file.try_lock() {
+    let begun = Instant::now();
+    let mut locked = file.try_lock();
+    while matches!(locked, Err(TryLockError::WouldBlock)) && begun.elapsed() < LAST_CHILD {
+        thread::sleep(LAST_CHILD / 50);
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
             Err(Error::new(Kind::Busy, format!("another tako-server runs on {}", data.display()))

@@ -85,6 +85,7 @@ impl Run<'_> {
             user: self.user,
             cgroup: None,
             limits: sys::Limits::default(),
+            outlives_us: None,
         };
         let mut spawned = sys::spawn(&spawn).context(|| format!("start `{name}`"))?;
         let mut tail = Tail::default();

@@ -8,8 +8,9 @@
 //!                 /secrets.<n>.sealed    under the host key; `state.json` says which one is meant
 //!                 /user                  the number of the user that it runs as
 //!                 /home, /tmp            its HOME and TMPDIR; the latter is emptied when nothing of it runs
-//!                 /run/<n>.json          pid, start time and token of a running instance, to find it after a crash
+//!                 /run/<n>.json          about a running instance, to find it after a crash; and <n>.born
 //!                 /.deploy_lock          who is changing the app, for people; the lock itself is in memory
+//! {data}/apps/.<id>.deleted/             what is left of an app that is gone; removed at the next start if not before
 //! {data}/incoming/                       uploads
 //! {data}/logs/access.log                 requests of no app, and older ones
 //! {data}/certs/<host>/                   chain.pem, key.pem; self-signed beside those that we made
@@ -47,6 +48,11 @@ impl Layout {
 
     pub fn app(&self, id: &AppId) -> PathBuf {
         self.apps().join(id.to_string())
+    }
+
+    /// What an app's folder is called while it is removed.
+    pub fn deleted(&self, id: &AppId) -> PathBuf {
+        self.apps().join(format!(".{id}.deleted"))
     }
 
     pub fn releases(&self, id: &AppId) -> PathBuf {

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::crash;
 use super::layout::Layout;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
@@ -71,7 +72,9 @@ impl Locks {
         }
         // From here on nobody else touches the file.
         let lock = Held { locks: self.clone(), app: app.clone() };
+        crash::point("lock: taken and not told");
         lock.tell(who, purpose, version);
+        crash::point("lock: told");
         Ok(lock)
     }
 

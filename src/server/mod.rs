@@ -22,6 +22,7 @@ pub(crate) mod control;
 pub(crate) mod verbs;
 pub(crate) mod vet;
 pub(crate) mod lock;
+pub(crate) mod crash;
 pub(crate) mod daemon;
 pub(crate) mod board;
 pub(crate) mod certs;
@@ -64,6 +65,7 @@ use settings::{Listen, Settings};
 use users::Users;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::proto::name::AppId;
 use crate::proto::paths;
 use crate::proto::target::Target;
 use crate::{logger, proxy, sys};
@@ -134,8 +136,10 @@ fn serve(settings: &Settings) -> Result<()> {
         tell_numbers(listen, board.clone(), keeper.as_ref())?;
     }
     let world = app::world(layout.clone(), board.clone(), users.clone(), tree.clone(), home.host_key.clone())?;
+    let also = world.clone();
     let start = Box::new(move |id, desired| app::start(id, desired, &world));
-    let daemon = Arc::new(Daemon::new(layout, board, users, about, start));
+    let clear = Box::new(move |id: &AppId| app::end_leftovers(id, &also));
+    let daemon = Arc::new(Daemon::new(layout, board, users, about, start, clear));
 
     let apps = daemon.boot()?;
     let control = socket.serve(daemon.clone())?;

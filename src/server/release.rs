@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use super::crash;
 use super::install::{self, Run};
 use super::layout::Layout;
 use super::state::Desired;
@@ -31,6 +32,8 @@ const KEEP_OTHERS: usize = 10;
 const LEFT_OVER: Duration = Duration::from_secs(24 * 3600);
 /// An installation of dependencies that takes longer hangs.
 const INSTALL_TIME: Duration = Duration::from_secs(600);
+/// What we write into a release.
+const OUR_FILES: [&str; 5] = ["app.json", "mise.toml", ".complete", ".prepared", "logs"];
 /// What must stay free beside an unpacked release, for logs and state.
 const SPARE_BYTES: u64 = 64 << 20;
 
@@ -49,12 +52,14 @@ pub(crate) fn unpack(
 ) -> Result<()> {
     vet::artifact(artifact)?;
     let upload = layout.incoming().join(&artifact.file);
+    crash::point("unpack: begins");
     if !is_complete(layout, id, version) {
         check_upload(&upload, artifact)?;
         check_space(layout, artifact.unpacked)?;
         lay_out(layout, id, version, artifact, &upload, user)?;
         log::info!("app={id} release={version} unpacked bytes={}", artifact.unpacked);
     }
+    crash::point("unpack: the upload is to be removed");
     if let Err(e) = fs::remove_file(&upload)
         && e.kind() != std::io::ErrorKind::NotFound
     {
@@ -98,9 +103,11 @@ pub(crate) fn prepare(
         installed?;
         sync_all(layout)?;
     }
+    crash::point("prepare: to be described");
     if !layout.release(&manifest.app, &manifest.version).join("app.json").exists() {
         describe(layout, manifest)?;
     }
+    crash::point("prepare: to be marked");
     disk::write_atomic(&marker, b"", 0o644)
 }
 
@@ -144,6 +151,7 @@ pub(crate) fn discard(layout: &Layout, id: &AppId, version: &Version) -> Result<
         fs::remove_file(&marker).context(|| format!("remove {}", marker.display()))?;
         disk::sync_dir(&layout.release(id, version))?;
     }
+    crash::point("discard: not complete any more");
     disk::remove_tree(&layout.release(id, version))
 }
 
@@ -173,7 +181,15 @@ pub(crate) fn tidy(layout: &Layout, id: &AppId) {
             remove_left_over(&entry);
         }
     }
-    for entry in entries(&layout.app(id)) {
+    for release in entries(&layout.releases(id)) {
+        // Beside them lie the app's own files, whatever they are called.
+        let is_ours = |entry: &PathBuf| {
+            let name = entry.file_name().unwrap_or_default().to_string_lossy();
+            OUR_FILES.iter().any(|file| name.starts_with(&format!(".{file}.")))
+        };
+        entries(&release).iter().filter(|e| disk::is_temporary(e) && is_ours(e)).for_each(|e| remove_left_over(e));
+    }
+    for entry in [layout.app(id), layout.run(id)].iter().flat_map(|dir| entries(dir)) {
         if disk::is_temporary(&entry) {
             remove_left_over(&entry);
         }
@@ -229,6 +245,7 @@ fn lay_out(
     owner::arrange(layout, id, user)?;
     let staging = unused(layout, id, version);
     unpack_archive(upload, &staging, &artifact.sha256, artifact.unpacked)?;
+    crash::point("unpack: laid out aside");
     let finished = finish(layout, id, version, &staging, user);
     if finished.is_err() {
         let _ = disk::remove_tree(&staging);
@@ -245,6 +262,7 @@ fn finish(layout: &Layout, id: &AppId, version: &Version, staging: &Path, user: 
     disk::swap_symlink(&staging.join("logs"), Path::new("../../shared/logs"))?;
     owner::take_back(staging, user)?;
     disk::write_atomic(&staging.join(".complete"), b"", 0o644)?;
+    crash::point("unpack: complete and without its name");
     let release = layout.release(id, version);
     // Without a marker: a crash or a failed removal left it.
     disk::remove_tree(&release)?;

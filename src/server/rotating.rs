@@ -1,16 +1,23 @@
 //! Rotating: a file of limited size that lines are appended to, and the older ones beside it: `name`, `name.1`, ….
 //!
-//! **Invariant**: only whole lines are in it: what a full disk took a part of is taken back.
+//! **Invariant**: only whole lines are in it: what a full disk took a part of is taken back, and so is, before the next
+//! line, what a server that was killed had written of one. Nor does it ever grow beyond its size, unless one append
+//! alone is larger.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+/// Of what an app prints, and as much again of its requests: 50 MiB each.
+pub(crate) const PER_APP: Sizes = Sizes { file: 10 << 20, files: 5 };
+/// How much is read at once in search of the end of the last whole line.
+const LOOK: u64 = 64 << 10;
 
 /// How much may lie there.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sizes {
-    /// Of one file in bytes, give or take one write.
+    /// Of one file in bytes.
     pub file: u64,
     /// How many there are, the newest included.
     pub files: u32,
@@ -27,7 +34,7 @@ impl Rotating {
     /// The folder must be there.
     pub fn open(path: PathBuf, sizes: Sizes) -> io::Result<Rotating> {
         let file = open(&path)?;
-        let size = file.metadata()?.len();
+        let size = cut_to_lines(&file)?;
         Ok(Rotating { path, sizes, file, size })
     }
 
@@ -63,11 +70,31 @@ impl Rotating {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+    OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)
+}
+
+/// Takes off what has no end of line, and tells the size that is left.
+fn cut_to_lines(file: &File) -> io::Result<u64> {
+    let size = file.metadata()?.len();
+    let mut end = size;
+    while end > 0 {
+        let from = end.saturating_sub(LOOK);
+        let mut bytes = vec![0; (end - from) as usize];
+        file.read_exact_at(&mut bytes, from)?;
+        if let Some(at) = memchr::memrchr(b'\n', &bytes) {
+            end = from + at as u64 + 1;
+            break;
+        }
+        end = from;
+    }
+    if end < size {
+        file.set_len(end)?;
+    }
+    Ok(end)
 }
 
 /// The n-th older file; 0 is the newest.
-fn older(path: &Path, n: u32) -> PathBuf {
+pub(crate) fn older(path: &Path, n: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     if n > 0 {
         name.push(format!(".{n}"));
@@ -98,6 +125,27 @@ mod tests {
         let all = read(2) + &read(1) + &read(0);
         let last: Vec<String> = (0..50).map(|n| format!("line 1 {n:03}\n")).collect();
         assert!(last.concat().ends_with(&all) && all.len() > 200, "{all}");
+    }
+
+    #[test]
+    fn a_line_that_a_crash_has_cut_is_taken_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.log");
+        let sizes = Sizes { file: 1 << 20, files: 2 };
+        let half = "h".repeat(3 * LOOK as usize);
+        for (left, kept) in [
+            ("one\nha", "one\n"),
+            ("one\n", "one\n"),
+            ("ha", ""),
+            ("", ""),
+            (&format!("one\n{half}"), "one\n"),
+            (&half, ""),
+        ] {
+            fs::write(&path, left).unwrap();
+            let mut log = Rotating::open(path.clone(), sizes).unwrap();
+            log.append(b"two\n").unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{kept}two\n"));
+        }
     }
 
     #[test]

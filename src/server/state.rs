@@ -18,6 +18,8 @@ use crate::proto::route::Route;
 use crate::proto::version::Version;
 
 const FORMAT: u32 = 1;
+/// Deploys that failed, told to people who ask what happened lately; more are history.
+const MAX_FAILED: usize = 10;
 /// A state file holds at most a few dozen release records; more than this is not ours.
 const MAX_STATE: u64 = 16 << 20;
 
@@ -38,6 +40,22 @@ pub(crate) struct Desired {
     /// which secrets go with which release.
     #[serde(default)]
     pub secrets: Option<String>,
+    /// Releases that never went live since something else did, newest first. Their folders are gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<Failed>,
+}
+
+/// A deploy that did not come up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Failed {
+    pub version: Version,
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    pub by: String,
+    pub commit_message: Option<String>,
+    pub git_dirty: bool,
+    /// As the one who deployed it was told.
+    pub why: String,
 }
 
 /// All that went live together with a release, so that a rollback restores all of it.
@@ -63,7 +81,18 @@ impl Desired {
             releases: vec![live],
             secrets_hash: None,
             secrets: None,
+            failed: Vec::new(),
         }
+    }
+
+    /// Remembers that a release did not come up.
+    pub fn failed(&mut self, record: &Record, why: String) {
+        let Manifest { version, commit_message, git_dirty, .. } = record.manifest.clone();
+        self.failed.retain(|f| f.version != version);
+        let failed =
+            Failed { version, at_ms: record.deployed_ms, by: record.by.clone(), commit_message, git_dirty, why };
+        self.failed.insert(0, failed);
+        self.failed.truncate(MAX_FAILED);
     }
 
     pub fn record(&self, version: &Version) -> Option<&Record> {

@@ -8,12 +8,13 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::app::Event;
+use super::app::{Event, Told};
+use super::crash;
 use super::daemon::{Daemon, not_here};
 use super::lock::{Held, Purpose};
 use super::{release, state, vet};
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::control::{AppState, Artifact, Deploy, Info, LogLine, Notice, Preflight, Reply, Request};
+use crate::proto::control::{AppState, Artifact, Deploy, Info, LogQuery, Notice, Preflight, Reply, Request};
 use crate::proto::manifest::Manifest;
 use crate::proto::name::AppId;
 use crate::proto::route::Route;
@@ -21,8 +22,6 @@ use crate::proto::version::Version;
 
 /// One client changes a handful of apps at a time; more locks than this are a mistake.
 const MAX_LOCKS: usize = 64;
-/// More lines than this are better read from the files.
-const MAX_LINES: u32 = 10_000;
 /// Notices that wait for a slow client; what is over is dropped, because none of them is needed.
 const NOTICES: usize = 64;
 
@@ -43,7 +42,7 @@ pub(crate) enum Outcome {
     Work(Receiver<Said>),
     /// The app's output; endless when it is followed.
     Lines {
-        heard: Receiver<Vec<LogLine>>,
+        heard: Receiver<Result<Told>>,
         endless: bool,
     },
 }
@@ -64,7 +63,7 @@ pub(crate) fn serve(daemon: &Arc<Daemon>, session: &mut Session, request: Reques
         Request::Prepare { manifest } => prepare(daemon, session, manifest),
         Request::Deploy(order) => deploy(daemon, session, order),
         Request::Status { app } => status(daemon, app.as_ref()),
-        Request::Logs { app, follow, lines } => logs(daemon, &app, follow, lines),
+        Request::Logs(query) => logs(daemon, &query),
         Request::Releases { app } => Ok(Outcome::Reply(Reply::Releases(daemon.find(&app)?.releases()?))),
         Request::Rollback { app, version } => rollback(daemon, session, &app, version),
         Request::Scale { app, instances } => scale(daemon, session, &app, instances),
@@ -172,9 +171,10 @@ fn status(daemon: &Daemon, app: Option<&AppId>) -> Result<Outcome> {
 }
 
 /// Also of an app whose first deploy failed: its output says why.
-fn logs(daemon: &Daemon, app: &AppId, follow: bool, lines: u32) -> Result<Outcome> {
-    let handle = daemon.find_any(app).ok_or_else(|| not_here(app))?;
-    Ok(Outcome::Lines { heard: handle.logs(lines.min(MAX_LINES), follow), endless: follow })
+fn logs(daemon: &Daemon, query: &LogQuery) -> Result<Outcome> {
+    vet::logs(query)?;
+    let handle = daemon.find_any(&query.app).ok_or_else(|| not_here(&query.app))?;
+    Ok(Outcome::Lines { heard: handle.logs(query)?, endless: query.follow })
 }
 
 fn rollback(daemon: &Daemon, session: &Session, app: &AppId, version: Option<Version>) -> Result<Outcome> {
@@ -223,6 +223,7 @@ fn delete_all(daemon: &Daemon, app: &AppId, said: &Sender<Said>) -> Result<()> {
     }
     daemon.board.remove(app);
     daemon.remove(app)?;
+    crash::point("delete: files removed");
     daemon.board.forget_certs(&routes);
     log::info!("app={app} deleted");
     Ok(())
@@ -236,6 +237,7 @@ fn work(held: Arc<Held>, job: impl FnOnce(&Sender<Said>) -> Result<()> + Send + 
         let done = job(&said).map(|()| Reply::Done);
         // Before the client hears of the end: it may unlock and lock again at once.
         drop(held);
+        crash::point("work: done and not answered");
         // A client that is gone does not mind.
         let _ = said.send(Said::Done(done));
     };

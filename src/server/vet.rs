@@ -3,7 +3,7 @@
 use std::path::{Component, Path};
 
 use crate::error::{Error, Kind, Result};
-use crate::proto::control::{Artifact, Deploy};
+use crate::proto::control::{Artifact, Deploy, LogQuery};
 use crate::proto::manifest::{CPU_MILLI, MAX_INSTANCES, MEMORY, Manifest, PROCESSES};
 
 /// Longer than any deploy, idle time or drain that is meant, and far from overflowing a clock.
@@ -12,6 +12,8 @@ const MAX_SECONDS: u64 = 30 * 24 * 3600;
 const MAX_NAME: usize = 255;
 /// Secrets travel to each instance in one bootstrap message, which is bounded at twice this.
 const MAX_SECRETS: usize = 512 << 10;
+/// Longest text that is looked for in a log; a line of it is not much longer.
+const MAX_GREP: usize = 4 << 10;
 
 pub(crate) fn deploy(order: &Deploy) -> Result<()> {
     manifest(&order.manifest)?;
@@ -65,6 +67,14 @@ pub(crate) fn manifest(m: &Manifest) -> Result<()> {
         return Err(refused(of("a limit is out of range")));
     }
     Ok(())
+}
+
+pub(crate) fn logs(query: &LogQuery) -> Result<()> {
+    let texts = [("look for a text", &query.grep), ("a release has no name", &query.release)];
+    match texts.iter().find(|(_, text)| text.as_ref().is_some_and(|t| t.len() > MAX_GREP)) {
+        Some((what, _)) => Err(refused(format!("{what} of more than {MAX_GREP} bytes"))),
+        None => Ok(()),
+    }
 }
 
 pub(crate) fn instances(count: u32) -> Result<()> {

@@ -7,8 +7,8 @@ mod http;
 #[path = "../it/sandbox.rs"]
 mod sandbox;
 
-use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,21 +17,69 @@ use sandbox::{HOST, Running, Server, Sshd, User, wait_for};
 
 const RUNS: usize = 15;
 /// On demand, a second without requests is enough.
-const CONFIG: &str = "name = \"shop\"\nruntime = \"binary\"\nmain = \"hello\"\n\n[envs.production]\n\
-                      route = \"shop.localhost\"\ninstances = 0\nidle_timeout = 1\n";
+const ON_DEMAND: &str = "[envs.production]\nroute = \"shop.localhost\"\ninstances = 0\nidle_timeout = 1\n";
+/// Says that it listens as soon as it does, so that by hand and under Tako the same is measured.
+const SCRIPT: &str = "import { createServer } from 'node:http';
+const server = createServer((request, response) => response.end('hello'));
+server.listen(Number(process.env.PORT), '127.0.0.1', () => console.log(`TAKO:READY:${server.address().port}`));
+";
+
+/// A program, how it is started by hand in its folder, and what `tako.toml` says of it.
+struct App {
+    name: &'static str,
+    by_hand: &'static [&'static str],
+    config: &'static str,
+}
+
+const APPS: [App; 3] = [
+    App {
+        name: "a compiled program (examples/hello-binary)",
+        by_hand: &["./hello"],
+        config: "runtime = \"binary\"\nmain = \"hello\"\n",
+    },
+    App {
+        name: "node:http on Node",
+        by_hand: &["node", "index.mjs"],
+        config: "runtime = \"node\"\nmain = \"index.mjs\"\nstart = [\"node\", \"{main}\"]\n",
+    },
+    App {
+        name: "node:http on Bun",
+        by_hand: &["bun", "index.mjs"],
+        config: "runtime = \"bun\"\nmain = \"index.mjs\"\nstart = [\"bun\", \"{main}\"]\n",
+    },
+];
 
 fn main() {
+    println!("{RUNS} wakes of each; milliseconds");
+    println!("{:<52} {:>8} {:>8} {:>8}", "", "min", "median", "max");
+    for app in &APPS {
+        let program = app.by_hand[0];
+        let known =
+            |name| Command::new(name).arg("--version").stdout(Stdio::null()).status().is_ok_and(|s| s.success());
+        match program.starts_with("./") || known(program) {
+            true => measure(app),
+            false => println!("skipped: there is no {program} on this machine"),
+        }
+    }
+}
+
+fn measure(app: &App) {
     let server = Server::start();
     let sshd = Sshd::start(&server);
     let user = User::new(&sshd);
-    let program = user.project().join("hello");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/hello-binary/main.rs");
-    assert!(Command::new("rustc").args(["-O", "-o"]).arg(&program).arg(source).status().unwrap().success());
-    fs::write(user.project().join("tako.toml"), CONFIG).unwrap();
+    let program = user.project().join("hello");
+    match app.by_hand {
+        ["./hello"] => {
+            assert!(Command::new("rustc").args(["-O", "-o"]).arg(&program).arg(source).status().unwrap().success())
+        }
+        _ => user.write("index.mjs", SCRIPT),
+    }
+    user.write("tako.toml", &format!("name = \"shop\"\n{}\n{ON_DEMAND}", app.config));
     user.must(&["servers", "add", "127.0.0.1", "--name", "box", "--port", &sshd.port.to_string()]);
     user.must(&["deploy", "--yes"]);
 
-    let boots = (0..RUNS).map(|_| boot(&program)).collect();
+    let boots = (0..RUNS).map(|_| boot(app.by_hand, &user.project())).collect();
     let (mut first, mut next) = (Vec::new(), Vec::new());
     for _ in 0..RUNS {
         wait_for("its sleep", || {
@@ -47,18 +95,19 @@ fn main() {
         }
     }
 
-    println!("{RUNS} wakes of examples/hello-binary; milliseconds");
-    println!("{:<44} {:>8} {:>8} {:>8}", "", "min", "median", "max");
-    let boot = row("the app's own boot, started by hand", boots);
-    let first = row("first answer of an app that sleeps", first);
-    let next = row("the next answer", next);
-    println!("{:<44} {:>17.1}", "wake beyond boot and answer, of the medians", first - boot - next);
+    println!("{}", app.name);
+    let boot = row("  its own boot, started by hand", boots);
+    let first = row("  first answer while it sleeps", first);
+    let next = row("  the next answer", next);
+    println!("{:<52} {:>17.1}", "  wake beyond boot and answer, of the medians", first - boot - next);
 }
 
 /// From the start to the word that it listens.
-fn boot(program: &std::path::Path) -> Duration {
+fn boot(argv: &[&str], dir: &Path) -> Duration {
     let started = Instant::now();
-    let child = Command::new(program).env("PORT", "0").stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut command = Command::new(argv[0]);
+    command.args(&argv[1..]).current_dir(dir).env("PORT", "0");
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
     let mut child = Running(child);
     let mut line = String::new();
     BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -73,6 +122,6 @@ fn row(what: &str, mut times: Vec<Duration>) -> f64 {
     times.sort();
     let ms = |d: Duration| d.as_secs_f64() * 1000.0;
     let (min, median, max) = (ms(times[0]), ms(times[times.len() / 2]), ms(times[times.len() - 1]));
-    println!("{what:<44} {min:>8.1} {median:>8.1} {max:>8.1}");
+    println!("{what:<52} {min:>8.1} {median:>8.1} {max:>8.1}");
     median
 }

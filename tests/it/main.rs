@@ -1,25 +1,34 @@
 //! The one integration binary: black box, over the real programs.
 //!
 //! `sandbox` is a private world (data, socket, home, server, sshd) that ends with its value; `http` is a client that
-//! counts every byte against us; `traffic` is steady load that forgives nothing. The other modules are the tests, by
-//! what a user does; `websocket` brings peers that others wrote. `tidy` holds the rules of the house.
+//! counts every byte against us; `traffic` is steady load that forgives nothing; `small` is an app to measure around and
+//! `figures` what the server takes. The other modules are the tests, by what a user does; `websocket` brings peers that others wrote. `tidy` holds the rules of the house.
 #![allow(clippy::unwrap_used)]
 
 mod sandbox;
 mod http;
 mod traffic;
+mod small;
+mod figures;
+#[path = "../../src/cli/golden.rs"]
+mod golden;
 
 mod tidy;
 mod control;
 mod deploy;
+mod deploys;
+mod operations;
 mod assets;
 mod websocket;
 mod failures;
 mod on_demand;
 mod programs;
 mod recovery;
+mod crashes;
+mod adoption;
 mod bad_input;
 mod cli;
 mod server;
 mod tls;
 mod observe;
+mod logs;

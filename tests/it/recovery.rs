@@ -11,26 +11,31 @@ fn serves(server: &Server) -> Option<String> {
 }
 
 #[test]
-fn after_kill_9_the_same_apps_serve_the_same_versions() {
+fn after_kill_9_the_same_apps_serve_the_same_versions_from_the_same_processes() {
     let (mut server, _sshd, user) = super::deploy::world();
     user.must(&["deploy", "--yes"]);
     user.write("change.txt", "two");
     let v2 = user.result(&["deploy", "--yes", "--json"])["version"].as_str().unwrap().to_string();
-    let before = server.status("shop").unwrap();
-    let old_pid = before["instances"][0]["pid"].as_u64().unwrap();
+    let before = wait_for("the old one to be gone", || {
+        server.status("shop").filter(|status| status["instances"].as_array().is_some_and(|all| all.len() == 1))
+    });
     server.crash();
     server.boot();
     assert_eq!(wait_for("the app to serve again", || serves(&server)), v2);
     let after = server.status("shop").unwrap();
-    assert_eq!(
-        (&after["version"], &after["routes"], &after["wanted"]),
-        (&before["version"], &before["routes"], &before["wanted"])
-    );
-    wait_for("the orphan of the dead server to be gone", || {
-        let stat = std::fs::read_to_string(format!("/proc/{old_pid}/stat")).unwrap_or_default();
-        (stat.is_empty() || stat.contains(") Z ")).then_some(())
+    for what in ["version", "routes", "wanted", "last_failure"] {
+        assert_eq!(after[what], before[what], "{what}");
+    }
+    let pid = |status: &serde_json::Value| status["instances"][0]["pid"].as_u64().unwrap();
+    assert_eq!(pid(&after), pid(&before), "{}", server.log());
+
+    let traffic = crate::traffic::Traffic::start(server.http, server.https, HOST);
+    user.write("change.txt", "three");
+    let v3 = user.result(&["deploy", "--yes", "--json"])["version"].as_str().unwrap().to_string();
+    traffic.stop().assert_lossless(&[&v2, &v3]);
+    wait_for("the adopted one to have ended", || {
+        (!std::path::Path::new(&format!("/proc/{}", pid(&before))).exists()).then_some(())
     });
-    user.must(&["deploy", "--yes"]);
 }
 
 #[test]
@@ -79,6 +84,27 @@ fn a_client_that_is_killed_mid_deploy_leaves_no_lock_and_no_half_release() {
     assert_eq!(serves(&server).unwrap(), v1);
     wait_for("the failed release to be removed", || (server.releases("shop") == [v1.clone()]).then_some(()));
     assert!(!server.app("shop").join(".deploy_lock").exists());
+}
+
+#[test]
+fn an_installer_ends_with_the_server() {
+    let mut server = Server::start();
+    let mut control = Control::open(&server).unwrap();
+    super::server::unpack(&server, &mut control, "v1", "").unwrap();
+    let wait = ["/bin/sh", "-c", "echo $$ > pid; exec sleep 600"];
+    let manifest = json!({"app": "shop", "version": "v1", "runtime": "binary", "main": "run", "install": wait});
+    control.begin(json!({"prepare": {"manifest": manifest}}));
+    let file = server.app("shop").join("releases/v1/pid");
+    let pid = wait_for("the installer", || {
+        let pid = std::fs::read_to_string(&file).ok()?.trim().to_owned();
+        (!pid.is_empty()).then_some(pid)
+    });
+    server.crash();
+    wait_for("its end", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        (stat.is_empty() || stat.contains(") Z ")).then_some(())
+    });
+    server.boot();
 }
 
 #[test]

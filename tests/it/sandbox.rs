@@ -1,15 +1,18 @@
 //! A private world: folders, a `tako-server` on loopback ports of its own, a real `sshd` in front of it, and the
 //! user's home. Everything ends when the value is dropped.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -71,10 +74,15 @@ impl Server {
 
     /// With these arguments more.
     pub fn with(args: &[&str]) -> Server {
-        let unset = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Server { dir: short_tempdir(), process: None, http: unset, https: unset };
+        let mut server = Server::nowhere();
         server.boot_with(args);
         server
+    }
+
+    /// Its place only; nothing runs.
+    pub fn nowhere() -> Server {
+        let unset = SocketAddr::from(([127, 0, 0, 1], 0));
+        Server { dir: short_tempdir(), process: None, http: unset, https: unset }
     }
 
     /// Starts the program on the data that is there.
@@ -83,6 +91,12 @@ impl Server {
     }
 
     pub fn boot_with(&mut self, args: &[&str]) {
+        self.launch(args, &[]);
+        self.meet();
+    }
+
+    /// Starts the program and does not wait for it.
+    pub fn launch(&mut self, args: &[&str], env: &[(&str, &Path)]) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("server.log")).unwrap();
         let child = Command::new(TAKO_SERVER)
             .arg("--data-dir")
@@ -91,11 +105,16 @@ impl Server {
             .arg(self.socket())
             .args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--workers", "2"])
             .args(args)
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
         self.process = Some(Running(child));
+    }
+
+    /// Waits until it answers, and learns where it listens.
+    pub fn meet(&mut self) {
         let info = wait_for("tako-server to answer", || {
             Control::open(self)?.call(json!("info")).ok().map(|reply| reply["info"].clone())
         });
@@ -113,6 +132,12 @@ impl Server {
         let mut process = self.process.take().expect("it runs");
         let _ = Command::new("kill").arg(process.0.id().to_string()).status();
         wait_for("tako-server to stop", || process.0.try_wait().unwrap()).success()
+    }
+
+    /// Waits for it to end by itself.
+    pub fn end(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("it runs");
+        wait_for("tako-server to end", || process.0.try_wait().unwrap())
     }
 
     pub fn pid(&self) -> u32 {
@@ -150,9 +175,33 @@ impl Server {
         reply["status"].as_array()?.iter().find(|a| a["app"] == id).cloned()
     }
 
+    /// Groups of processes that were given a folder of this server's apps.
+    pub fn groups(&self) -> BTreeSet<u64> {
+        let given = [b"TAKO_DATA_DIR=", self.data().as_os_str().as_bytes()].concat();
+        let processes = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+            environment.split(|b| *b == 0).any(|variable| variable.starts_with(&given))
+        });
+        let group = |stat: String| stat.rsplit(')').next()?.split_whitespace().nth(2)?.parse().ok();
+        processes.filter_map(|entry| group(fs::read_to_string(entry.path().join("stat")).ok()?)).collect()
+    }
+
     /// The server's own log, for a failing test to show.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("server.log")).unwrap_or_default()
+    }
+}
+
+/// What a server that was killed left running is nobody's.
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.process.is_none() {
+            let pids = self.groups().into_iter().filter_map(|group| Pid::from_raw(i32::try_from(group).ok()?));
+            for group in pids {
+                // It may have ended since.
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+        }
     }
 }
 
@@ -299,6 +348,16 @@ impl Sshd {
     /// Makes the user's known_hosts hold this key for the server, and nothing else.
     pub fn know(&self, public_key: &str) {
         fs::write(self.dir.path().join("known_hosts"), format!("[127.0.0.1]:{} {public_key}", self.port)).unwrap();
+    }
+
+    /// Makes this one's user know the other server, too, and be known there.
+    pub fn join(&self, other: &Sshd) {
+        let add = |name: &str, text: String| {
+            let file = fs::OpenOptions::new().append(true).open(self.dir.path().join(name));
+            file.unwrap().write_all(text.as_bytes()).unwrap();
+        };
+        add("ssh_config", format!("  IdentityFile {}\n", other.dir.path().join("user").display()));
+        add("known_hosts", fs::read_to_string(other.dir.path().join("known_hosts")).unwrap());
     }
 
     pub fn options(&self) -> String {

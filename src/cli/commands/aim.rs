@@ -6,7 +6,7 @@ use crate::cli::args::Args;
 use crate::cli::config::inventory::{Inventory, Server};
 use crate::cli::fanout::{self, CONNECTS};
 use crate::cli::interrupt::Interrupt;
-use crate::cli::project::{Env, Project};
+use crate::cli::project::{Env, FILE, Project};
 use crate::cli::remote::{Place, Remote};
 use crate::cli::ui::Ui;
 use crate::error::{Context, Error, Kind, Result};
@@ -17,6 +17,11 @@ pub(crate) fn project(ui: &Ui, args: &Args) -> Result<Project> {
     // As git will name it, whatever links lead here.
     let dir = args.dir()?.canonicalize().context(|| "find the project's folder".into())?;
     Project::load(&dir, &mut |warning| ui.warn(&warning))
+}
+
+/// Whether this folder, or that of `--dir`, is a project or inside of one.
+pub(crate) fn is_project(args: &Args) -> Result<bool> {
+    Ok(args.dir()?.ancestors().any(|dir| dir.join(FILE).exists()))
 }
 
 /// That of `--env`, else production.

@@ -1,73 +1,55 @@
 //! `tako logs`: what the app printed, of all its servers as one stream.
 
+mod merge;
+mod wanted;
+
 use std::convert::Infallible;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, bounded};
+use jiff::tz::TimeZone;
 use serde_json::json;
 
 use super::{Exit, aim};
 use crate::cli::args::Args;
 use crate::cli::child::plain;
+use crate::cli::config::inventory::Server;
 use crate::cli::fanout;
 use crate::cli::interrupt::{Interrupt, Trigger};
 use crate::cli::remote::{Place, Remote};
 use crate::cli::ui::Ui;
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{LogLine, Notice, Request, Stream};
-use crate::proto::name::ServerName;
+use crate::proto::name::{AppId, ServerName};
+use merge::{Merge, Next, Piece};
+use wanted::Wanted;
 
 /// How soon we notice that nobody reads any more.
 const LOOK: Duration = Duration::from_millis(200);
-/// Without `--lines`.
-const LINES: u32 = 100;
+/// Messages of one server (64 KiB of text each) that wait for their turn among the others' times; then its server waits.
+const MAX_AHEAD: usize = 256;
 
 pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
+    let wanted = Wanted::of(args)?;
     let (trigger, interrupt) = Interrupt::of_process()?.or_trigger();
     let project = aim::project(ui, args)?;
     let env_name = aim::env_name(args)?;
     let servers = aim::servers(&env_name, project.env(&env_name)?, &aim::wanted(args)?)?;
     let app = aim::app(&project, &env_name);
-    let follow = args.flag("tail");
-    let lines = args.parsed("lines")?.unwrap_or(LINES);
-    let several = servers.len() > 1;
-    // Without `--tail` the lines of all servers are put in order of time; with it they come as they come.
-    let count = servers.len();
-    let read = || {
-        fanout::each(servers, if follow { count } else { fanout::CONNECTS }, |server| {
-            let mut kept = Vec::new();
-            let mut on = |notice| {
-                if let Notice::Lines { lines } = notice {
-                    match follow {
-                        true => lines.iter().for_each(|line| tell(ui, several.then_some(&server.name), line)),
-                        false => kept.extend(lines),
-                    }
-                }
-            };
-            let read = Remote::connect(&Place::Ssh(server.clone()), &interrupt)
-                .and_then(|mut remote| remote.order(Request::Logs { app: app.clone(), follow, lines }, &mut on));
-            (server.name, kept, read)
-        })
+    let reading = Reading { ui, wanted: &wanted, app: &app, servers: &servers };
+    let (told, failed) = match wanted.follow {
+        true => until_closed(ui, trigger, || reading.run(&interrupt)),
+        false => reading.run(&interrupt),
     };
-    let results = match follow {
-        true => until_closed(ui, trigger, read),
-        false => read(),
-    };
-    let mut all: Vec<(ServerName, LogLine)> = Vec::new();
-    let mut failed: Vec<(ServerName, Error)> = Vec::new();
-    for (server, lines, read) in results {
-        all.extend(lines.into_iter().map(|line| (server.clone(), line)));
-        match read {
-            // Ctrl-C is how following ends.
-            Err(e) if !(follow && e.kind() == Kind::Interrupted) => failed.push((server, e)),
-            _ => {}
-        }
+    // Ctrl-C is how following ends.
+    let failed: Vec<_> =
+        failed.into_iter().filter(|(_, e)| !(wanted.follow && e.kind() == Kind::Interrupted)).collect();
+    if told == 0 && failed.is_empty() && !wanted.follow {
+        let names: Vec<&str> = servers.iter().map(|s| s.name.as_str()).collect();
+        ui.note(&wanted.nothing_found(&app, &names));
     }
-    // Stable, so that lines of one moment stay as their server had them.
-    all.sort_by_key(|(_, line)| line.at_ms);
-    all.iter().for_each(|(server, line)| tell(ui, several.then_some(server), line));
-    match aim::failure(failed, count) {
+    match aim::failure(failed, servers.len()) {
         Some(e) => Err(e),
         None => Ok(Exit::Done),
     }
@@ -87,6 +69,133 @@ fn until_closed<T>(ui: &Ui, trigger: Trigger, read: impl FnOnce() -> T) -> T {
     })
 }
 
+struct Reading<'a> {
+    ui: &'a Ui,
+    wanted: &'a Wanted,
+    app: &'a AppId,
+    servers: &'a [Server],
+}
+
+type Failed = Vec<(ServerName, Error)>;
+
+impl Reading<'_> {
+    /// How many lines were told, and what went wrong.
+    fn run(&self, interrupt: &Interrupt) -> (u64, Failed) {
+        // All are connected before the first is read, so that the earlier lines of all are there to be put in order.
+        let connected = fanout::each(self.servers.iter().collect(), fanout::CONNECTS, |server: &Server| {
+            Remote::connect(&Place::Ssh(server.clone()), interrupt)
+        });
+        let mut failed = Vec::new();
+        let mut remotes = Vec::new();
+        for (server, remote) in self.servers.iter().zip(connected) {
+            match remote {
+                Ok(remote) => remotes.push((&server.name, remote)),
+                Err(e) => self.fail(&mut failed, &server.name, e),
+            }
+        }
+        let told = thread::scope(|scope| {
+            let mut names = Vec::new();
+            let mut heard = Vec::new();
+            let mut ends = Vec::new();
+            for (name, mut remote) in remotes {
+                let (to, pieces) = bounded(MAX_AHEAD);
+                names.push(name);
+                heard.push(pieces);
+                ends.push(scope.spawn(move || self.read(&mut remote, &to)));
+            }
+            let told = self.tell_all(&names, &heard);
+            for (name, end) in names.into_iter().zip(ends) {
+                match end.join() {
+                    Ok(Ok(())) => {}
+                    Ok(Err(e)) => failed.push((name.clone(), e)),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            told
+        });
+        (told, failed)
+    }
+
+    fn read(&self, remote: &mut Remote, to: &Sender<Vec<Piece>>) -> Result<()> {
+        let query = self.wanted.query(self.app, remote.hello().clock_ms);
+        let read = remote.order(Request::Logs(query), &mut |notice| {
+            if let Notice::Lines { lines, missed } = notice {
+                let gap = (missed > 0).then_some(Piece::Missed(missed));
+                // It is heard to its end.
+                let _ = to.send(gap.into_iter().chain(lines.into_iter().map(Piece::Line)).collect());
+            }
+        });
+        read.inspect_err(|e| {
+            if e.kind() != Kind::Interrupted {
+                let _ = to.send(vec![Piece::Lost(e.to_string())]);
+            }
+        })
+    }
+
+    /// Puts the servers' lines in order of time; ends with the last of them. How many lines there were.
+    fn tell_all(&self, names: &[&ServerName], heard: &[Receiver<Vec<Piece>>]) -> u64 {
+        let several = self.servers.len() > 1;
+        let mut merge = Merge::new(names.len(), self.wanted.follow);
+        let mut told = 0;
+        loop {
+            let (server, piece) = match merge.next(Instant::now()) {
+                Next::Piece(server, piece) => (server, piece),
+                Next::Wait(patience) => {
+                    hear(&mut merge, heard, patience);
+                    continue;
+                }
+                Next::End => return told,
+            };
+            let name = several.then_some(names[server]);
+            match piece {
+                Piece::Line(line) => {
+                    told += 1;
+                    tell(self.ui, name, &line);
+                }
+                Piece::Missed(lines) => {
+                    self.ui.event("missed", json!({"server": name, "lines": lines}));
+                    let at = name.map_or_else(String::new, |name| format!("{name}: "));
+                    self.ui
+                        .warn(&format!("{at}{lines} lines came faster than they could be told, and are missing here"));
+                }
+                // With one server it is the end, and the error of the command.
+                Piece::Lost(why) if several && self.wanted.follow => {
+                    self.ui.warn(&format!("no more is heard of {}: {why}", names[server]));
+                }
+                Piece::Lost(_) => {}
+            }
+        }
+    }
+
+    fn fail(&self, failed: &mut Failed, name: &ServerName, e: Error) {
+        if self.wanted.follow && self.servers.len() > 1 && e.kind() != Kind::Interrupted {
+            self.ui.warn(&format!("nothing is heard of {name}: {e}"));
+        }
+        failed.push((name.clone(), e));
+    }
+}
+
+/// Waits for one of those that the merge has nothing of.
+fn hear(merge: &mut Merge, heard: &[Receiver<Vec<Piece>>], patience: Option<Duration>) {
+    let lacking: Vec<usize> = merge.lacking().collect();
+    let mut select = Select::new();
+    lacking.iter().for_each(|server| {
+        select.recv(&heard[*server]);
+    });
+    let ready = match patience {
+        None => select.select(),
+        Some(patience) => match select.select_timeout(patience) {
+            Ok(ready) => ready,
+            Err(_) => return,
+        },
+    };
+    let server = lacking[ready.index()];
+    match ready.recv(&heard[server]) {
+        Ok(pieces) => merge.push(server, pieces, Instant::now()),
+        Err(_) => merge.end(server),
+    }
+}
+
 fn tell(ui: &Ui, server: Option<&ServerName>, line: &LogLine) {
     let stream = match line.stream {
         Stream::Out => "out",
@@ -103,14 +212,20 @@ fn tell(ui: &Ui, server: Option<&ServerName>, line: &LogLine) {
             "text": line.text,
         }),
     );
-    ui.out(&shown(server, line));
+    if !ui.is_json() {
+        ui.out(&shown(server, line, jiff::Timestamp::now(), &TimeZone::system()));
+    }
 }
 
-/// `12:03:07.250 [fra1] #1 GET /`; standard error is marked, because colour alone must not tell.
-fn shown(server: Option<&ServerName>, line: &LogLine) -> String {
+/// `12:03:07.250 [fra1] #1 GET /`, with the day unless it is today; standard error is marked, because colour alone must
+/// not tell.
+fn shown(server: Option<&ServerName>, line: &LogLine, now: jiff::Timestamp, zone: &TimeZone) -> String {
     let at = i64::try_from(line.at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    let at = at
-        .map_or_else(String::new, |at| at.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S%.3f ").to_string());
+    let at = at.map_or_else(String::new, |at| {
+        let at = at.to_zoned(zone.clone());
+        let is_today = at.date() == now.to_zoned(zone.clone()).date();
+        at.strftime(if is_today { "%H:%M:%S%.3f " } else { "%Y-%m-%d %H:%M:%S%.3f " }).to_string()
+    });
     let server = server.map_or_else(String::new, |server| format!("[{server}] "));
     let mark = match line.stream {
         Stream::Out => "",
@@ -124,18 +239,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_names_its_server_only_among_several() {
+    fn a_line_names_its_server_only_among_several_and_its_day_only_when_it_is_another() {
         let mut line = LogLine {
-            at_ms: 0,
+            at_ms: 3_723_004,
             release: "4f2c9ab".into(),
             instance: 2,
             stream: Stream::Out,
             text: "\x1b[31mGET\x1b[0m /\x07".into(),
         };
-        let after_time = |text: String| text.split_once(' ').unwrap().1.to_string();
-        assert_eq!(after_time(shown(None, &line)), "#2 GET /");
+        let now = |hours: i64| jiff::Timestamp::from_second(hours * 3600).unwrap();
+        assert_eq!(shown(None, &line, now(2), &TimeZone::UTC), "01:02:03.004 #2 GET /");
         line.stream = Stream::Err;
         let server = ServerName::parse("fra1").unwrap();
-        assert_eq!(after_time(shown(Some(&server), &line)), "[fra1] #2 ! GET /");
+        let later = shown(Some(&server), &line, now(30), &TimeZone::UTC);
+        assert_eq!(later, "1970-01-01 01:02:03.004 [fra1] #2 ! GET /");
     }
 }

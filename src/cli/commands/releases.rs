@@ -30,31 +30,37 @@ pub(crate) fn ls(ui: &Ui, args: &Args) -> Result<Exit> {
     let app = aim::app(&project, &env_name);
     let found = read(&servers, &app, &interrupt);
     interrupt.check()?;
-    let told = |(server, found): &(ServerName, Result<Vec<Release>>)| match found {
-        Ok(releases) => json!({ "server": server, "ok": true, "releases": releases }),
-        Err(e) => json!({ "server": server, "ok": false, "message": e.to_string() }),
-    };
-    ui.event("result", json!({ "app": app, "servers": found.iter().map(told).collect::<Vec<_>>() }));
-
-    let (mut lists, mut failed) = (Vec::new(), Vec::new());
-    for (server, found) in found {
-        match found {
-            Ok(releases) => lists.push((server, releases)),
-            Err(e) => failed.push((server, e)),
-        }
-    }
-    let rows = merge(lists);
-    if !rows.is_empty() {
-        let dirty = rows.iter().any(|row| row.release.git_dirty);
-        let cells: Vec<Vec<String>> = rows.iter().map(cells).collect();
-        ui.table(&["", "RELEASE", "DEPLOYED", "BY", "MESSAGE", "SERVERS"], &cells);
-        if dirty {
-            ui.note("* built from a tree with uncommitted changes");
-        }
-    }
+    tell(ui, &app, &found);
+    let failed = found.into_iter().filter_map(|(server, found)| Some((server, found.err()?))).collect();
     match aim::failure(failed, servers.len()) {
         Some(e) => Err(e),
         None => Ok(Exit::Done),
+    }
+}
+
+fn tell(ui: &Ui, app: &AppId, found: &[(ServerName, Result<Vec<Release>>)]) {
+    let told = |(server, found): &(ServerName, Result<Vec<Release>>)| match found {
+        Ok(releases) => json!({ "server": server, "ok": true, "releases": releases }),
+        Err(e) => json!({ "server": server, "ok": false, "kind": e.kind(), "message": e.to_string() }),
+    };
+    ui.event("result", json!({ "app": app, "servers": found.iter().map(told).collect::<Vec<_>>() }));
+
+    let there =
+        |(server, found): &(ServerName, Result<Vec<Release>>)| Some((server.clone(), found.as_ref().ok()?.clone()));
+    let rows = merge(found.iter().filter_map(there).collect());
+    if rows.is_empty() {
+        return;
+    }
+    let cells: Vec<Vec<String>> = rows.iter().map(cells).collect();
+    ui.table(&["", "RELEASE", "DEPLOYED", "BY", "MESSAGE", "SERVERS"], &cells);
+    if rows.iter().any(|row| row.release.git_dirty) {
+        ui.note("* built from a tree with uncommitted changes");
+    }
+    // Of the last one: what came of it is what people look for.
+    if let Some((version, why)) =
+        rows.first().and_then(|row| Some((&row.release.version, row.release.failure.as_ref()?)))
+    {
+        ui.note(&format!("! {version} did not come up: {why}"));
     }
 }
 
@@ -150,15 +156,11 @@ fn merge(lists: Lists) -> Vec<Row> {
 
 fn cells(row: &Row) -> Vec<String> {
     let Row { release, live_on } = row;
-    let mark = match (live_on.is_empty(), release.bad) {
-        (false, _) => "●",
-        (true, true) => "↩",
-        (true, false) => "",
-    };
-    let servers = match (live_on.as_slice(), release.bad) {
-        ([], true) => "rolled back".into(),
-        ([], false) => "–".into(),
-        (live, _) => live.iter().map(ServerName::as_str).collect::<Vec<_>>().join(" "),
+    let (mark, servers) = match live_on.as_slice() {
+        [] if release.failure.is_some() => ("✗", "failed".into()),
+        [] if release.bad => ("↩", "rolled back".into()),
+        [] => ("", "–".into()),
+        live => ("●", live.iter().map(ServerName::as_str).collect::<Vec<_>>().join(" ")),
     };
     vec![
         mark.into(),
@@ -173,7 +175,11 @@ fn cells(row: &Row) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::cli::golden;
+    use crate::cli::ui::Settings;
 
     fn release(version: &str, deployed_ms: u64, live: bool, bad: bool) -> Release {
         Release {
@@ -184,7 +190,47 @@ mod tests {
             commit_message: Some("Fix cart rounding".into()),
             git_dirty: version == "b81e07c",
             bad,
+            failure: None,
         }
+    }
+
+    fn failed(version: &str, deployed_ms: u64) -> Release {
+        let failure = Some("instance 1 of 2 exited with code 3 before it was ready".into());
+        Release { failure, ..release(version, deployed_ms, false, true) }
+    }
+
+    #[test]
+    fn screens_are_as_reviewed() {
+        let name = |s| ServerName::parse(s).unwrap();
+        let list = |live: &str| {
+            // So long ago that all of them are the same days ago.
+            vec![
+                failed("99aabb0", 10),
+                release("4f2c9ab", 9, live == "4f2c9ab", false),
+                release("77d0e1c", 8, false, true),
+                release("b81e07c", 7, live == "b81e07c", false),
+                release("5c3a9d2", 1, false, false),
+            ]
+        };
+        let found = [
+            (name("fra1"), Ok(list("4f2c9ab"))),
+            (name("nyc1"), Ok(list("b81e07c"))),
+            (name("lab"), Err(Error::new(Kind::Unreachable, "lab: refused"))),
+        ];
+        let app = AppId::parse("my-app").unwrap();
+        let mut screens = String::new();
+        for (name, (ui, out, err)) in [
+            ("without a terminal", Ui::captured(Settings::default())),
+            ("60 columns", Ui::captured_narrow(true)),
+            ("60 columns of ASCII", Ui::captured_narrow(false)),
+            ("for a program", Ui::captured(Settings { json: true, ..Settings::default() })),
+        ] {
+            tell(&ui, &app, &found);
+            screens += &format!("# {name}\n{}# and on standard error\n{}", out.text(), err.text());
+        }
+        let days = units::ago(aim::since(0));
+        let screens = screens.replace(&days, &format!("{:len$}", "long ago", len = days.len()));
+        golden::check(Path::new("tests/data/screens/releases-ls.txt"), &screens);
     }
 
     #[test]
@@ -216,6 +262,8 @@ mod tests {
             vec![(name("fra1"), [new(true), older()].concat()), (name("nyc1"), [new(true), older()].concat())],
             Some("5c3a9d2"),
         );
+        // One that never went live is nowhere to go back to.
+        check(vec![(name("fra1"), vec![release("4f2c9ab", 9, true, false), failed("99aabb0", 8)])], None);
         // Only one took the new one: the other stays where it is.
         let old = |live| vec![release("b81e07c", 7, live, false)];
         let half = vec![

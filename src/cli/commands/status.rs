@@ -1,128 +1,251 @@
-//! `tako status`: what runs where, asked of every server of every environment at once.
+//! `tako status`: what runs where and what it takes, asked of every server of every environment at once; with `--all`, or
+//! where there is no `tako.toml`, of every server that is known about every app on it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
 use super::{Exit, aim};
 use crate::cli::args::Args;
+use crate::cli::config::inventory::{Inventory, Server};
 use crate::cli::interrupt::Interrupt;
+use crate::cli::remote::Remote;
 use crate::cli::ui::Ui;
 use crate::cli::ui::units;
 use crate::error::{Error, Kind, Result};
-use crate::proto::control::{AppState, AppStatus, Reply, Request};
+use crate::proto::control::{AppState, AppStatus, InstanceStatus, Reply, Request};
 use crate::proto::name::{AppId, EnvName, ServerName};
 use crate::proto::version::Version;
 
-/// What one server said of one app; `None` when it has none of that name.
-type Found = Result<Option<AppStatus>>;
-/// An environment, its app, and what each of its servers said.
-type Answers = (EnvName, AppId, Vec<(ServerName, Found)>);
+/// What one server said of one app.
+struct Found {
+    server: ServerName,
+    /// `None` when the server was asked for all of its apps and could not answer.
+    app: Option<AppId>,
+    /// `None` when it has no app of that name.
+    status: Result<Option<AppStatus>>,
+}
 
 pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let interrupt = Interrupt::of_process()?;
+    let env = args.value("env").map(|_| aim::env_name(args)).transpose()?;
+    let found = match args.flag("all") {
+        true => of_servers(ui, args, env.as_ref(), &interrupt)?,
+        false if !aim::is_project(args)? => {
+            ui.note("there is no tako.toml here, so this is all that runs on the servers you know");
+            of_servers(ui, args, env.as_ref(), &interrupt)?
+        }
+        false => of_project(ui, args, env, &interrupt)?,
+    };
+    interrupt.check()?;
+    tell(ui, &found, args.flag("instances"));
+    // One server that cannot be reached has one problem, however many apps it was asked about.
+    let mut asked = BTreeSet::new();
+    let mut failed: BTreeMap<ServerName, Error> = BTreeMap::new();
+    for Found { server, status, .. } in found {
+        asked.insert(server.clone());
+        if let Err(e) = status {
+            failed.entry(server).or_insert(e);
+        }
+    }
+    match aim::failure(failed.into_iter().collect(), asked.len()) {
+        Some(e) => Err(e),
+        None => Ok(Exit::Done),
+    }
+}
+
+/// The project's app in one environment, or in all of them.
+fn of_project(ui: &Ui, args: &Args, env: Option<EnvName>, interrupt: &Interrupt) -> Result<Vec<Found>> {
     let project = aim::project(ui, args)?;
-    let envs = match args.value("env") {
-        Some(_) => {
-            let name = aim::env_name(args)?;
+    let wanted = aim::wanted(args)?;
+    let one = env.is_some();
+    let envs = match env {
+        Some(name) => {
             project.env(&name)?;
             vec![name]
         }
         None => project.envs.keys().filter(|name| !name.is_development()).cloned().collect(),
     };
     let mut all = Vec::new();
+    let mut elsewhere = None;
     for env_name in envs {
         let Some(env) = project.envs.get(&env_name) else { continue };
         let app = aim::app(&project, &env_name);
-        match aim::servers(&env_name, env, &[]) {
+        match aim::servers(&env_name, env, &wanted) {
             Ok(servers) => {
-                let found = aim::on_each(&servers, &interrupt, |remote| status(remote, &app));
-                all.push((env_name, app, found));
+                let found = aim::on_each(&servers, interrupt, |remote| status(remote, &app));
+                all.extend(found.into_iter().map(|(server, status)| Found { server, app: Some(app.clone()), status }));
             }
-            // Asked for all environments, one that is on no server yet is no error.
-            Err(e) if args.value("env").is_none() && matches!(e.kind(), Kind::NeedsInput | Kind::Config) => {
+            // Asked for all environments, one that is not on the wanted server, or on none yet, is no error.
+            Err(e) if !one && e.kind() == Kind::Usage => elsewhere = Some(e),
+            Err(e) if !one && matches!(e.kind(), Kind::NeedsInput | Kind::Config) => {
                 ui.note(&format!("{env_name}: {e}"));
             }
             Err(e) => return Err(e),
         }
     }
-    interrupt.check()?;
-    tell(ui, &all);
-    let failed: Vec<(ServerName, Error)> = all
-        .into_iter()
-        .flat_map(|(_, _, found)| found)
-        .filter_map(|(server, found)| Some((server, found.err()?)))
-        .collect();
-    let count = failed.len();
-    match aim::failure(failed, count) {
-        Some(e) => Err(e),
-        None => Ok(Exit::Done),
+    match elsewhere {
+        Some(e) if all.is_empty() => Err(e),
+        _ => Ok(all),
     }
 }
 
-fn status(remote: &mut crate::cli::remote::Remote, app: &AppId) -> Found {
-    match remote.call(Request::Status { app: Some(app.clone()) }, &mut |_| {}) {
-        Ok(Reply::Status(apps)) => Ok(apps.into_iter().find(|status| status.app == *app)),
-        Ok(other) => Err(remote.misunderstood(&other)),
+/// Every app on the known servers, or on those that are wanted.
+fn of_servers(ui: &Ui, args: &Args, env: Option<&EnvName>, interrupt: &Interrupt) -> Result<Vec<Found>> {
+    let (inventory, wanted) = (Inventory::load()?, aim::wanted(args)?);
+    let servers: Vec<Server> = match wanted.as_slice() {
+        [] => inventory.servers().to_vec(),
+        names => names.iter().map(|name| inventory.find(name).cloned()).collect::<Result<_>>()?,
+    };
+    if servers.is_empty() {
+        return Err(Error::new(Kind::Config, "no server is known yet").hint("run `tako servers add HOST` first"));
+    }
+    let mut found = Vec::new();
+    for (server, apps) in aim::on_each(&servers, interrupt, |remote| statuses(remote, None)) {
+        match apps {
+            Ok(apps) => {
+                let wanted = apps.into_iter().filter(|status| env.is_none_or(|env| status.app.env == *env));
+                found.extend(wanted.map(|status| Found {
+                    server: server.clone(),
+                    app: Some(status.app.clone()),
+                    status: Ok(Some(status)),
+                }));
+            }
+            Err(e) => found.push(Found { server, app: None, status: Err(e) }),
+        }
+    }
+    // By app; who could not answer comes last.
+    found.sort_by(|a, b| (a.app.is_none(), &a.app, &a.server).cmp(&(b.app.is_none(), &b.app, &b.server)));
+    if found.is_empty() {
+        let names = servers.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
+        ui.note(&format!("no app is on {names}"));
+    }
+    Ok(found)
+}
+
+fn status(remote: &mut Remote, app: &AppId) -> Result<Option<AppStatus>> {
+    match statuses(remote, Some(app)) {
+        Ok(apps) => Ok(apps.into_iter().find(|status| status.app == *app)),
         Err(e) if e.kind() == Kind::NotFound => Ok(None),
         Err(e) => Err(e),
     }
 }
 
-fn tell(ui: &Ui, all: &[Answers]) {
-    let mut rows = Vec::new();
-    let mut remarks = Vec::new();
-    let mut events = Vec::new();
-    for (env, app, found) in all {
-        let live = |found: &Found| found.as_ref().ok().and_then(|s| s.as_ref()?.version.clone());
-        let versions: BTreeSet<Version> = found.iter().filter_map(|(_, found)| live(found)).collect();
-        if versions.len() > 1 {
-            remarks.push(format!("≠ releases of {app} differ between servers: tako releases ls --env {env}"));
-        }
-        for (server, found) in found {
-            rows.push(row(app, env, server, found, versions.len() > 1));
-            if let Ok(Some(AppStatus { last_failure: Some(why), .. })) = found {
-                remarks.push(format!("! {server}: the last instance that failed: {why}"));
-            }
-            if let Ok(Some(status)) = found {
-                remarks.extend(status.remarks.iter().map(|remark| format!("· {server}: {app}: {remark}")));
-            }
-            events.push(match found {
-                Ok(Some(status)) => json!({ "env": env, "server": server, "ok": true, "status": status }),
-                Ok(None) => json!({ "env": env, "server": server, "ok": true, "status": null }),
-                Err(e) => json!({ "env": env, "server": server, "ok": false, "message": e.to_string() }),
-            });
-        }
+fn statuses(remote: &mut Remote, app: Option<&AppId>) -> Result<Vec<AppStatus>> {
+    match remote.call(Request::Status { app: app.cloned() }, &mut |_| {})? {
+        Reply::Status(apps) => Ok(apps),
+        other => Err(remote.misunderstood(&other)),
     }
-    if !rows.is_empty() {
-        ui.table(&["APP", "ENV", "SERVER", "STATE", "RELEASE", "INST", "MEM", "SINCE"], &rows);
-        remarks.iter().for_each(|line| ui.note(line));
-    }
-    ui.event("result", json!({ "apps": events }));
 }
 
-fn row(app: &AppId, env: &EnvName, server: &ServerName, found: &Found, differs: bool) -> Vec<String> {
+fn tell(ui: &Ui, all: &[Found], instances: bool) {
+    let differ = differing(all);
+    if !all.is_empty() {
+        let rows: Vec<Vec<String>> = all.iter().map(|found| row(found, &differ)).collect();
+        ui.table(&["APP", "ENV", "SERVER", "STATE", "RELEASE", "INST", "CPU", "MEM", "SINCE"], &rows);
+    }
+    for app in &differ {
+        ui.note(&format!("≠ releases of {app} differ between servers: `tako releases ls --env {}`", app.env));
+    }
+    for (server, status) in there(all) {
+        if let Some(why) = &status.last_failure {
+            ui.note(&format!("! {server}: the last instance that failed: {why}"));
+        }
+        for remark in &status.remarks {
+            ui.note(&format!("· {server}: {}: {remark}", status.app));
+        }
+    }
+    if instances {
+        for (server, status) in there(all).filter(|(_, status)| !status.instances.is_empty()) {
+            ui.caption(&format!("{} in {} on {server}", status.app.app, status.app.env));
+            let rows: Vec<Vec<String>> = status.instances.iter().map(|i| instance_row(i, status)).collect();
+            let head = ["#", "STATE", "RELEASE", "PID", "PORT", "UP", "CPU", "MEM", "RESTARTS"];
+            // Where all is well the last column would only take room.
+            let shown = head.len() - usize::from(status.instances.iter().all(|i| i.restarts == 0));
+            ui.table(&head[..shown], &rows);
+        }
+    }
+    ui.event("result", json!({ "apps": all.iter().map(told).collect::<Vec<_>>() }));
+}
+
+fn there(all: &[Found]) -> impl Iterator<Item = (&ServerName, &AppStatus)> {
+    all.iter().filter_map(|found| Some((&found.server, found.status.as_ref().ok()?.as_ref()?)))
+}
+
+/// Apps that do not have the same release live on all of their servers.
+fn differing(all: &[Found]) -> BTreeSet<AppId> {
+    let mut versions: BTreeMap<&AppId, BTreeSet<&Version>> = BTreeMap::new();
+    for (_, status) in there(all) {
+        versions.entry(&status.app).or_default().extend(&status.version);
+    }
+    versions.into_iter().filter(|(_, versions)| versions.len() > 1).map(|(app, _)| app.clone()).collect()
+}
+
+fn told(found: &Found) -> serde_json::Value {
+    let Found { server, app, status } = found;
+    let env = app.as_ref().map(|app| &app.env);
+    match status {
+        Ok(status) => json!({ "app": app, "env": env, "server": server, "ok": true, "status": status }),
+        Err(e) => json!({
+            "app": app,
+            "env": env,
+            "server": server,
+            "ok": false,
+            "kind": e.kind(),
+            "message": e.to_string(),
+        }),
+    }
+}
+
+fn row(found: &Found, differ: &BTreeSet<AppId>) -> Vec<String> {
     let dash = || "–".to_string();
-    let cells = match found {
+    let cells = match &found.status {
         Ok(Some(status)) => {
             let healthy = status.instances.iter().filter(|i| i.state == "healthy").count();
             // On demand, one is what a request would start.
             let wanted = status.wanted.max(1);
             let memory: u64 = status.instances.iter().map(|i| i.memory).sum();
-            let mark = if differs { " ≠" } else { "" };
+            let permille: u32 = status.instances.iter().map(|i| i.cpu_permille).sum();
+            let mark = if differ.contains(&status.app) { " ≠" } else { "" };
             [
                 state(status.state).to_string(),
                 status.version.as_ref().map_or_else(dash, |v| format!("{v}{mark}")),
                 format!("{healthy}/{wanted}"),
+                if status.instances.is_empty() { dash() } else { units::percent(permille) },
                 if memory == 0 { dash() } else { units::size(memory) },
                 if status.since_ms == 0 { dash() } else { units::age(aim::since(status.since_ms)) },
             ]
         }
-        Ok(None) => ["○ not deployed".into(), dash(), dash(), dash(), dash()],
-        Err(e) if e.kind() == Kind::Unreachable => ["! unreachable".into(), dash(), dash(), dash(), dash()],
-        Err(_) => ["! failed".into(), dash(), dash(), dash(), dash()],
+        Ok(None) => nothing("○ not deployed"),
+        Err(e) if e.kind() == Kind::Unreachable => nothing("! unreachable"),
+        Err(_) => nothing("! failed"),
     };
-    [app.app.to_string(), env.to_string(), server.to_string()].into_iter().chain(cells).collect()
+    let named = |name: Option<&str>| name.map_or_else(dash, Into::into);
+    let app = found.app.as_ref();
+    let place = [named(app.map(|a| a.app.as_str())), named(app.map(|a| a.env.as_str())), found.server.to_string()];
+    place.into_iter().chain(cells).collect()
+}
+
+fn nothing(state: &str) -> [String; 6] {
+    [state, "–", "–", "–", "–", "–"].map(String::from)
+}
+
+fn instance_row(instance: &InstanceStatus, status: &AppStatus) -> Vec<String> {
+    let InstanceStatus { number, version, pid, port, state, up_ms, memory, cpu_permille, restarts, .. } = instance;
+    // Of a rollout, or on its way out.
+    let other = if Some(version) == status.version.as_ref() { "" } else { " ≠" };
+    let mark = if state == "healthy" { "●" } else { "○" };
+    vec![
+        number.to_string(),
+        format!("{mark} {state}"),
+        format!("{version}{other}"),
+        pid.to_string(),
+        if *port == 0 { "–".into() } else { port.to_string() },
+        units::age(std::time::Duration::from_millis(*up_ms)),
+        units::percent(*cpu_permille),
+        units::size(*memory),
+        restarts.to_string(),
+    ]
 }
 
 fn state(state: AppState) -> &'static str {
@@ -141,37 +264,104 @@ fn state(state: AppState) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::proto::control::InstanceStatus;
+    use std::path::Path;
 
-    #[test]
-    fn a_row_tells_state_release_and_instances_of_one_server() {
-        let instance = |state: &str| InstanceStatus {
-            number: 1,
+    use super::*;
+    use crate::cli::golden;
+    use crate::cli::ui::Settings;
+    use crate::error::Error;
+
+    fn instance(number: u32, state: &str) -> InstanceStatus {
+        InstanceStatus {
+            number,
             version: Version::parse("4f2c9ab").unwrap(),
-            pid: 1,
-            port: 1,
+            pid: 31_000 + number,
+            port: 40_000,
             state: state.into(),
-            up_ms: 1,
+            up_ms: 7_300_000,
             memory: 59_000_000,
-        };
+            cpu_ms: 120_000,
+            cpu_permille: 32,
+            restarts: if state == "healthy" { 0 } else { 7 },
+        }
+    }
+
+    fn found(server: &str, app: &str, state: AppState, version: &str, instances: Vec<InstanceStatus>) -> Found {
+        let app = AppId::parse(app).unwrap();
         let status = AppStatus {
-            app: AppId::parse("shop").unwrap(),
-            state: AppState::Degraded,
-            version: Some(Version::parse("4f2c9ab").unwrap()),
+            app: app.clone(),
+            state,
+            version: Some(Version::parse(version).unwrap()),
             routes: Vec::new(),
             wanted: 2,
-            instances: vec![instance("healthy"), instance("starting")],
+            instances,
             since_ms: 0,
             last_failure: None,
             remarks: Vec::new(),
         };
-        let (app, env, server) = (&status.app.clone(), &EnvName::production(), &ServerName::parse("fra1").unwrap());
-        let cells = |found: Found, differs| row(app, env, server, &found, differs)[2..].join(" ");
-        assert_eq!(cells(Ok(Some(status.clone())), true), "fra1 ! degraded 4f2c9ab ≠ 1/2 118 MB –");
-        let asleep = AppStatus { state: AppState::Asleep, wanted: 0, instances: Vec::new(), ..status };
-        assert_eq!(cells(Ok(Some(asleep)), false), "fra1 ○ asleep 4f2c9ab 0/1 – –");
-        assert_eq!(cells(Ok(None), false), "fra1 ○ not deployed – – – –");
-        assert_eq!(cells(Err(Error::new(Kind::Unreachable, "x")), false), "fra1 ! unreachable – – – –");
+        Found { server: ServerName::parse(server).unwrap(), app: Some(app), status: Ok(Some(status)) }
+    }
+
+    /// Those of the manual, and one whose second instance does not come up.
+    fn sample() -> Vec<Found> {
+        let two = || vec![instance(1, "healthy"), instance(2, "healthy")];
+        let mut all = vec![
+            found("fra1", "my-app", AppState::Live, "4f2c9ab", two()),
+            found("nyc1", "my-app", AppState::Live, "b81e07c", two()),
+            found("fra1", "docs", AppState::Asleep, "91ab3f0", Vec::new()),
+            found(
+                "sin1",
+                "shop",
+                AppState::CrashLooping,
+                "4f2c9ab",
+                vec![instance(1, "healthy"), instance(2, "starting")],
+            ),
+        ];
+        if let Ok(Some(status)) = &mut all[3].status {
+            status.last_failure = Some("instance 2 exited with code 3 before it was ready".into());
+        }
+        let lab = Error::new(Kind::Unreachable, "lab: connection timed out after 10s");
+        let api = |status| Found {
+            server: ServerName::parse("lab").unwrap(),
+            app: Some(AppId::parse("api.staging").unwrap()),
+            status,
+        };
+        all.extend([api(Ok(None)), api(Err(lab))]);
+        all
+    }
+
+    #[test]
+    fn screens_are_as_reviewed() {
+        let mut screens = String::new();
+        for (name, (ui, out, err)) in [
+            ("without a terminal", Ui::captured(Settings::default())),
+            ("60 columns", Ui::captured_narrow(true)),
+            ("60 columns of ASCII", Ui::captured_narrow(false)),
+        ] {
+            tell(&ui, &sample(), true);
+            screens += &format!("# {name}\n{}# and on standard error\n{}", out.text(), err.text());
+        }
+        golden::check(Path::new("tests/data/screens/status.txt"), &screens);
+    }
+
+    #[test]
+    fn a_program_is_told_all_of_it() {
+        let (ui, out, _) = Ui::captured(Settings { json: true, ..Settings::default() });
+        tell(&ui, &sample(), false);
+        let event: serde_json::Value = serde_json::from_str(&out.text()).unwrap();
+        let apps = event["apps"].as_array().unwrap();
+        assert_eq!(apps.len(), 6);
+        assert_eq!(
+            (&apps[0]["app"], &apps[0]["env"], &apps[0]["server"]),
+            (&json!("my-app"), &json!("production"), &json!("fra1"))
+        );
+        let instance = &apps[0]["status"]["instances"][1];
+        for (name, expected) in
+            [("number", 2), ("pid", 31_002), ("cpu_ms", 120_000), ("cpu_permille", 32), ("restarts", 0)]
+        {
+            assert_eq!(instance[name], expected, "{name}");
+        }
+        assert_eq!((&apps[4]["ok"], &apps[4]["status"]), (&json!(true), &json!(null)));
+        assert_eq!((&apps[5]["ok"], &apps[5]["kind"]), (&json!(false), &json!("unreachable")));
     }
 }

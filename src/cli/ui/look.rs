@@ -16,6 +16,9 @@ pub(super) struct Look {
     pub color_err: bool,
     /// Whether the locale can show more than ASCII.
     pub unicode: bool,
+    /// Whether what is written there is read on a terminal, which breaks long lines anywhere.
+    pub terminal_out: bool,
+    pub terminal_err: bool,
     /// Whether lines on standard error may be redrawn.
     pub animated: bool,
     /// Whether somebody is there to answer.
@@ -60,6 +63,8 @@ impl Look {
             color_out: color(around.stdout_tty),
             color_err: color(around.stderr_tty),
             unicode: locale.contains("utf-8") || locale.contains("utf8"),
+            terminal_out: around.stdout_tty,
+            terminal_err: around.stderr_tty,
             animated: around.stderr_tty && !dumb && !ci,
             interactive: around.stdin_tty && around.stderr_tty && !ci && !settings.no_input && !settings.json,
         }

@@ -6,6 +6,7 @@
 
 pub(crate) mod units;
 mod look;
+mod fold;
 mod tree;
 mod screen;
 mod table;
@@ -85,13 +86,24 @@ impl Ui {
     }
 
     fn with(settings: Settings, look: Look, out: Box<dyn Write + Send>, err: Box<dyn Write + Send>) -> Ui {
+        Ui::sized(settings, look, out, err, terminal_size)
+    }
+
+    /// `size` tells the rows and columns of the terminal.
+    fn sized(
+        settings: Settings,
+        look: Look,
+        out: Box<dyn Write + Send>,
+        err: Box<dyn Write + Send>,
+        size: fn() -> (usize, usize),
+    ) -> Ui {
         let tasks = match &settings {
             s if s.json => Tasks::Events,
             s if s.quiet => Tasks::Silent,
             _ if look.animated => Tasks::Drawn,
             _ => Tasks::Lines,
         };
-        let screen = Mutex::new(Screen::new(out, err, look, tasks, terminal_size, Instant::now()));
+        let screen = Mutex::new(Screen::new(out, err, look, tasks, size, Instant::now()));
         let shared = Arc::new(Shared { screen, changed: Condvar::new() });
         let inner = Inner { settings, look, shared, renderer: OnceLock::new(), asking: Mutex::new(()) };
         Ui { inner: Arc::new(inner) }
@@ -107,9 +119,11 @@ impl Ui {
     /// What went well, as a line of the result.
     pub fn success(&self, line: &str) {
         let look = &self.inner.look;
-        let mark = paint(look.color_out, Paint::Green, look.glyph(Glyph::Done, 0));
+        let mark = look.glyph(Glyph::Done, 0);
+        let folded = self.folded(&format!("{mark} {line}"), look.terminal_out);
+        let rest = folded.strip_prefix(mark).unwrap_or_default();
         self.screen().part_from_tasks();
-        self.out(&format!("{mark} {line}"));
+        self.out(&format!("{}{rest}", paint(look.color_out, Paint::Green, mark)));
     }
 
     /// One NDJSON event on standard output, with `event` and `v` added; silent without `--json`.
@@ -122,7 +136,8 @@ impl Ui {
     /// A line about what is going on, on standard error; silent with `--quiet`.
     pub fn note(&self, line: &str) {
         if !self.inner.settings.quiet {
-            self.screen().err_line(&clean(line, false));
+            let line = self.folded(&clean(line, false), self.inner.look.terminal_err);
+            self.screen().err_line(&line);
         }
     }
 
@@ -150,8 +165,7 @@ impl Ui {
 
     pub fn warn(&self, line: &str) {
         self.event("warning", json!({ "message": line }));
-        let word = paint(self.inner.look.color_err, Paint::Yellow, "warning:");
-        self.screen().err_line(&format!("{word} {}", clean(line, false)));
+        self.explain("warning:", Paint::Yellow, line);
     }
 
     /// `error: …`, its detail indented, its hint, on standard error; with `--json` a final `error` event too.
@@ -165,16 +179,35 @@ impl Ui {
                 "detail": error.detail(),
             }),
         );
-        let on = self.inner.look.color_err;
-        let mut screen = self.screen();
-        screen.part_from_tasks();
-        let mut lines = error_lines(error).into_iter();
-        if let Some(first) = lines.next() {
-            screen.err_line(&format!("{} {}", paint(on, Paint::Red, "error:"), clean(&first, false)));
+        self.screen().part_from_tasks();
+        let told = Told::of(error);
+        self.explain("error:", Paint::Red, &told.message);
+        // As they were printed, or with a caret below the right letter.
+        told.detail.iter().for_each(|line| self.screen().err_line(&clean(line, false)));
+        if let Some(hint) = told.hint {
+            let hint = self.folded(&clean(&hint, false), self.inner.look.terminal_err);
+            self.screen().err_line(&hint);
         }
-        for line in lines {
-            screen.err_line(&clean(&line, false));
+    }
+
+    /// A line on standard error after a word in colour.
+    fn explain(&self, word: &str, color: Paint, line: &str) {
+        let look = &self.inner.look;
+        let folded = self.folded(&format!("{word} {}", clean(line, false)), look.terminal_err);
+        let rest = folded.strip_prefix(word).unwrap_or_default();
+        self.screen().err_line(&format!("{}{rest}", paint(look.color_err, color, word)));
+    }
+
+    /// Prose for a terminal, broken at words; for anything else as it is.
+    fn folded(&self, text: &str, terminal: bool) -> String {
+        match self.room(terminal) {
+            Some(room) => fold::fold(&self.inner.look.spell(text), room),
+            None => text.into(),
         }
+    }
+
+    fn room(&self, terminal: bool) -> Option<usize> {
+        terminal.then(|| (self.screen().size)().1)
     }
 
     /// A new line at the end of the progress tree; `label` is a word such as `Build`.
@@ -232,13 +265,18 @@ impl Ui {
 
     /// A left-aligned table under `head`, on standard output.
     pub fn table(&self, head: &[&str], rows: &[Vec<String>]) {
-        for (i, line) in table::lines(head, rows).iter().enumerate() {
-            let line = self.inner.look.spell(line);
-            match i {
-                0 => self.out(&paint(self.inner.look.color_out, Paint::Bold, &line)),
-                _ => self.out(&line),
-            }
-        }
+        let look = &self.inner.look;
+        // Before it is measured: what stands for a character may be longer.
+        let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| look.spell(cell)).collect()).collect();
+        let lines = table::lines(head, &rows, self.room(look.terminal_out));
+        lines.head.iter().for_each(|line| self.out(&paint(look.color_out, Paint::Bold, line)));
+        lines.rows.iter().for_each(|line| self.out(line));
+    }
+
+    /// What the table below it is about, on standard output.
+    pub fn caption(&self, line: &str) {
+        self.out("");
+        self.out(&paint(self.inner.look.color_out, Paint::Bold, &self.inner.look.spell(line)));
     }
 
     /// The last picture stays, and nothing is drawn any more. Also done when the last clone goes.
@@ -364,12 +402,28 @@ impl Shared {
     }
 }
 
-/// The message, then detail, indented, then the hint.
+/// An error as lines of plain text.
+#[cfg(test)]
 pub(crate) fn error_lines(error: &Error) -> Vec<String> {
-    let mut lines = vec![error.to_string()];
-    lines.extend(error.detail().iter().map(|line| format!("  {line}").trim_end().to_string()));
-    lines.extend(error.next_step().map(|hint| format!("  hint: {hint}")));
-    lines
+    let Told { message, detail, hint } = Told::of(error);
+    [vec![message], detail, hint.into_iter().collect()].concat()
+}
+
+/// An error as lines: the message, then detail, indented, then the hint.
+struct Told {
+    message: String,
+    detail: Vec<String>,
+    hint: Option<String>,
+}
+
+impl Told {
+    fn of(error: &Error) -> Told {
+        Told {
+            message: error.to_string(),
+            detail: error.detail().iter().map(|line| format!("  {line}").trim_end().to_string()).collect(),
+            hint: error.next_step().map(|hint| format!("  hint: {hint}")),
+        }
+    }
 }
 
 /// Rows and columns of the terminal behind standard error.

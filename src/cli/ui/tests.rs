@@ -35,12 +35,28 @@ impl Write for Failing {
     }
 }
 
-const PLAIN: Look = Look { color_out: false, color_err: false, unicode: true, animated: false, interactive: false };
+const PLAIN: Look = Look {
+    color_out: false,
+    color_err: false,
+    unicode: true,
+    terminal_out: false,
+    terminal_err: false,
+    animated: false,
+    interactive: false,
+};
 
 impl Ui {
     /// A Ui without a terminal, and its standard output and standard error.
     pub(crate) fn captured(settings: Settings) -> (Ui, Paper, Paper) {
         captured(settings, PLAIN)
+    }
+
+    /// One on a terminal of 60 columns that can neither colour nor redraw, and shows more than ASCII if `unicode`.
+    pub(crate) fn captured_narrow(unicode: bool) -> (Ui, Paper, Paper) {
+        let look = Look { unicode, terminal_out: true, terminal_err: true, ..PLAIN };
+        let (out, err) = (Paper::default(), Paper::default());
+        let ui = Ui::sized(Settings::default(), look, Box::new(out.clone()), Box::new(err.clone()), || (24, 60));
+        (ui, out, err)
     }
 }
 

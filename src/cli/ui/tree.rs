@@ -256,7 +256,15 @@ impl Bar {
 mod tests {
     use super::*;
 
-    const LOOK: Look = Look { color_out: false, color_err: false, unicode: true, animated: true, interactive: true };
+    const LOOK: Look = Look {
+        color_out: false,
+        color_err: false,
+        unicode: true,
+        terminal_out: true,
+        terminal_err: true,
+        animated: true,
+        interactive: true,
+    };
 
     fn after(start: Instant, ms: u64) -> Instant {
         start + Duration::from_millis(ms)

@@ -39,6 +39,15 @@ pub(crate) fn swap(d: Duration) -> String {
     }
 }
 
+/// `0%`, `3.2%`, `142%`: thousandths of one core.
+pub(crate) fn percent(permille: u32) -> String {
+    match permille {
+        0 => "0%".into(),
+        1..100 => format!("{}.{}%", permille / 10, permille % 10),
+        _ => format!("{}%", permille / 10),
+    }
+}
+
 /// `1 route`, `2 routes`.
 pub(crate) fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
@@ -100,6 +109,7 @@ mod tests {
         check(86_400_000, "24h 00m", "1d", "yesterday");
         check(6 * 86_400_000, "144h 00m", "6d", "6 days ago");
         let ms = Duration::from_millis;
+        assert_eq!([0, 3, 99, 100, 1429].map(percent), ["0%", "0.3%", "9.9%", "10%", "142%"]);
         assert_eq!([0, 3, 12, 1200].map(ms).map(swap), ["0.0 ms", "3.0 ms", "12 ms", "1.2s"]);
     }
 }

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use rustix::process::Signal;
 
 use super::assets::Assets;
+use super::boot::Clearing;
 use super::cell::Cell;
 use super::ending::Ending;
 use super::instance::{Event as Heard, Instance, Place, Process, Role, Run, Traffic};
@@ -22,7 +23,7 @@ use super::roll::Rolling;
 use super::scale::{self, Scale};
 use super::spec::Spec;
 use super::stage::Stage;
-use super::{Message, Threads, leftover, secrets};
+use super::{Message, Threads};
 use crate::crypto::Key;
 use crate::error::{Error, Result};
 use crate::proto::control::{Secrets, Step};
@@ -32,12 +33,13 @@ use crate::proxy::Notice;
 use crate::proxy::table::EndpointId;
 use crate::server::board::Posting;
 use crate::server::cgroup::Leaf;
+use crate::server::crash;
 use crate::server::layout::Layout;
 use crate::server::state::Desired;
 
 /// Notices of the proxy that wait for us. More than this come only when we are stuck; what is lost then is made up
-/// for by deadlines.
-const MAX_NOTICES: usize = 4096;
+/// for by deadlines. Room for all of them is taken at once, and by every app: some 40 KiB.
+const MAX_NOTICES: usize = 1024;
 
 pub(super) struct Actor<S: Stage> {
     pub id: AppId,
@@ -50,7 +52,7 @@ pub(super) struct Actor<S: Stage> {
     pub messages: Receiver<Message>,
     notices: Receiver<Notice>,
     heard: Receiver<(EndpointId, Heard)>,
-    to_us: Sender<(EndpointId, Heard)>,
+    pub to_us: Sender<(EndpointId, Heard)>,
 
     pub desired: Option<Desired>,
     /// What `desired` says is live.
@@ -69,6 +71,7 @@ pub(super) struct Actor<S: Stage> {
     pub discards: Vec<Version>,
     pub ending: Option<Ending>,
     pub scale: Scale,
+    pub clearing: Option<Clearing>,
 }
 
 impl<S: Stage> Actor<S> {
@@ -112,6 +115,7 @@ impl<S: Stage> Actor<S> {
             discards: Vec::new(),
             ending: None,
             scale: Scale::new(scale::State::Steady, Duration::ZERO),
+            clearing: None,
         }
     }
 
@@ -151,27 +155,6 @@ impl<S: Stage> Actor<S> {
         }
     }
 
-    fn boot(&mut self) {
-        leftover::end_all(&self.layout, &self.id);
-        self.cell.tidy(&self.layout, &self.id, &[]);
-        let name = self.desired.as_ref().and_then(|d| d.secrets.as_deref());
-        match name.map(|name| secrets::load(&self.layout, &self.host_key, &self.id, name)).transpose() {
-            Ok(held) => self.secrets = held.map(Arc::new),
-            Err(e) => {
-                log::error!("app={} nothing is started without its secrets error={e}", self.id);
-                self.last_failure = Some(e.to_string());
-                self.sealed = Some(e.to_string());
-            }
-        }
-        let Some(desired) = &self.desired else { return self.tidy_files() };
-        let record = desired.live().cloned().expect("state::load refuses a state without its live release");
-        let spec = Spec::new(record, self.secrets.clone());
-        self.live = Some(spec.clone());
-        self.open_assets(&spec);
-        self.tidy_files();
-        self.settle(Instant::now());
-    }
-
     pub fn serve(&mut self, message: Message, now: Instant) {
         match message {
             Message::Deploy { order, by, to } => self.deploy(*order, by, to, now),
@@ -187,9 +170,12 @@ impl<S: Stage> Actor<S> {
     }
 
     fn tick(&mut self, now: Instant) {
+        self.tick_clearing(now);
         for at in 0..self.instances.len() {
             match &self.instances[at].run {
-                Run::Waiting(until) if *until <= now && self.instances[at].role == Role::Serving => {
+                Run::Waiting(until)
+                    if self.clearing.is_none() && *until <= now && self.instances[at].role == Role::Serving =>
+                {
                     if let Err(e) = self.start_process(at) {
                         self.could_not_start(at, &e, now);
                     }
@@ -208,7 +194,9 @@ impl<S: Stage> Actor<S> {
 
     fn deadline(&self) -> Option<Instant> {
         let instances = self.instances.iter().filter_map(|i| match &i.run {
-            Run::Waiting(until) => (i.role == Role::Serving).then_some(*until),
+            Run::Waiting(until) => {
+                (i.role == Role::Serving).then(|| self.cleared().map_or(*until, |at| at.max(*until)))
+            }
             Run::Up(process) => process.life.deadline(),
         });
         let stop = match self.ending {
@@ -234,7 +222,8 @@ impl<S: Stage> Actor<S> {
             }
             Heard::Ready(port) => {
                 process.is_ready(port, now);
-                process.note(&self.layout, instance.spec.manifest(), instance.number);
+                crash::point("ready signal: heard and not noted");
+                process.note(&self.layout, &instance.spec, instance.number);
                 self.tell_if_fresh(at, Step::Ready);
                 self.live_on(at, lifecycle::Event::Ready, now);
             }

@@ -65,6 +65,11 @@ impl Cell {
         }
     }
 
+    /// The group that a process of an earlier server is in.
+    pub fn leaf_of(&self, id: &AppId, pid: u32) -> Option<Leaf> {
+        self.tree.leaf_of(id, pid)
+    }
+
     /// Ends what is left of the app in any group, when all of its instances have ended.
     pub fn clear(&self, id: &AppId) {
         self.tree.clear(id, &[]);

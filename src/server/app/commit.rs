@@ -7,10 +7,12 @@ use super::instance::Role;
 use super::plan::Plan;
 use super::stage::Stage;
 use super::{Event, assets, secrets};
+use crate::disk::Staged;
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Deployed, Notice, Swap};
 use crate::proto::version::Version;
-use crate::server::state;
+use crate::server::crash;
+use crate::server::state::{self, Record};
 
 use super::roll::Times;
 
@@ -20,15 +22,19 @@ impl<S: Stage> Actor<S> {
     pub(super) fn lay_ready(&mut self) -> Result<()> {
         let Some(rolling) = &mut self.rolling else { return Ok(()) };
         let Plan { spec, next, secrets, replaces, .. } = &rolling.plan;
+        crash::point("ready: to be described");
         if *replaces {
             self.stage.describe(&self.layout, spec.manifest())?;
             rolling.assets = assets::open(&self.layout, spec.manifest())?;
         }
+        crash::point("ready: secrets to be saved");
         let held = self.desired.as_ref().and_then(|d| d.secrets.as_ref());
         if let (Some(secrets), Some(name)) = (secrets, next.secrets.as_ref().filter(|name| held != Some(name))) {
             secrets::save(&self.layout, &self.host_key, &self.id, name, secrets)?;
         }
+        crash::point("ready: state to be staged");
         rolling.staged = Some(state::stage(&self.layout, next)?);
+        crash::point("ready: state staged");
         Ok(())
     }
 
@@ -42,7 +48,11 @@ impl<S: Stage> Actor<S> {
         };
         // `current` first: after a crash the state says what is live, and its folder's sync is that of both.
         let staged = rolling.staged.take().map_or_else(|| state::stage(&self.layout, next), Ok);
-        let written = staged.and_then(|staged| link().and_then(|()| staged.put()));
+        crash::point("write: current to be swapped");
+        let linked = staged.and_then(|staged| link().map(|()| staged));
+        crash::point("write: state to be put");
+        let written = linked.and_then(Staged::put);
+        crash::point("write: state put");
         if written.is_err() {
             self.write_back();
         }
@@ -82,10 +92,13 @@ impl<S: Stage> Actor<S> {
         self.set_role(Role::Fresh, Role::Serving);
         self.set_role(Role::Joined, Role::Serving);
         self.settle(now);
+        crash::point("commit: to be posted");
         let generation = self.publish();
+        crash::point("commit: posted");
         for at in old {
             self.retire(at, now);
         }
+        crash::point("commit: old ones retired");
         self.drop_empty();
         self.await_ack(generation, now);
     }
@@ -93,6 +106,7 @@ impl<S: Stage> Actor<S> {
     /// Everything as it was; the new ones end, and who waits hears why.
     pub(super) fn restore(&mut self, now: Instant) {
         let Some(rolling) = self.rolling.take() else { return };
+        crash::point("restore: begins");
         let new = self.with_roles(&[Role::Fresh, Role::Joined]);
         self.set_role(Role::Benched, Role::Serving);
         for at in &new {
@@ -103,32 +117,41 @@ impl<S: Stage> Actor<S> {
             self.retire(at, now);
         }
         self.drop_empty();
+        crash::point("restore: new ones retired");
         let version = rolling.version();
-        if rolling.plan.replaces {
-            self.give_up_on(&version);
-        }
-        self.tidy_files();
         let unknown = || Error::new(Kind::Bug, format!("the rollout of {version} ended without a reason"));
         let error = rolling.failure.unwrap_or_else(unknown);
+        if rolling.plan.replaces {
+            self.give_up_on(&rolling.plan.spec.record, &error);
+        }
+        crash::point("restore: given up on");
+        self.tidy_files();
         log::warn!("app={} rollout failed release={version} {error}", self.id);
         let _ = rolling.to.send(Event::Done(Err(error)));
     }
 
     /// A release that never was live goes; one that was is not chosen by itself again.
-    fn give_up_on(&mut self, version: &Version) {
-        match &mut self.desired {
-            Some(desired) if &desired.live == version => {}
-            Some(desired) if desired.record(version).is_some() => {
+    fn give_up_on(&mut self, record: &Record, why: &Error) {
+        let version = &record.manifest.version;
+        let was_live = match &mut self.desired {
+            Some(desired) if &desired.live == version => return,
+            Some(desired) => {
+                let was_live = desired.record(version).is_some();
                 desired.releases.iter_mut().filter(|r| &r.manifest.version == version).for_each(|r| r.bad = true);
+                if !was_live {
+                    desired.failed(record, why.to_string());
+                }
                 if let Err(e) = state::save(&self.layout, desired) {
                     log::warn!("app={} a failed release is not marked release={version} error={e}", self.id);
                 }
+                was_live
             }
-            Some(_) | None => {
-                self.discard_later(version.clone());
-                // Before the answer, if nothing runs from it: who deploys it again must find it gone.
-                self.discard_failed();
-            }
+            None => false,
+        };
+        if !was_live {
+            self.discard_later(version.clone());
+            // Before the answer, if nothing runs from it: who deploys it again must find it gone.
+            self.discard_failed();
         }
     }
 
@@ -151,8 +174,10 @@ impl<S: Stage> Actor<S> {
             let _ = rolling.to.send(Event::Notice(Notice::Live { version }));
         }
         let replaces = *replaces;
+        crash::point("finish: to be told");
         let _ = rolling.to.send(Event::Done(Ok(deployed)));
         self.tidy_files();
+        crash::point("finish: files are tidy");
         if replaces {
             self.prune();
         }
@@ -166,6 +191,7 @@ impl<S: Stage> Actor<S> {
             self.stage.activate(&self.layout, manifest)
         });
         let held = self.desired.as_ref().and_then(|d| d.secrets.as_deref());
+        crash::point("tidy: old secrets to be removed");
         if let Err(e) = described.and_then(|()| secrets::keep_only(&self.layout, &self.id, held)) {
             log::warn!("app={} its files are not tidy error={e}", self.id);
         }
@@ -179,6 +205,7 @@ impl<S: Stage> Actor<S> {
         let Some(desired) = &mut self.desired else { return };
         let before = desired.releases.len();
         self.stage.prune(&self.layout, desired, &running, now_ms);
+        crash::point("prune: state to be saved");
         if desired.releases.len() != before
             && let Err(e) = state::save(&self.layout, desired)
         {

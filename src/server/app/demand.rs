@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::actor::Actor;
+use super::adopt;
 use super::instance::{Instance, Role, Traffic};
 use super::lifecycle;
 use super::scale::{Action, Event, Scale, State};
@@ -32,6 +33,8 @@ impl<S: Stage> Actor<S> {
     /// What a request meets when no instance is in balancing.
     pub(super) fn standing(&self) -> Standing {
         match self.scale.state() {
+            // It is known to have served a moment ago: worth waiting for.
+            State::Steady if self.is_adopting() => Standing::OnDemand { patience: adopt::PATIENCE },
             State::Steady => Standing::Awake,
             State::Failed { .. } => Standing::Failed,
             State::Asleep | State::Waking | State::Awake { .. } | State::Dozing { .. } => {

@@ -17,6 +17,7 @@ use crate::proto::control::Deployed;
 use crate::proto::version::Version;
 use crate::proxy::table::Standing;
 use crate::server::board::Posting;
+use crate::server::crash;
 
 /// After SIGKILL a process is gone in no time, unless the kernel itself holds it; the server does not wait for that.
 const DEATH: Duration = Duration::from_secs(3);
@@ -32,6 +33,7 @@ impl<S: Stage> Actor<S> {
             let _ = to.send(Event::Done(Err(self.busy())));
             return;
         }
+        crash::point("delete: begins");
         let rolling = self.rolling.as_ref().map(Rolling::version);
         let was = self.desired.as_ref().map(|d| d.live.clone()).or(rolling);
         self.call_off(&format!("{} was deleted", self.id), now);
@@ -47,6 +49,7 @@ impl<S: Stage> Actor<S> {
                 assets: Vec::new(),
             });
         }
+        crash::point("delete: off the routes");
         for at in 0..self.instances.len() {
             self.retire(at, now);
         }
@@ -91,6 +94,7 @@ impl<S: Stage> Actor<S> {
         // Who asks once it is known to be gone finds nobody.
         self.messages = never();
         if let Some(Ending::Delete { to, was }) = ending {
+            crash::point("delete: instances have ended");
             self.stage.remove(&self.id);
             self.threads.logs.close(&self.log);
             let deployed = was.map(|version| Deployed { version, previous: None, instances: 0, swaps: Vec::new() });

@@ -2,11 +2,12 @@
 //!
 //! A number of a process may come to mean another one at any time; what is read here is a look and no hold.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
-use std::iter::successors;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read};
+use std::iter::{once, successors};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::net::{getsockname, sockopt};
@@ -14,16 +15,28 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 
 /// No environment that we gave to a program is larger.
 const MAX_ENVIRONMENT: u64 = 4 << 20;
+/// A second of the kernel's clock for people (USER_HZ, time(7)).
+pub(crate) const TICKS: u64 = 100;
 /// No starter of a starter is further away; what is read while processes come and go might even be a circle.
 const MAX_DEPTH: usize = 32;
 /// The state of a listening socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
 
-struct Stat {
+pub(crate) struct Stat {
     state: char,
     parent: u32,
-    group: u32,
-    started: u64,
+    pub group: u32,
+    /// Clock ticks from boot to its start.
+    pub started: u64,
+    /// Clock ticks that it ran, and that those of its children ran which it has waited for.
+    pub ticks: u64,
+    /// Resident memory.
+    pub pages: u64,
+}
+
+/// Every process of the machine that can be looked at.
+pub(crate) fn stats() -> impl Iterator<Item = (u32, Stat)> {
+    all().filter_map(|pid| Some((pid, stat(pid)?)))
 }
 
 /// The live processes of a group; one that has ended and is not reaped is not there any more.
@@ -36,6 +49,12 @@ pub(crate) fn start_time(pid: u32) -> Option<u64> {
     stat(pid).map(|s| s.started)
 }
 
+/// Whom a process runs as.
+pub(crate) fn user(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?.parse().ok()
+}
+
 /// Whether a process was started with this in its environment.
 pub(crate) fn was_given(pid: u32, name: &str, value: &Path) -> bool {
     let mut environment = Vec::new();
@@ -43,6 +62,47 @@ pub(crate) fn was_given(pid: u32, name: &str, value: &Path) -> bool {
         .and_then(|file| file.take(MAX_ENVIRONMENT).read_to_end(&mut environment));
     let wanted = [name.as_bytes(), b"=", value.as_os_str().as_bytes()].concat();
     read.is_ok() && environment.split(|b| *b == 0).any(|variable| variable == wanted)
+}
+
+/// Whether a group that has lost its leader is of the app with this data folder. Its number stays taken as long as
+/// anybody is in it, but all may have ended and another group may have come and lost its leader since.
+pub(crate) fn is_given(group: u32, data: &Path) -> bool {
+    members(group).into_iter().any(|pid| was_given(pid, "TAKO_DATA_DIR", data))
+}
+
+/// Opens the reading end of a pipe, by the number of its inode, where a process of the group holds it; `None` when none
+/// of them does.
+///
+/// # Errors
+/// When we may not look.
+pub(crate) fn open_pipe(leader: u32, inode: u64) -> io::Result<Option<File>> {
+    // Looked for only when it is not the leader itself.
+    let others = once(()).flat_map(|()| members(leader)).filter(|pid| *pid != leader);
+    for pid in once(leader).chain(others) {
+        let descriptors = match fs::read_dir(format!("/proc/{pid}/fd")) {
+            Ok(descriptors) => descriptors,
+            // It has ended since.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        for entry in descriptors.flatten() {
+            if !fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == format!("pipe:[{inode}]").as_str()) {
+                continue;
+            }
+            let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(entry.path()) {
+                Ok(file) => file,
+                // It has been closed since.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e),
+            };
+            // The descriptor may have become another one between the two looks.
+            let there = file.metadata()?;
+            if there.file_type().is_fifo() && there.ino() == inode {
+                return Ok(Some(file));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Whether `leader`, its group or a child of theirs is among those who listen on `port`; `None` when nobody does, or it
@@ -120,8 +180,23 @@ fn listeners(table: impl BufRead, port: u16) -> Vec<String> {
     listening.flatten().filter(|(port, _)| *port == ours).map(|(_, inode)| format!("socket:[{inode}]")).collect()
 }
 
+/// The process that a line of proc_pid_stat(5) is about, and when it started.
+pub(crate) fn identity(line: &str) -> Option<(u32, u64)> {
+    Some((line.split(' ').next()?.parse().ok()?, parse_stat(line)?.started))
+}
+
+/// Clock ticks since boot.
+pub(crate) fn ticks_now() -> Option<u64> {
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let seconds: f64 = uptime.split(' ').next()?.parse().ok()?;
+    Some((seconds * TICKS as f64) as u64)
+}
+
 fn stat(pid: u32) -> Option<Stat> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_stat(stat: &str) -> Option<Stat> {
     // The second field is the program's name in parentheses, and may hold anything, also parentheses.
     let fields: Vec<&str> = stat.get(stat.rfind(')')? + 2..)?.split(' ').collect();
     Some(Stat {
@@ -129,12 +204,16 @@ fn stat(pid: u32) -> Option<Stat> {
         parent: fields.get(1)?.parse().ok()?,
         group: fields.get(2)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
+        ticks: fields.get(11..15)?.iter().filter_map(|field| field.parse::<u64>().ok()).sum(),
+        pages: fields.get(21)?.parse().unwrap_or(0),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::sys::{self, Spawn};
@@ -150,6 +229,41 @@ mod tests {
         assert_eq!(listeners(table.as_bytes(), 80), ["socket:[222]"]);
         assert!(listeners(table.as_bytes(), 8081).is_empty());
         assert!(listeners("garbage\nmore\n".as_bytes(), 80).is_empty());
+    }
+
+    /// Its leader prints elsewhere, one that it started does not.
+    #[test]
+    fn finds_a_pipe_with_whoever_of_the_group_holds_it() {
+        let argv = ["/bin/sh", "-c", "(echo up; exec sleep 600) & exec >/dev/null 2>&1; wait"].map(Into::into);
+        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let birth = tempfile::tempfile().unwrap();
+        let outlives_us = Some(birth.as_fd());
+        let spec = Spawn {
+            argv: &argv,
+            dir: "/".into(),
+            env,
+            bootstrap: None,
+            user: None,
+            cgroup: None,
+            limits: sys::Limits::default(),
+            outlives_us,
+        };
+        let mut spawned = sys::spawn(&spec).unwrap();
+        let (id, out) = (spawned.child.id(), File::from(OwnedFd::from(spawned.stdout)));
+        let inode = out.metadata().unwrap().ino();
+        drop(out);
+        let mut found = open_pipe(id, inode).unwrap().expect("it is held");
+        let mut heard = [0; 3];
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while let Err(e) = found.read_exact(&mut heard) {
+            assert!(e.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline, "{e}");
+            std::thread::yield_now();
+        }
+        assert_eq!(&heard, b"up\n");
+        assert!(open_pipe(id, 1).unwrap().is_none());
+        sys::kill_group(spawned.pid, rustix::process::Signal::KILL).unwrap();
+        spawned.child.wait().unwrap();
+        assert!(open_pipe(id, inode).unwrap().is_none(), "nobody is left");
     }
 
     #[test]
@@ -168,6 +282,7 @@ mod tests {
             user: None,
             cgroup: None,
             limits: sys::Limits::default(),
+            outlives_us: None,
         })
         .unwrap();
         let id = other.child.id();

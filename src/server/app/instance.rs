@@ -6,10 +6,11 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,25 +19,27 @@ use crossbeam_channel::Sender;
 use zeroize::Zeroizing;
 
 use super::cell::{Cell, Room};
-use super::leftover::{self, Note};
+use super::environment::environment;
+use super::held::Held;
+use super::leftover::{self, Left, Note};
 use super::lifecycle::{Lifecycle, MISSES_DEAD, Why};
 use super::logs::{Source, Voice};
 use super::port::Reserved;
 use super::probe::{Bad, Check, Verdict};
 use super::restart::Restarts;
-use super::secrets;
 use super::spec::Spec;
 use super::watch::{Exit, Watched};
-use super::{Threads, group};
+use super::{Threads, group, secrets};
 use crate::crypto;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::Manifest;
 use crate::proxy::table::{Endpoint, EndpointId};
 use crate::server::cgroup::Leaf;
+use crate::server::crash;
 use crate::server::layout::Layout;
 use crate::server::owner;
 use crate::server::runtime::Launch;
-use crate::sys::{self, BOOTSTRAP_FD, Spawn, Spawned};
+use crate::sys::{self, Spawn, Spawned};
 
 /// What the watch and probe threads tell about a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +119,10 @@ pub(crate) struct Process {
     pub traffic: Traffic,
     /// The group that it is in with all that it starts, where there are groups.
     pub leaf: Option<Leaf>,
+    /// An earlier server started it.
+    pub inherited: bool,
+    /// The inodes of what it prints to.
+    pipes: [u64; 2],
     token: Zeroizing<String>,
     /// Given back when the process is gone.
     _port: Option<Reserved>,
@@ -171,7 +178,6 @@ impl Process {
     /// # Errors
     /// When it cannot be spawned: no such program, no port, a secret too large.
     pub fn start(spec: &Spec, launch: &Launch, place: &Place<'_>) -> Result<Process> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
         let Place { layout, threads, cell, others, log, to, number, startup } = *place;
         let manifest = spec.manifest();
         let reserved = if manifest.has_sdk() { None } else { Some(threads.ports.reserve()?) };
@@ -179,19 +185,24 @@ impl Process {
         let token = Zeroizing::new(crypto::hex(&crypto::random::<16>()?));
         let bootstrap = secrets::payload(&token, spec.secrets.as_deref())?;
         let room = cell.enter(layout, manifest, number, others)?;
+        let birth = leftover::birth(layout, &manifest.app, number)?;
+        crash::point("start: not spawned yet");
 
         let started = Instant::now();
-        let spawned = spawn(spec, launch, port, &bootstrap, place, &room);
+        let spawned = spawn(spec, launch, port, &bootstrap, place, &room, &birth);
         if spawned.is_err() {
             cell.leave(room.leaf.clone());
         }
         let spawned = spawned?;
 
-        let endpoint = EndpointId(NEXT.fetch_add(1, Ordering::Relaxed));
+        crash::point("start: spawned and not noted");
+
+        let held = Held::from(spawned);
+        let endpoint = next_endpoint();
         let voice = Voice::new(&threads.logs, log, manifest.version.as_str(), number);
         let process = Process {
             endpoint,
-            pid: spawned.child.id(),
+            pid: held.number(),
             life: Lifecycle::new(startup, started),
             voice: voice.clone(),
             started,
@@ -200,16 +211,51 @@ impl Process {
             last_bad: None,
             traffic: Traffic::Never,
             leaf: room.leaf.clone(),
+            inherited: false,
+            pipes: [&held.stdout, &held.stderr].map(leftover::inode),
             token,
             _port: reserved,
         };
-        process.note(layout, manifest, number);
-        threads.watch.add(Watched { id: endpoint, spawned, leaf: room.leaf, voice, to: to.clone() });
+        process.note(layout, spec, number);
+        crash::point("start: noted and not watched");
+        threads.watch.add(Watched { id: endpoint, held, leaf: room.leaf, was_ready: false, voice, to: to.clone() });
         if process.addr.is_some() {
             // Without a ready signal the first good answer is it.
             process.probe(spec, threads, to);
         }
         Ok(process)
+    }
+
+    /// One that an earlier server started, which must answer within `place.startup`. It was spawned when the kernel says.
+    pub fn inherited(spec: &Spec, left: Left, pipes: [Option<File>; 2], place: &Place<'_>) -> Process {
+        let Place { layout, threads, cell, others: _, log, to, number, startup } = *place;
+        let (manifest, now) = (spec.manifest(), Instant::now());
+        let (token, port) = left.note.as_ref().map_or_else(Default::default, |note| (note.token.clone(), note.port));
+        let ticks = group::ticks_now().map_or(0, |ticks| ticks.saturating_sub(left.started));
+        let started = now.checked_sub(Duration::from_secs_f64(ticks as f64 / group::TICKS as f64)).unwrap_or(now);
+        let leaf = cell.leaf_of(&manifest.app, left.id());
+        let held = left.hold(pipes, &layout.app_data(&manifest.app));
+        let endpoint = next_endpoint();
+        let voice = Voice::new(&threads.logs, log, manifest.version.as_str(), number);
+        let process = Process {
+            endpoint,
+            pid: held.number(),
+            life: Lifecycle::inherited(now + startup),
+            voice: voice.clone(),
+            started,
+            ready: Some(started),
+            addr: (port != 0).then(|| loopback(port)),
+            last_bad: None,
+            traffic: Traffic::Never,
+            leaf: leaf.clone(),
+            inherited: true,
+            pipes: [&held.stdout, &held.stderr].map(leftover::inode),
+            token,
+            _port: if port == 0 || manifest.has_sdk() { None } else { threads.ports.hold(port) },
+        };
+        threads.watch.add(Watched { id: endpoint, held, leaf, was_ready: true, voice, to: to.clone() });
+        process.probe(spec, threads, to);
+        process
     }
 
     /// It said where it listens.
@@ -253,11 +299,23 @@ impl Process {
         }
     }
 
-    pub fn note(&self, layout: &Layout, manifest: &Manifest, number: u32) {
-        let port = self.addr.map_or(0, |a| a.port());
-        if let Err(e) = Note::of(self.pid, &self.token, port).write(layout, &manifest.app, number) {
+    pub fn note(&self, layout: &Layout, spec: &Spec, number: u32) {
+        let (started, boot) = leftover::identity(self.pid);
+        let note = Note {
+            pid: self.pid,
+            started,
+            boot,
+            token: self.token.clone(),
+            port: self.addr.map_or(0, |a| a.port()),
+            release: Some(spec.manifest().version.clone()),
+            deployed_ms: spec.record.deployed_ms,
+            secrets: spec.secrets.as_ref().map(|s| s.hash.clone()),
+            pipes: self.pipes,
+        };
+        let app = &spec.manifest().app;
+        if let Err(e) = note.write(layout, app, number) {
             // It runs all the same; only a crash of ours would lose sight of it.
-            log::warn!("app={} no note about a running instance error={e}", manifest.app);
+            log::warn!("app={app} no note about a running instance error={e}");
         }
     }
 
@@ -269,7 +327,21 @@ impl Process {
     }
 }
 
-fn spawn(spec: &Spec, launch: &Launch, port: u16, bootstrap: &[u8], place: &Place<'_>, room: &Room) -> Result<Spawned> {
+/// Never used twice.
+fn next_endpoint() -> EndpointId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    EndpointId(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn spawn(
+    spec: &Spec,
+    launch: &Launch,
+    port: u16,
+    bootstrap: &[u8],
+    place: &Place<'_>,
+    room: &Room,
+    birth: &File,
+) -> Result<Spawned> {
     let Place { layout, cell, .. } = *place;
     let manifest = spec.manifest();
     let doing = || format!("start `{}`", command_line(&launch.argv));
@@ -283,6 +355,7 @@ fn spawn(spec: &Spec, launch: &Launch, port: u16, bootstrap: &[u8], place: &Plac
         user: cell.user(),
         cgroup: procs.as_ref().map(AsFd::as_fd),
         limits: room.limits,
+        outlives_us: Some(birth.as_fd()),
     });
     let denied = spawned.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied);
     let program = launch.argv.first().map(Path::new);
@@ -310,107 +383,10 @@ fn check(spec: &Spec, token: &Zeroizing<String>) -> Check {
     }
 }
 
-/// The whole environment: little of the server's, the app's own, then what Tako promises, which nothing overrides.
-fn environment(
-    manifest: &Manifest,
-    launch: &Launch,
-    port: u16,
-    layout: &Layout,
-    home: Option<PathBuf>,
-    server: impl Fn(&str) -> Option<OsString>,
-) -> Vec<(OsString, OsString)> {
-    let mut env: Vec<(OsString, OsString)> = Vec::new();
-    let theirs = server("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
-    let path = env::join_paths(launch.path.iter().cloned().chain(env::split_paths(&theirs))).unwrap_or(theirs);
-    env.push(("PATH".into(), path));
-    let home = home.map(OsString::from).or_else(|| server("HOME"));
-    env.extend(home.map(|home| ("HOME".into(), home)));
-    env.push(("TMPDIR".into(), layout.app_tmp(&manifest.app).into()));
-    env.extend(["LANG", "TZ"].into_iter().filter_map(|name| Some((name.into(), server(name)?))));
-    env.extend(manifest.vars.iter().map(|(name, value)| (name.into(), value.into())));
-
-    let mode = if manifest.app.env.is_development() { "development" } else { "production" };
-    let stage = manifest.app.env.as_str();
-    let (port, fd) = (port.to_string(), BOOTSTRAP_FD.to_string());
-    let own = [
-        ("ENV", stage),
-        ("TAKO_ENV", stage),
-        ("TAKO_BUILD", manifest.version.as_str()),
-        ("NODE_ENV", mode),
-        ("BUN_ENV", mode),
-        ("DENO_ENV", mode),
-        ("HOST", "127.0.0.1"),
-        ("PORT", &port),
-        ("TAKO_BOOTSTRAP_FD", &fd),
-    ];
-    env.extend(own.into_iter().map(|(name, value)| (name.into(), value.into())));
-    env.push(("TAKO_DATA_DIR".into(), layout.app_data(&manifest.app).into()));
-    env
-}
-
 fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
 fn command_line(argv: &[OsString]) -> String {
     argv.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::proto::manifest::{Limits, Runtime};
-    use crate::proto::name::AppId;
-    use crate::proto::version::Version;
-
-    #[test]
-    fn an_app_sees_its_vars_and_what_tako_promises_and_nothing_else() {
-        let manifest = Manifest {
-            app: AppId::parse("shop.staging").unwrap(),
-            version: Version::parse("v1").unwrap(),
-            runtime: Runtime::Node,
-            runtime_version: None,
-            dir: String::new(),
-            main: "index.js".into(),
-            start: None,
-            install: None,
-            health: None,
-            vars: [("COLOR".to_string(), "red".to_string()), ("PORT".to_string(), "1".to_string())].into(),
-            limits: Limits::default(),
-            commit_message: None,
-            git_dirty: false,
-        };
-        let launch = Launch { argv: vec![], path: vec!["/rt/bin".into()] };
-        let server = |name: &str| match name {
-            "PATH" => Some("/usr/bin:/bin".into()),
-            "HOME" => Some("/root".into()),
-            "AWS_SECRET" => Some("leak".into()),
-            _ => None,
-        };
-        let env = environment(&manifest, &launch, 4000, &Layout::new("/data".into()), None, server);
-        let own = environment(&manifest, &launch, 0, &Layout::new("/data".into()), Some("/home/app".into()), server);
-        assert!(own.contains(&("HOME".into(), "/home/app".into())) && !own.contains(&("HOME".into(), "/root".into())));
-        // The last of a name wins, as in `Command::envs`.
-        let env: BTreeMap<String, String> =
-            env.into_iter().map(|(k, v)| (k.into_string().unwrap(), v.into_string().unwrap())).collect();
-        let expected = [
-            ("BUN_ENV", "production"),
-            ("COLOR", "red"),
-            ("DENO_ENV", "production"),
-            ("ENV", "staging"),
-            ("HOME", "/root"),
-            ("HOST", "127.0.0.1"),
-            ("NODE_ENV", "production"),
-            ("PATH", "/rt/bin:/usr/bin:/bin"),
-            ("PORT", "4000"),
-            ("TAKO_BOOTSTRAP_FD", "3"),
-            ("TAKO_BUILD", "v1"),
-            ("TAKO_DATA_DIR", "/data/apps/shop.staging/shared/data"),
-            ("TAKO_ENV", "staging"),
-            ("TMPDIR", "/data/apps/shop.staging/tmp"),
-        ];
-        assert_eq!(env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<Vec<_>>(), expected);
-    }
 }

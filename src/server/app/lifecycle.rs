@@ -91,6 +91,11 @@ impl Lifecycle {
         Lifecycle { state: State::Starting { until: now + startup } }
     }
 
+    /// It ran before we did, and must answer until then; nothing is sent to it before.
+    pub fn inherited(until: Instant) -> Self {
+        Lifecycle { state: State::Ready { until } }
+    }
+
     pub fn state(&self) -> State {
         self.state
     }

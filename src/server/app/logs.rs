@@ -1,62 +1,63 @@
-//! Logs: what instances print, in files of limited size, for one thread to write and to read.
+//! Logs: what instances print, kept in files of limited size, for many to read.
 //!
-//! `{data}/apps/<id>/shared/logs/app.log` and four older ones, each line `time stream instance release text`. They
-//! outlive instances, releases and this program. One thread has all the files, so a reader who follows sees every line
-//! once and in order.
+//! ```text
+//!   watch ─Voice.say→ [queue] → writer ─bytes→ {data}/apps/<id>/shared/logs/app.log, app.log.1 … .4
+//!                                  └──blocks→ [queue of each that follows] → reading → control
+//! ```
+//! The files outlive instances, releases and this program; what a line of them looks like is said in `entry`. One thread
+//! writes, so that who follows can be told of every line once and in order; who reads has a thread of its own, so that
+//! the writer never waits for a reader, nor for what is read.
 //!
-//! **Invariant**: whoever says a line never waits: what a slow disk leaves in the queue beyond [`MAX_QUEUED`] is
-//! dropped, counted, and the count is written when there is room again.
+//! **Invariant**: whoever says a line never waits. What comes faster than the disk takes it is dropped where it would
+//! grow the queue beyond its bound, counted, and the count is written where the lines are missing.
 
-use std::collections::{HashMap, VecDeque};
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::tail;
-use crate::disk;
-use crate::error::{Context, Result};
-use crate::proto::control::{LogLine, Stream};
+use super::Told;
+use super::entry::Block;
+use super::reading::{self, MAX_READERS, Slot};
+use super::writer::{Ask, Order, Writer};
+use crate::error::{Context, Error, Kind, Result};
+use crate::proto::control::{LogQuery, Stream};
+use crate::server::rotating::{PER_APP, Sizes};
 
-/// Size of one file, and how many there are: 50 MiB an app.
-const FILE_SIZE: u64 = 10 << 20;
-pub(super) const FILES: u32 = 5;
-/// Lines of one app that are written at once, in bytes: who says more must not fill our memory with it.
-const WRITE: usize = 64 << 10;
-/// Bytes of lines that wait for the disk, of all apps together.
+/// Bytes that wait for the disk, of all apps together: beyond it an app has only its share.
 const MAX_QUEUED: usize = 8 << 20;
-/// Lines sent to a reader at once, in bytes: as JSON it must fit a control message, where a byte may become six.
-const CHUNK: usize = 128 << 10;
-/// Chunks that may wait for a reader; a whole tail fits. Who is slower than that misses lines.
-const MAX_CHUNKS: usize = 2 * tail::MAX_TAIL / CHUNK;
-/// So often a reader that follows gets an empty chunk when there is nothing to tell: it shows who has gone.
-const BEAT: Duration = Duration::from_secs(5);
+/// What may wait of each app however much the others say, so that a flood does not silence its neighbours.
+const SHARE: usize = 256 << 10;
 /// Lines of each instance kept in memory, for the report when it fails.
 const LAST_LINES: usize = 40;
 /// Characters of each; it is a report and not the log.
 const LAST_WIDTH: usize = 1 << 10;
 
-/// A cloneable way to the thread.
+/// A cloneable way to the writer's thread.
 #[derive(Clone)]
 pub(crate) struct Logs(Arc<Inner>);
 
 struct Inner {
     to: Sender<Order>,
     queued: Arc<AtomicUsize>,
+    readers: Arc<AtomicUsize>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// One app's log.
 pub(crate) struct Source {
-    dir: PathBuf,
-    file_size: u64,
-    dropped: AtomicU64,
+    pub(super) dir: PathBuf,
+    pub(super) sizes: Sizes,
+    /// Bytes of it in the queue.
+    pub(super) queued: AtomicUsize,
+    /// Lines that the queue had no room for, and nobody was told of yet.
+    pub(super) dropped: AtomicU64,
+    /// The app is deleted: nothing is written any more.
+    pub(super) closed: AtomicBool,
 }
 
 /// One instance's way to its app's log.
@@ -69,43 +70,40 @@ pub(crate) struct Voice {
     last: Arc<Mutex<VecDeque<String>>>,
 }
 
-pub(super) struct Entry {
-    pub at_ms: u64,
-    pub release: Arc<str>,
-    pub instance: u32,
-    pub stream: Stream,
-    pub text: String,
-}
-
-enum Order {
-    Line(Arc<Source>, Entry),
-    Read { source: Arc<Source>, lines: u32, follow: bool, to: Sender<Vec<LogLine>> },
-    Close(Arc<Source>),
-    End,
-}
-
 impl Logs {
     pub fn start() -> Result<Logs> {
         // Bounded in bytes by `queued`; orders that are no lines are as few as their callers.
         let (to, orders) = unbounded();
         let queued = Arc::new(AtomicUsize::new(0));
-        let writer = Writer { queued: queued.clone(), files: HashMap::new(), followers: Vec::new() };
+        let writer = Writer::new(queued.clone());
         let thread = std::thread::Builder::new()
             .name("logs".into())
             .spawn(move || writer.run(&orders))
             .context(|| "start the log thread".into())?;
-        Ok(Logs(Arc::new(Inner { to, queued, thread: Mutex::new(Some(thread)) })))
+        Ok(Logs(Arc::new(Inner { to, queued, readers: Arc::default(), thread: Mutex::new(Some(thread)) })))
     }
 
-    /// The last `lines`, and with `follow` what comes after, until the receiver is dropped. A chunk may be empty.
-    pub fn read(&self, source: &Arc<Source>, lines: u32, follow: bool) -> Receiver<Vec<LogLine>> {
-        let (to, chunks) = bounded(MAX_CHUNKS);
-        let _ = self.0.to.send(Order::Read { source: source.clone(), lines, follow, to });
-        chunks
+    /// What the query asks for, oldest first, until its end or until the receiver is dropped.
+    ///
+    /// # Errors
+    /// Busy when too many are reading.
+    pub fn read(&self, source: &Arc<Source>, query: &LogQuery) -> Result<Receiver<Result<Told>>> {
+        let slot = Slot::take(&self.0.readers).ok_or_else(|| {
+            Error::new(Kind::Busy, format!("{MAX_READERS} clients are reading logs on this server"))
+                .hint("end a `tako logs --tail` that nobody looks at, or try again in a moment")
+        })?;
+        let (to, source) = (self.0.to.clone(), source.clone());
+        let ask = move |follow| {
+            let (answer, asked) = crossbeam_channel::bounded(1);
+            let _ = to.send(Order::Read(source, Ask { follow, answer }));
+            asked.recv().ok()
+        };
+        reading::start(query, now_ms(), slot, ask)
     }
 
-    /// Lets go of the app's files; its folder is about to be removed.
+    /// Lets go of the app's files; its folder is about to be removed. Who follows it is told.
     pub fn close(&self, source: &Arc<Source>) {
+        source.closed.store(true, Ordering::Relaxed);
         let _ = self.0.to.send(Order::Close(source.clone()));
     }
 }
@@ -121,19 +119,16 @@ impl Drop for Inner {
 
 impl Source {
     pub fn new(dir: PathBuf) -> Arc<Source> {
-        Source::sized(dir, FILE_SIZE)
+        Source::sized(dir, PER_APP)
     }
 
-    fn sized(dir: PathBuf, file_size: u64) -> Arc<Source> {
-        Arc::new(Source { dir, file_size, dropped: AtomicU64::new(0) })
+    pub(super) fn sized(dir: PathBuf, sizes: Sizes) -> Arc<Source> {
+        let (queued, dropped, closed) = Default::default();
+        Arc::new(Source { dir, sizes, queued, dropped, closed })
     }
 
-    /// `app.log`, or the n-th older one.
-    pub(super) fn path(&self, n: u32) -> PathBuf {
-        match n {
-            0 => self.dir.join("app.log"),
-            n => self.dir.join(format!("app.log.{n}")),
-        }
+    pub(super) fn path(&self) -> PathBuf {
+        self.dir.join("app.log")
     }
 }
 
@@ -143,213 +138,45 @@ impl Voice {
         Voice { logs: logs.clone(), source: source.clone(), release: release.into(), instance, last }
     }
 
-    pub fn say(&self, stream: Stream, text: String) {
+    /// Lines that came together, each with its LF.
+    pub fn say(&self, stream: Stream, lines: String) {
         {
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            if last.len() == LAST_LINES {
-                last.pop_front();
-            }
-            last.push_back(text.chars().take(LAST_WIDTH).collect());
+            let newest = lines.strip_suffix('\n').unwrap_or(&lines).rsplit('\n').take(LAST_LINES);
+            let mut newest: Vec<String> = newest.map(|line| line.chars().take(LAST_WIDTH).collect()).collect();
+            newest.reverse();
+            let too_many = (last.len() + newest.len()).saturating_sub(LAST_LINES);
+            last.drain(..too_many);
+            last.extend(newest);
         }
-        self.log(stream, text);
+        self.log(stream, lines);
     }
 
     /// A remark of ours: written, but not part of what the instance said.
     pub fn remark(&self, text: &str) {
-        self.log(Stream::Err, format!("tako: {text}"));
+        self.log(Stream::Err, format!("tako: {}\n", text.replace(['\n', '\r'], " ")));
     }
 
     pub fn last_lines(&self) -> Vec<String> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
-    fn log(&self, stream: Stream, text: String) {
-        let size = text.len() + size_of::<Order>();
-        let inner = &self.logs.0;
-        if inner.queued.fetch_add(size, Ordering::Relaxed) + size > MAX_QUEUED {
-            inner.queued.fetch_sub(size, Ordering::Relaxed);
-            self.source.dropped.fetch_add(1, Ordering::Relaxed);
+    fn log(&self, stream: Stream, lines: String) {
+        let Voice { logs: Logs(inner), source, release, instance, .. } = self;
+        let block = Block::new(now_ms(), release.clone(), *instance, stream, lines);
+        let size = block.size();
+        let own = source.queued.fetch_add(size, Ordering::Relaxed) + size;
+        let all = inner.queued.fetch_add(size, Ordering::Relaxed) + size;
+        if own <= SHARE || all <= MAX_QUEUED {
+            let _ = inner.to.send(Order::Block(source.clone(), block));
             return;
         }
-        let entry = Entry { at_ms: now_ms(), release: self.release.clone(), instance: self.instance, stream, text };
-        let _ = inner.to.send(Order::Line(self.source.clone(), entry));
-    }
-}
-
-/// The thread's own.
-struct Writer {
-    queued: Arc<AtomicUsize>,
-    files: HashMap<PathBuf, Open>,
-    followers: Vec<Follower>,
-}
-
-struct Open {
-    source: Arc<Source>,
-    file: File,
-    size: u64,
-    buffer: Vec<u8>,
-}
-
-struct Follower {
-    dir: PathBuf,
-    to: Sender<Vec<LogLine>>,
-    chunk: Vec<LogLine>,
-    bytes: usize,
-}
-
-impl Writer {
-    fn run(mut self, orders: &Receiver<Order>) {
-        loop {
-            let timeout = if self.followers.is_empty() { Duration::MAX } else { BEAT };
-            match orders.recv_timeout(timeout) {
-                Ok(order) => {
-                    let mut next = Some(order);
-                    // Lines that came meanwhile are one write.
-                    while let Some(order) = next {
-                        if !self.serve(order) {
-                            self.flush();
-                            return;
-                        }
-                        next = orders.try_recv().ok();
-                    }
-                    self.flush();
-                }
-                Err(RecvTimeoutError::Timeout) => self.followers.retain_mut(|f| f.send(Vec::new())),
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
+        source.queued.fetch_sub(size, Ordering::Relaxed);
+        inner.queued.fetch_sub(size, Ordering::Relaxed);
+        if source.dropped.fetch_add(block.lines, Ordering::Relaxed) == 0 {
+            // In the queue where the first of them is missing, and once: the count is taken when this is served.
+            let _ = inner.to.send(Order::Dropped(source.clone(), release.clone(), *instance));
         }
-    }
-
-    fn serve(&mut self, order: Order) -> bool {
-        match order {
-            Order::Line(source, entry) => {
-                self.queued.fetch_sub(entry.text.len() + size_of::<Order>(), Ordering::Relaxed);
-                let dropped = source.dropped.swap(0, Ordering::Relaxed);
-                if dropped > 0 {
-                    let text = format!("tako: {dropped} lines were dropped because the disk was slow or full");
-                    let remark = Entry { stream: Stream::Err, release: entry.release.clone(), text, ..entry };
-                    if !self.write(&source, remark) {
-                        source.dropped.fetch_add(dropped, Ordering::Relaxed);
-                    }
-                }
-                if !self.write(&source, entry) {
-                    // Told in the file once it can be opened.
-                    source.dropped.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-            Order::Read { source, lines, follow, to } => {
-                self.flush();
-                let mut reader = Follower { dir: source.dir.clone(), to, chunk: Vec::new(), bytes: 0 };
-                tail::tail(&source, lines).into_iter().for_each(|line| reader.push(line));
-                if reader.flush() && follow {
-                    self.followers.push(reader);
-                }
-            }
-            Order::Close(source) => {
-                self.flush();
-                self.files.remove(&source.dir);
-                self.followers.retain(|f| f.dir != source.dir);
-            }
-            Order::End => return false,
-        }
-        true
-    }
-
-    /// False when there is no file for it.
-    fn write(&mut self, source: &Arc<Source>, entry: Entry) -> bool {
-        let open = match self.files.get_mut(&source.dir) {
-            Some(open) => open,
-            None => match Open::at(source) {
-                Ok(open) => self.files.entry(source.dir.clone()).or_insert(open),
-                Err(_) => return false,
-            },
-        };
-        open.append(&entry);
-        if open.size + open.buffer.len() as u64 >= source.file_size {
-            open.flush();
-            self.files.remove(&source.dir);
-            rotate(source);
-        } else if open.buffer.len() >= WRITE && !open.flush() {
-            self.files.remove(&source.dir);
-        }
-        for follower in self.followers.iter_mut().filter(|f| f.dir == source.dir) {
-            follower.push(entry.to_line());
-        }
-        true
-    }
-
-    fn flush(&mut self) {
-        self.files.retain(|_, open| open.flush());
-        self.followers.retain_mut(Follower::flush);
-    }
-}
-
-impl Open {
-    fn at(source: &Arc<Source>) -> Result<Open> {
-        disk::make_dirs(&source.dir, 0o700)?;
-        let path = source.path(0);
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
-        let file = file.context(|| format!("open {}", path.display()))?;
-        let size = file.metadata().map_or(0, |m| m.len());
-        Ok(Open { source: source.clone(), file, size, buffer: Vec::new() })
-    }
-
-    fn append(&mut self, entry: &Entry) {
-        tail::print(&mut self.buffer, entry);
-    }
-
-    /// False when the file should be opened anew: it cannot be written, or somebody removed it.
-    fn flush(&mut self) -> bool {
-        if self.buffer.is_empty() {
-            return true;
-        }
-        let written = self.file.write_all(&self.buffer);
-        if written.is_err() {
-            let lost = memchr::memchr_iter(b'\n', &self.buffer).count();
-            self.source.dropped.fetch_add(lost as u64, Ordering::Relaxed);
-        }
-        self.size += self.buffer.len() as u64;
-        self.buffer.clear();
-        written.is_ok() && self.file.metadata().is_ok_and(|m| m.nlink() > 0)
-    }
-}
-
-impl Follower {
-    fn push(&mut self, line: LogLine) {
-        self.bytes += line.text.len() + line.release.len() + 32;
-        self.chunk.push(line);
-        if self.bytes >= CHUNK {
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) -> bool {
-        let chunk = std::mem::take(&mut self.chunk);
-        self.bytes = 0;
-        chunk.is_empty() || self.send(chunk)
-    }
-
-    /// False when the reader has gone. One that is too slow misses this chunk.
-    fn send(&mut self, chunk: Vec<LogLine>) -> bool {
-        !matches!(self.to.try_send(chunk), Err(TrySendError::Disconnected(_)))
-    }
-}
-
-impl Entry {
-    fn to_line(&self) -> LogLine {
-        LogLine {
-            at_ms: self.at_ms,
-            release: self.release.to_string(),
-            instance: self.instance,
-            stream: self.stream,
-            text: self.text.clone(),
-        }
-    }
-}
-
-fn rotate(source: &Source) {
-    for n in (0..FILES - 1).rev() {
-        let _ = fs::rename(source.path(n), source.path(n + 1));
     }
 }
 
@@ -359,27 +186,54 @@ pub(crate) fn now_ms() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
+    use std::time::Duration;
 
-    fn read(logs: &Logs, source: &Arc<Source>, lines: u32) -> Vec<String> {
-        logs.read(source, lines, false).iter().flatten().map(|l| l.text).collect()
+    use super::*;
+    use crate::proto::control::LogLine;
+    use crate::proto::name::AppId;
+
+    fn query(lines: Option<u32>, follow: bool) -> LogQuery {
+        LogQuery { lines, follow, ..LogQuery::of(AppId::parse("shop").unwrap()) }
+    }
+
+    fn read(logs: &Logs, source: &Arc<Source>, query: &LogQuery) -> Vec<LogLine> {
+        logs.read(source, query).unwrap().iter().flat_map(|told| told.unwrap().lines).collect()
+    }
+
+    fn texts(logs: &Logs, source: &Arc<Source>) -> Vec<String> {
+        read(logs, source, &query(None, false)).into_iter().map(|l| l.text).collect()
+    }
+
+    /// The texts that one who follows hears, until there are so many.
+    fn hear(told: &Receiver<Result<Told>>, count: usize) -> Vec<String> {
+        let mut heard = Vec::new();
+        while heard.len() < count {
+            let told = told.recv_timeout(Duration::from_secs(10)).unwrap().unwrap();
+            assert_eq!(told.missed, 0);
+            heard.extend(told.lines.into_iter().map(|l| l.text));
+        }
+        heard
+    }
+
+    fn say(voice: &Voice, text: &str) {
+        voice.say(Stream::Out, format!("{text}\n"));
     }
 
     #[test]
     fn tells_the_last_lines_across_rotated_files_and_keeps_only_so_many() {
         let dir = tempfile::tempdir().unwrap();
         let logs = Logs::start().unwrap();
-        let source = Source::sized(dir.path().join("logs"), 1000);
+        let source = Source::sized(dir.path().join("logs"), Sizes { file: 1000, files: 5 });
         let voice = Voice::new(&logs, &source, "v1", 2);
-        for n in 0..200 {
-            voice.say(Stream::Out, format!("line {n} é"));
-        }
-        let expected: Vec<String> = (170..200).map(|n| format!("line {n} é")).collect();
-        assert_eq!(read(&logs, &source, 30), expected);
-        let kept = read(&logs, &source, 1000).len();
-        assert!((50..150).contains(&kept), "{kept} lines of 200 are kept");
-        let files = fs::read_dir(dir.path().join("logs")).unwrap().count();
-        assert!((4..=5).contains(&files), "{files} files");
+        (0..200).for_each(|n| say(&voice, &format!("line {n} é")));
+        let told: Vec<String> = read(&logs, &source, &query(Some(30), false)).into_iter().map(|l| l.text).collect();
+        assert_eq!(told, (170..200).map(|n| format!("line {n} é")).collect::<Vec<_>>());
+        let kept = texts(&logs, &source).len();
+        assert!((50..120).contains(&kept), "{kept} lines of 200 are kept");
+        let sizes: Vec<u64> =
+            fs::read_dir(dir.path().join("logs")).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).collect();
+        assert!(sizes.len() == 5 && sizes.iter().all(|size| *size <= 1000), "{sizes:?}");
         assert_eq!(voice.last_lines().len(), LAST_LINES);
         assert_eq!(voice.last_lines().last().unwrap(), "line 199 é");
     }
@@ -390,14 +244,27 @@ mod tests {
         let source = Source::new(dir.path().into());
         let logs = Logs::start().unwrap();
         let before = now_ms();
-        Voice::new(&logs, &source, "v1", 7).say(Stream::Err, "  a b  c".into());
+        Voice::new(&logs, &source, "v1", 7).say(Stream::Err, "  a b  c\n".into());
         drop(logs);
-        let lines: Vec<LogLine> =
-            Logs::start().unwrap().read(&Source::new(dir.path().into()), 9, false).iter().flatten().collect();
+        let lines = read(&Logs::start().unwrap(), &Source::new(dir.path().into()), &query(Some(9), false));
         assert_eq!(lines.len(), 1);
         let LogLine { at_ms, release, instance, stream, text } = &lines[0];
         assert_eq!((release.as_str(), *instance, *stream, text.as_str()), ("v1", 7, Stream::Err, "  a b  c"));
         assert!((before..=now_ms()).contains(at_ms));
+    }
+
+    #[test]
+    fn the_last_lines_of_an_instance_are_kept_for_its_report() {
+        let dir = tempfile::tempdir().unwrap();
+        let voice = Voice::new(&Logs::start().unwrap(), &Source::new(dir.path().into()), "v1", 1);
+        voice.say(Stream::Out, "one\n\n".into());
+        assert_eq!(voice.last_lines(), ["one", ""]);
+        voice.say(Stream::Out, (0..100).map(|n| format!("{n}\n")).collect());
+        voice.say(Stream::Out, format!("{}\n", "é".repeat(2 * LAST_WIDTH)));
+        voice.remark("is not of what it said");
+        let last = voice.last_lines();
+        assert_eq!((last.len(), last[0].as_str()), (LAST_LINES, "61"));
+        assert_eq!(last[LAST_LINES - 1], "é".repeat(LAST_WIDTH));
     }
 
     #[test]
@@ -406,14 +273,105 @@ mod tests {
         let logs = Logs::start().unwrap();
         let source = Source::new(dir.path().into());
         let voice = Voice::new(&logs, &source, "v1", 1);
-        (0..5).for_each(|n| voice.say(Stream::Out, n.to_string()));
-        let chunks = logs.read(&source, 2, true);
-        (5..8).for_each(|n| voice.say(Stream::Out, n.to_string()));
-        let mut seen = Vec::new();
-        while seen.len() < 5 {
-            seen.extend(chunks.recv_timeout(Duration::from_secs(5)).unwrap().into_iter().map(|l| l.text));
+        (0..5).for_each(|n| say(&voice, &n.to_string()));
+        let told = logs.read(&source, &query(Some(2), true)).unwrap();
+        let mut heard = hear(&told, 2);
+        (5..8).for_each(|n| say(&voice, &n.to_string()));
+        heard.extend(hear(&told, 3));
+        assert_eq!(heard, ["3", "4", "5", "6", "7"]);
+    }
+
+    /// Many come at any moment of a writing that rotates all the time.
+    #[test]
+    fn at_the_seam_of_kept_and_said_no_line_is_lost_or_told_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Logs::start().unwrap();
+        // Nothing of it is rotated away while it is read, but into many files.
+        let source = Source::sized(dir.path().into(), Sizes { file: 20_000, files: 60 });
+        let voice = Voice::new(&logs, &source, "v1", 1);
+        const LINES: usize = 8_000;
+        let expected: Vec<String> = (0..LINES).map(|n| n.to_string()).collect();
+        let odd = LogQuery { grep: Some("1".into()), ..query(None, true) };
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..10)
+                .map(|n| {
+                    let (logs, source, expected, odd) = (&logs, &source, &expected, &odd);
+                    scope.spawn(move || {
+                        // Each a little later than the other, by what was said and not by a clock.
+                        while !(source.path().exists() && read(logs, source, &query(None, false)).len() >= n * 200) {
+                            std::thread::yield_now();
+                        }
+                        let told = logs.read(source, &query(None, true)).unwrap();
+                        assert_eq!(&hear(&told, LINES), expected);
+                        let wanted: Vec<String> = expected.iter().filter(|l| l.contains('1')).cloned().collect();
+                        let told = logs.read(source, odd).unwrap();
+                        assert_eq!(hear(&told, wanted.len()), wanted);
+                    })
+                })
+                .collect();
+            expected.iter().for_each(|line| say(&voice, line));
+            readers.into_iter().for_each(|reader| reader.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn wishes_hold_for_what_is_kept_and_for_what_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Logs::start().unwrap();
+        let source = Source::new(dir.path().into());
+        let [one, two] = [1, 2].map(|n| Voice::new(&logs, &source, &format!("v{n}"), n));
+        let all = || {
+            for (voice, stream) in [(&one, Stream::Out), (&two, Stream::Out), (&two, Stream::Err)] {
+                voice.say(stream, "GET /\nfail here\n".into());
+            }
+        };
+        all();
+        let wish = LogQuery {
+            grep: Some("FAIL".into()),
+            ignore_case: true,
+            release: Some("v2".into()),
+            instance: Some(2),
+            stream: Some(Stream::Err),
+            ..query(Some(100), true)
+        };
+        let told = logs.read(&source, &wish).unwrap();
+        assert_eq!(hear(&told, 1), ["fail here"]);
+        all();
+        all();
+        assert_eq!(hear(&told, 2), ["fail here", "fail here"]);
+        drop(told);
+        assert_eq!(read(&logs, &source, &LogQuery { follow: false, ..wish }).len(), 3);
+    }
+
+    #[test]
+    fn who_follows_an_app_that_is_deleted_is_told_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Logs::start().unwrap();
+        let source = Source::new(dir.path().into());
+        let told = logs.read(&source, &query(None, true)).unwrap();
+        // It follows once it has been told a line.
+        let voice = Voice::new(&logs, &source, "v1", 1);
+        say(&voice, "one");
+        assert_eq!(hear(&told, 1), ["one"]);
+        logs.close(&source);
+        let end = told.iter().find_map(Result::err).unwrap();
+        assert_eq!((end.kind(), end.to_string().as_str()), (Kind::NotFound, "shop was deleted, and its log with it"));
+        assert!(told.recv().is_err());
+    }
+
+    #[test]
+    fn there_are_only_so_many_readers() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Logs::start().unwrap();
+        let source = Source::new(dir.path().into());
+        let mut readers: Vec<_> = (0..MAX_READERS).map(|_| logs.read(&source, &query(None, true)).unwrap()).collect();
+        assert_eq!(logs.read(&source, &query(None, false)).unwrap_err().kind(), Kind::Busy);
+        readers.pop();
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while logs.read(&source, &query(None, false)).is_err() {
+            assert!(std::time::Instant::now() < deadline, "one who has gone is noticed");
+            std::thread::yield_now();
         }
-        assert_eq!(seen, ["3", "4", "5", "6", "7"]);
     }
 
     #[test]
@@ -422,17 +380,12 @@ mod tests {
         let logs = Logs::start().unwrap();
         let source = Source::new(dir.path().join("logs"));
         let voice = Voice::new(&logs, &source, "v1", 1);
-        voice.say(Stream::Out, "one".into());
-        assert_eq!(read(&logs, &source, 9), ["one"]);
+        say(&voice, "one");
+        assert_eq!(texts(&logs, &source), ["one"]);
         fs::remove_dir_all(dir.path().join("logs")).unwrap();
-        // The line that finds the file removed is lost with it; the next one is not.
-        voice.say(Stream::Out, "two".into());
-        assert!(read(&logs, &source, 9).is_empty());
-        voice.say(Stream::Out, "three".into());
-        assert_eq!(read(&logs, &source, 9), ["three"]);
+        say(&voice, "two");
+        assert_eq!(texts(&logs, &source), ["two"]);
     }
-
-    const DROPPED_2: &str = "tako: 2 lines were dropped because the disk was slow or full";
 
     #[test]
     fn what_a_full_disk_does_not_take_is_counted_and_told() {
@@ -440,48 +393,42 @@ mod tests {
         let logs = Logs::start().unwrap();
         let source = Source::new(dir.path().into());
         let voice = Voice::new(&logs, &source, "v1", 1);
-        std::os::unix::fs::symlink("/dev/full", source.path(0)).unwrap();
-        voice.say(Stream::Out, "one".into());
-        // Who reads makes the thread write first.
-        logs.read(&source, 0, false).iter().for_each(drop);
-        voice.say(Stream::Out, "two".into());
-        logs.read(&source, 0, false).iter().for_each(drop);
-        fs::remove_file(source.path(0)).unwrap();
-        // The count is told with the next line that finds a file.
-        voice.say(Stream::Out, "kept".into());
-        let told = read(&logs, &source, 9);
-        let lost: u64 =
-            told.iter().filter_map(|l| l.strip_prefix("tako: ")?.split(' ').next()?.parse::<u64>().ok()).sum();
-        assert!(told.last().unwrap() == "kept" && lost >= 2, "{told:?}");
-    }
-
-    #[test]
-    fn a_flood_is_not_kept_in_memory() {
-        let dir = tempfile::tempdir().unwrap();
-        let source = Source::new(dir.path().into());
-        let queued = Arc::new(AtomicUsize::new(usize::MAX / 2));
-        let mut writer = Writer { queued, files: HashMap::new(), followers: Vec::new() };
-        for n in 0..1000 {
-            let text = format!("{n} {}", "x".repeat(1000));
-            let entry = Entry { at_ms: 0, release: "v1".into(), instance: 1, stream: Stream::Out, text };
-            // Never a pause in which all would be written.
-            writer.serve(Order::Line(source.clone(), entry));
-            assert!(writer.files[&source.dir].buffer.len() < 2 * WRITE);
+        std::os::unix::fs::symlink("/dev/full", source.path()).unwrap();
+        for line in ["one\n", "two\nthree\n"] {
+            voice.say(Stream::Out, line.into());
+            // Who reads makes the thread write first; of an endless device nothing is asked.
+            read(&logs, &source, &query(Some(0), false));
         }
+        fs::remove_file(source.path()).unwrap();
+        say(&voice, "kept");
+        assert_eq!(texts(&logs, &source), ["tako: 3 lines are missing here: the disk did not take them", "kept"]);
     }
 
     #[test]
-    fn whoever_speaks_never_waits_and_drops_are_counted() {
+    fn whoever_speaks_never_waits_and_drops_are_counted_where_they_are_missing() {
         let dir = tempfile::tempdir().unwrap();
         let logs = Logs::start().unwrap();
-        let source = Source::new(dir.path().into());
+        let [source, neighbour] = ["a", "b"].map(|name| Source::new(dir.path().join(name)));
         let voice = Voice::new(&logs, &source, "v1", 1);
-        // As if the disk had left the queue full.
-        logs.0.queued.store(MAX_QUEUED, Ordering::Relaxed);
-        voice.say(Stream::Out, "lost".into());
-        voice.say(Stream::Out, "lost".into());
-        logs.0.queued.store(0, Ordering::Relaxed);
-        voice.say(Stream::Out, "kept".into());
-        assert_eq!(read(&logs, &source, 9), [DROPPED_2, "kept"]);
+        say(&voice, "before");
+        // As if the disk had left the queue full, and most of it were this app's.
+        let full = |bytes| {
+            source.queued.store(bytes, Ordering::Relaxed);
+            logs.0.queued.store(bytes, Ordering::Relaxed);
+        };
+        assert_eq!(texts(&logs, &source), ["before"]);
+        full(MAX_QUEUED);
+        say(&voice, "lost");
+        voice.say(Stream::Out, "lost\nlost\n".into());
+        // Who says little has its share.
+        say(&Voice::new(&logs, &neighbour, "v1", 1), "heard");
+        assert_eq!(texts(&logs, &neighbour), ["heard"]);
+        full(0);
+        say(&voice, "kept");
+        // Nobody has to say another word to have it told.
+        let told = texts(&logs, &source);
+        let lost = |line: &String| line.strip_prefix("tako: ")?.split(' ').next()?.parse::<u64>().ok();
+        assert_eq!(told.iter().filter_map(lost).sum::<u64>(), 3, "{told:?}");
+        assert_eq!((told.first().unwrap().as_str(), told.last().unwrap().as_str()), ("before", "kept"));
     }
 }

@@ -5,10 +5,11 @@
 //!   watch ─exits→  │ actor │ ←acked, drained, failed──┘
 //!   probe ─verdicts→└───────┘ ─lines→ logs
 //! ```
-//! Reading order: the pure parts (`lifecycle`, `restart`, `rollout`, `scale`), what is run (`spec`, `instance`, `secrets`,
-//! `port`, `leftover`) and inside of which walls (`cell`), the three threads that all apps share (`watch` with `lines`, `probe`, `logs`), and the actor:
-//! its loop, what it tells (`status`), its rollouts, planned in `plan` and performed in `roll`, and
-//! its sleep (`demand`).
+//! Reading order: the pure parts (`lifecycle`, `restart`, `rollout`, `scale`), what is run (`spec`, `environment`,
+//! `instance`, `secrets`, `port`), inside of which walls (`cell`), what a killed server left (`held`, `leftover`,
+//! `adopt`), the three threads that all apps share (`watch` with `lines`, `probe`, `logs` with `writer`, and what is read
+//! of them: `entry`, `sieve`, `history`, `reading`), and the actor: its loop, its start (`boot`), what it tells
+//! (`status` with `usage`), its rollouts, planned in `plan` and performed in `roll`, and its sleep (`demand`).
 //!
 //! **Invariant**: nothing outside the actor's thread changes what it owns; a [`Handle`] sends and waits.
 
@@ -17,20 +18,29 @@ mod restart;
 mod rollout;
 mod scale;
 mod spec;
+mod environment;
 mod instance;
 pub(crate) mod secrets;
 mod port;
 mod group;
+mod held;
+mod usage;
 mod leftover;
+mod adopt;
 mod poller;
 mod watch;
 mod lines;
 mod probe;
 mod logs;
-mod tail;
+mod writer;
+mod entry;
+mod sieve;
+mod history;
+mod reading;
 mod cell;
 mod stage;
 mod actor;
+mod boot;
 mod assets;
 mod posting;
 mod ending;
@@ -54,7 +64,7 @@ use super::state::Desired;
 use super::users::Users;
 use crate::crypto::Key;
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::control::{AppStatus, Deploy, Deployed, LogLine, Notice, Release};
+use crate::proto::control::{AppStatus, Deploy, Deployed, LogLine, LogQuery, Notice, Release};
 use crate::proto::name::AppId;
 use crate::proto::version::Version;
 use actor::Actor;
@@ -63,6 +73,7 @@ use logs::{Logs, Source};
 use port::Ports;
 use probe::Probe;
 use stage::Stage;
+use usage::Meter;
 use watch::Watch;
 
 /// What every app needs of the daemon.
@@ -84,6 +95,7 @@ pub(crate) struct Threads {
     probe: Probe,
     logs: Logs,
     ports: Ports,
+    meter: Meter,
 }
 
 /// A cloneable way to an app's actor.
@@ -100,6 +112,15 @@ pub(crate) struct Handle {
 pub(crate) enum Event {
     Notice(Notice),
     Done(Result<Deployed>),
+}
+
+/// A part of an app's output, for one who reads it.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// So many lines before these came faster than the reader took them.
+    pub missed: u64,
+    /// May be none, now and then, to see whether somebody still listens.
+    pub lines: Vec<LogLine>,
 }
 
 /// What a [`Handle`] asks of the actor.
@@ -151,9 +172,17 @@ fn start_on<S: Stage>(
     Ok(handle)
 }
 
+/// Ends what an earlier server left running of an app that has no state, and blocks until it is gone.
+pub(crate) fn end_leftovers(id: &AppId, world: &World) {
+    leftover::end_all(&world.layout, id);
+    world.tree.clear(id, &[]);
+}
+
 impl Threads {
     fn start() -> Result<Threads> {
-        Ok(Threads { watch: Watch::start()?, probe: Probe::start()?, logs: Logs::start()?, ports: Ports::default() })
+        let meter = Meter::default();
+        let (watch, probe, logs) = (Watch::start()?, Probe::start(meter.clone())?, Logs::start()?);
+        Ok(Threads { watch, probe, logs, ports: Ports::default(), meter })
     }
 }
 
@@ -204,10 +233,9 @@ impl Handle {
         self.ask(Message::IsEmpty).unwrap_or(true)
     }
 
-    /// The last `lines` of output, and with `follow` what comes after, until the receiver is dropped. While nothing is
-    /// said, a follower gets an empty list now and then.
-    pub fn logs(&self, lines: u32, follow: bool) -> Receiver<Vec<LogLine>> {
-        self.logs.read(&self.log, lines, follow)
+    /// The app's output, until its end or until the receiver is dropped; an error is the last of it.
+    pub fn logs(&self, query: &LogQuery) -> Result<Receiver<Result<Told>>> {
+        self.logs.read(&self.log, query)
     }
 
     fn begin(&self, message: impl FnOnce(Sender<Event>) -> Message) -> Receiver<Event> {

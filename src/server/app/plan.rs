@@ -112,6 +112,7 @@ impl<S: Stage> Actor<S> {
             None => Desired::new(self.id.clone(), record.clone(), instances),
         };
         next.releases.retain(|r| &r.manifest.version != version);
+        next.failed.retain(|f| &f.version != version);
         next.releases.push(record.clone());
         next.releases.iter_mut().filter(|r| Some(&r.manifest.version) == bad.as_ref()).for_each(|r| r.bad = true);
         next.releases.sort_by_key(|r| std::cmp::Reverse(r.deployed_ms));

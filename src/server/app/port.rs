@@ -35,6 +35,12 @@ impl Ports {
         }
         Err(Error::new(Kind::Io, format!("no port from {FIRST} to {} is free", FIRST + COUNT - 1)))
     }
+
+    /// The port of a program that has it already.
+    pub fn hold(&self, port: u16) -> Option<Reserved> {
+        let is_new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(port);
+        is_new.then(|| Reserved { port, ports: self.clone() })
+    }
 }
 
 impl Drop for Reserved {
@@ -54,6 +60,9 @@ mod tests {
         let different: BTreeSet<u16> = held.iter().map(|r| r.port).collect();
         assert_eq!(different.len(), held.len());
         drop(held);
+        let one = ports.hold(FIRST).unwrap();
+        assert!(ports.hold(FIRST).is_none());
+        drop(one);
         assert!(ports.0.lock().unwrap().is_empty());
     }
 }

@@ -3,7 +3,11 @@
 //! Non-blocking sockets on one mio poll. Until the first good answer it asks again and again, because a swap waits for
 //! it; from then on once a second. A probe that has no answer in time has failed.
 //!
-//! **Invariant**: an instance has one probe at a time, and of its answer at most [`MAX_ANSWER`] bytes are read.
+//! Fifty idle instances must cost next to nothing, so those who are well are asked in turns that several share
+//! ([`TURN`]), the request goes out with the connection, and good news is told once.
+//!
+//! **Invariant**: an instance has one probe at a time, and of its answer at most [`MAX_ANSWER`] bytes are read. Whoever
+//! was told that it is well and has heard nothing since may rely on it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,6 +23,7 @@ use zeroize::Zeroizing;
 
 use super::instance::Event;
 use super::poller::{BELL, Poller};
+use super::usage::Meter;
 use crate::error::Result;
 use crate::proxy::table::EndpointId;
 
@@ -26,6 +31,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Until the first good answer.
 const EAGER: Duration = Duration::from_millis(10);
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// How far apart the turns of those are who are well: the thread wakes so often, and what one instance does at once to
+/// all others is spread over the second.
+const TURN: Duration = Duration::from_millis(50);
 /// Not more often than this once it was good, however often somebody asks for a probe at once.
 const HURRY: Duration = Duration::from_millis(100);
 /// The status line is all we want; the rest is read so that the app sees an orderly end.
@@ -67,8 +75,11 @@ enum Order {
 }
 
 impl Probe {
-    pub fn start() -> Result<Probe> {
-        let run = |poll, orders| Prober { poll, targets: HashMap::new() }.run(&orders);
+    /// The thread is awake every second anyway, and takes the looks of `meter` on its way.
+    pub fn start(meter: Meter) -> Result<Probe> {
+        let run = |poll, orders| {
+            Prober { poll, targets: HashMap::new(), meter, epoch: Instant::now() }.run(&orders);
+        };
         Ok(Probe(Arc::new(Poller::start("probe", run)?)))
     }
 
@@ -91,14 +102,21 @@ impl Probe {
 struct Prober {
     poll: Poll,
     targets: HashMap<usize, Target>,
+    meter: Meter,
+    /// When turns began to be counted.
+    epoch: Instant,
 }
 
 struct Target {
     id: EndpointId,
     addr: SocketAddr,
     check: Check,
+    request: Zeroizing<Vec<u8>>,
     to: Sender<(EndpointId, Event)>,
+    epoch: Instant,
     was_good: bool,
+    /// What was told last is that it is well.
+    is_good: bool,
     started: Instant,
     next: Instant,
     probing: Option<Probing>,
@@ -106,7 +124,6 @@ struct Target {
 
 struct Probing {
     stream: TcpStream,
-    request: Zeroizing<Vec<u8>>,
     written: usize,
     answer: Vec<u8>,
     connected: bool,
@@ -140,13 +157,29 @@ impl Prober {
             for target in self.targets.values_mut().filter(|t| t.due() <= now) {
                 target.tick(self.poll.registry(), now);
             }
+            // A swap waits for a first good answer, and a look takes milliseconds.
+            if !self.targets.is_empty() && self.targets.values().all(|t| t.was_good) {
+                self.meter.tick(now);
+            }
         }
     }
 
     fn serve(&mut self, order: Order, now: Instant) {
         match order {
             Order::Add { id, addr, check, to } => {
-                let target = Target { id, addr, check, to, was_good: false, started: now, next: now, probing: None };
+                let target = Target {
+                    id,
+                    addr,
+                    request: check.request(),
+                    check,
+                    to,
+                    epoch: self.epoch,
+                    was_good: false,
+                    is_good: false,
+                    started: now,
+                    next: now,
+                    probing: None,
+                };
                 self.targets.insert(id.0 as usize, target);
             }
             Order::Hurry(id) => {
@@ -182,23 +215,26 @@ impl Target {
     fn begin(&mut self, registry: &Registry, now: Instant) {
         self.end(registry);
         self.started = now;
-        let opened = TcpStream::connect(self.addr).and_then(|mut stream| {
-            registry.register(&mut stream, Token(self.id.0 as usize), Interest::READABLE | Interest::WRITABLE)?;
-            Ok(stream)
-        });
-        match opened {
-            Ok(stream) => {
-                let request = self.check.request();
-                let answer = Vec::with_capacity(MAX_ANSWER);
-                self.probing = Some(Probing { stream, request, written: 0, answer, connected: false, told: false });
-            }
-            Err(_) => self.tell(Verdict::Bad(Bad::Refused), now),
+        let Ok(stream) = TcpStream::connect(self.addr) else {
+            return self.tell(Verdict::Bad(Bad::Refused), now);
+        };
+        self.probing = Some(Probing { stream, written: 0, answer: Vec::new(), connected: false, told: false });
+        // On this machine a connection stands at once, or never: the rest is seldom more than one wait for the answer.
+        self.advance(registry, now);
+        let Some(probing) = &mut self.probing else { return };
+        let interest = match probing.written < self.request.len() || !probing.connected {
+            true => Interest::READABLE | Interest::WRITABLE,
+            false => Interest::READABLE,
+        };
+        if registry.register(&mut probing.stream, Token(self.id.0 as usize), interest).is_err() {
+            self.probing = None;
+            self.tell(Verdict::Bad(Bad::Refused), now);
         }
     }
 
     fn advance(&mut self, registry: &Registry, now: Instant) {
         let Some(probing) = &mut self.probing else { return };
-        let Progress { verdict, over } = probing.advance(&self.check);
+        let Progress { verdict, over } = probing.advance(&self.check, &self.request);
         if let Some(verdict) = verdict
             && !probing.told
         {
@@ -211,13 +247,20 @@ impl Target {
     }
 
     fn tell(&mut self, verdict: Verdict, now: Instant) {
-        self.was_good |= verdict == Verdict::Good;
+        let is_good = verdict == Verdict::Good;
+        self.was_good |= is_good;
         // The pause counts from the probe's start, but after one that took long there is still a short one.
-        self.next = match self.was_good {
-            true => (self.started + EVERY).max(now + HURRY),
-            false => now + EAGER,
+        self.next = match (is_good, self.was_good) {
+            (true, _) => turn(self.id, self.epoch, (self.started + EVERY / 2).max(now + HURRY)),
+            (false, true) => (self.started + EVERY).max(now + HURRY),
+            (false, false) => now + EAGER,
         };
-        let _ = self.to.send((self.id, Event::Probed(verdict)));
+        // That it is well still is no news, and would wake its actor every second.
+        let is_news = !(is_good && self.is_good);
+        self.is_good = is_good;
+        if is_news {
+            let _ = self.to.send((self.id, Event::Probed(verdict)));
+        }
     }
 
     fn end(&mut self, registry: &Registry) {
@@ -227,6 +270,15 @@ impl Target {
     }
 }
 
+/// The next turn of this target from `earliest` on: it has one in each [`EVERY`], the same as every so many others.
+fn turn(id: EndpointId, epoch: Instant, earliest: Instant) -> Instant {
+    let (every, turn) = (EVERY.as_nanos() as u64, TURN.as_nanos() as u64);
+    let phase = id.0 % (every / turn) * turn;
+    let earliest = u64::try_from(earliest.saturating_duration_since(epoch).as_nanos()).unwrap_or(u64::MAX / 2);
+    let rounds = earliest.saturating_sub(phase).div_ceil(every);
+    epoch + Duration::from_nanos(rounds * every + phase)
+}
+
 struct Progress {
     verdict: Option<Verdict>,
     /// The connection is of no more use.
@@ -234,7 +286,7 @@ struct Progress {
 }
 
 impl Probing {
-    fn advance(&mut self, check: &Check) -> Progress {
+    fn advance(&mut self, check: &Check, request: &[u8]) -> Progress {
         let bad = |why| Progress { verdict: Some(Verdict::Bad(why)), over: true };
         let later = Progress { verdict: None, over: false };
         if !self.connected {
@@ -247,7 +299,7 @@ impl Probing {
         let Check::Http { redirects, .. } = check else {
             return Progress { verdict: Some(Verdict::Good), over: true };
         };
-        match self.write() {
+        match self.write(request) {
             Ok(true) => {}
             Ok(false) => return later,
             Err(_) => return bad(Bad::Broken),
@@ -273,9 +325,9 @@ impl Probing {
     }
 
     /// True when all of the request is written.
-    fn write(&mut self) -> io::Result<bool> {
-        while self.written < self.request.len() {
-            match self.stream.write(&self.request[self.written..]) {
+    fn write(&mut self, request: &[u8]) -> io::Result<bool> {
+        while self.written < request.len() {
+            match self.stream.write(&request[self.written..]) {
                 Ok(n) => self.written += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -363,7 +415,7 @@ mod tests {
 
     fn probe(addr: SocketAddr, check: Check) -> Run {
         let (to, verdicts) = unbounded();
-        let probe = Probe::start().unwrap();
+        let probe = Probe::start(Meter::default()).unwrap();
         probe.add(EndpointId(5), addr, check, to);
         Run { probe, verdicts }
     }
@@ -423,6 +475,31 @@ mod tests {
         // Nobody listens any more; somebody tells us to look.
         run.probe.hurry(EndpointId(5));
         assert_eq!(run.next(), Verdict::Bad(Bad::Refused));
+    }
+
+    #[test]
+    fn turns_come_once_a_second_and_are_shared() {
+        let epoch = Instant::now();
+        let at = |id, ms| (turn(EndpointId(id), epoch, epoch + Duration::from_millis(ms)) - epoch).as_millis();
+        assert_eq!([at(0, 0), at(0, 1), at(1, 0), at(19, 0), at(20, 0), at(21, 7)], [0, 1000, 50, 950, 0, 50]);
+        // However late the thread wakes for its turn, the next one is a second after it.
+        assert!((0..499).all(|late| at(3, 150 + late + 500) == 1150));
+    }
+
+    #[test]
+    fn that_it_is_well_is_told_once_until_it_was_not() {
+        let (addr, thread) = app(vec![
+            b"HTTP/1.1 200 OK\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n\r\n",
+            b"HTTP/1.1 500 Oh\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n\r\n",
+        ]);
+        let run = probe(addr, http());
+        assert_eq!(
+            [run.next(), run.next(), run.next()],
+            [Verdict::Good, Verdict::Bad(Bad::Status(500)), Verdict::Good]
+        );
+        assert_eq!(thread.join().unwrap().len(), 4);
     }
 
     #[test]

@@ -16,6 +16,7 @@ const LOOPING: u32 = 3;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Restarts {
     in_a_row: u32,
+    ever: u32,
 }
 
 impl Restarts {
@@ -26,7 +27,13 @@ impl Restarts {
         }
         let delay = FIRST.saturating_mul(1u32.checked_shl(self.in_a_row).unwrap_or(u32::MAX)).min(LONGEST);
         self.in_a_row = self.in_a_row.saturating_add(1);
+        self.ever = self.ever.saturating_add(1);
         delay
+    }
+
+    /// How often it ended by itself.
+    pub fn count(&self) -> u32 {
+        self.ever
     }
 
     /// Whether it ends again and again; `up` is how long it has been up now.
@@ -48,11 +55,12 @@ mod tests {
         assert!(restarts.is_looping(short) && !restarts.is_looping(STABLE));
         assert_eq!(restarts.ended(STABLE).as_millis(), 100);
         assert!(!restarts.is_looping(short));
+        assert_eq!(restarts.count(), 12);
     }
 
     #[test]
     fn never_overflows() {
-        let mut restarts = Restarts { in_a_row: u32::MAX };
+        let mut restarts = Restarts { in_a_row: u32::MAX, ever: u32::MAX };
         assert_eq!(restarts.ended(Duration::ZERO), LONGEST);
         assert_eq!(restarts.ended(Duration::ZERO), LONGEST);
     }

@@ -20,6 +20,7 @@ use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Deploy, Deployed, Notice, Step};
 use crate::proto::version::Version;
 use crate::proxy::files::root::Root;
+use crate::server::crash;
 use crate::server::state;
 
 /// Acks take microseconds. If one is lost, the rollout goes on after this: no worker chooses by an older table than
@@ -147,6 +148,7 @@ impl<S: Stage> Actor<S> {
     pub fn health_changed(&mut self, at: usize, healthy: bool, now: Instant) {
         match (self.instances[at].role, healthy) {
             (Role::Fresh, true) => {
+                crash::point("roll: healthy");
                 self.tell_if_fresh(at, Step::Healthy);
                 self.advance(Fact::Healthy, now);
             }
@@ -182,6 +184,7 @@ impl<S: Stage> Actor<S> {
         // It was laid out again since it failed.
         self.discards.retain(|v| v != version);
         self.scale_on(scale::Event::Activity, now);
+        crash::point("roll: planned");
         let (rollout, first) = Rollout::new(total);
         self.rolling = Some(Rolling {
             plan,
@@ -219,9 +222,11 @@ impl<S: Stage> Actor<S> {
         match action {
             Action::Start(_) => self.start_fresh(now),
             Action::Swap(_) => {
+                crash::point("roll: to be swapped");
                 self.join_fresh();
                 self.bench_one();
                 let generation = self.publish();
+                crash::point("roll: swapped");
                 self.await_ack(generation, now);
             }
             Action::Write => match self.write() {
@@ -298,7 +303,9 @@ impl<S: Stage> Actor<S> {
 
     /// Fewer instances: written, posted, and the rest let go.
     fn shrink(&mut self, plan: Plan<S::Claim>, wanted: u32, now: Instant) -> Result<Deployed> {
+        crash::point("shrink: to be saved");
         state::save(&self.layout, &plan.next)?;
+        crash::point("shrink: saved");
         let mut serving = self.with_role(Role::Serving);
         // Who serves stays, then who has the lower number.
         serving.sort_by_key(|at| (self.instances[*at].in_balancing().is_none(), self.instances[*at].number));
@@ -307,6 +314,7 @@ impl<S: Stage> Actor<S> {
             self.instances[*at].role = Role::Leaving;
         }
         self.publish();
+        crash::point("shrink: posted");
         for at in going {
             self.retire(at, now);
         }

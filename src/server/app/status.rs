@@ -1,14 +1,15 @@
 //! Status: what is told about an app. It reads and never decides.
 
-use std::fs;
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use super::actor::Actor;
-use super::instance::{Instance, Role};
+use super::instance::{Instance, Process, Role};
 use super::scale::State;
 use super::stage::Stage;
+use super::usage::{Meter, Usage, Who};
 use crate::proto::control::{AppState, AppStatus, InstanceStatus, Release};
-use crate::server::state::Record;
+use crate::server::state::{Failed, Record};
 
 impl<S: Stage> Actor<S> {
     pub fn status(&self, now: Instant) -> AppStatus {
@@ -19,7 +20,7 @@ impl<S: Stage> Actor<S> {
             version: self.desired.as_ref().map(|d| d.live.clone()),
             routes: self.live.as_ref().map_or(Vec::new(), |l| l.record.routes.clone()),
             wanted,
-            instances: self.instances.iter().filter_map(|i| instance_status(i, now)).collect(),
+            instances: self.instances.iter().filter_map(|i| instance_status(i, &self.threads.meter, now)).collect(),
             since_ms: self.live.as_ref().map_or(0, |l| l.record.deployed_ms),
             last_failure: self.last_failure.clone(),
             remarks: self.live.as_ref().map_or(Vec::new(), |live| self.cell.remarks(live.manifest())),
@@ -69,8 +70,22 @@ impl<S: Stage> Actor<S> {
             commit_message: record.manifest.commit_message.clone(),
             git_dirty: record.manifest.git_dirty,
             bad: record.bad,
+            failure: None,
         };
-        desired.releases.iter().map(release).collect()
+        let failed = |failed: &Failed| Release {
+            version: failed.version.clone(),
+            live: false,
+            deployed_ms: failed.at_ms,
+            by: failed.by.clone(),
+            commit_message: failed.commit_message.clone(),
+            git_dirty: failed.git_dirty,
+            bad: true,
+            failure: Some(failed.why.clone()),
+        };
+        let mut all: Vec<Release> =
+            desired.releases.iter().map(release).chain(desired.failed.iter().map(failed)).collect();
+        all.sort_by_key(|release| Reverse(release.deployed_ms));
+        all
     }
 }
 
@@ -79,8 +94,9 @@ fn is_looping(instance: &Instance, now: Instant) -> bool {
     instance.restarts.is_looping(up)
 }
 
-fn instance_status(instance: &Instance, now: Instant) -> Option<InstanceStatus> {
+fn instance_status(instance: &Instance, meter: &Meter, now: Instant) -> Option<InstanceStatus> {
     let process = instance.process()?;
+    let Usage { cpu, permille, memory } = usage(process, meter, now);
     Some(InstanceStatus {
         number: instance.number,
         version: instance.spec.manifest().version.clone(),
@@ -91,15 +107,27 @@ fn instance_status(instance: &Instance, now: Instant) -> Option<InstanceStatus> 
             Role::Dozing => "dozing".into(),
             Role::Serving | Role::Fresh | Role::Joined | Role::Leaving => process.life.state().to_string(),
         },
-        up_ms: u64::try_from((now - process.started).as_millis()).unwrap_or(u64::MAX),
-        // Of all that it has started, where the kernel counts that.
-        memory: process.leaf.as_ref().and_then(|l| l.usage().memory).or_else(|| memory(process.pid)).unwrap_or(0),
+        up_ms: millis(now - process.started),
+        memory,
+        cpu_ms: millis(cpu),
+        cpu_permille: permille,
+        restarts: instance.restarts.count(),
     })
 }
 
-/// Resident bytes, of the process itself (proc_pid_status(5)); in kilobytes there, so no page size is needed.
-fn memory(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+/// Of all that it has started: by the kernel's own group where it has one, and where that does not count memory, by a
+/// look at the processes in it.
+fn usage(process: &Process, meter: &Meter, now: Instant) -> Usage {
+    let Some(leaf) = &process.leaf else { return meter.usage(Who::Group(process.pid), process.started, now) };
+    let looked = meter.usage(Who::These(&leaf.pids()), process.started, now);
+    let counted = leaf.usage();
+    Usage {
+        cpu: Duration::from_micros(counted.cpu_us),
+        memory: counted.memory.unwrap_or(looked.memory),
+        permille: looked.permille,
+    }
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }

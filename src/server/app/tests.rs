@@ -358,7 +358,8 @@ impl Sandbox {
     }
 
     fn log(&self) -> Vec<String> {
-        self.handle.logs(1000, false).iter().flatten().map(|l| l.text).collect()
+        let heard = self.handle.logs(&LogQuery::of(self.id.clone())).unwrap();
+        heard.iter().flat_map(|told| told.unwrap().lines).map(|l| l.text).collect()
     }
 
     /// What stands after a deploy of v2 over v1 failed.

@@ -1,4 +1,4 @@
-//! Watch: one thread that owns every process we started: its exit and all it prints.
+//! Watch: one thread that owns every process of an instance: its exit and all it prints.
 //!
 //! One mio poll over every pidfd and pipe, so that the number of threads does not grow with instances, output is read
 //! from the first byte, and an exit is known at once. Signals go through here as well, because only the thread that
@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
@@ -20,6 +21,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rustix::process::Signal;
 
+use super::held::Held;
 use super::instance::Event;
 use super::lines::Lines;
 use super::logs::Voice;
@@ -28,10 +30,11 @@ use crate::error::Result;
 use crate::proto::control::Stream;
 use crate::proxy::table::EndpointId;
 use crate::server::cgroup::Leaf;
-use crate::sys::{self, Spawned};
 
 /// What an app prints on standard output when it listens, followed by the port.
 const READY: &str = "TAKO:READY:";
+/// Read at once; half of what a pipe holds, so that an app that says much can go on while we look at it.
+const BUFFER: usize = 32 << 10;
 /// Read from one pipe before the others get their turn.
 const TURN: usize = 256 << 10;
 /// Read at most of what is left in a pipe when its process has ended; more than a pipe holds by default.
@@ -44,7 +47,9 @@ pub(crate) struct Watch(Arc<Poller<Order>>);
 /// A process for the thread to own.
 pub(crate) struct Watched {
     pub id: EndpointId,
-    pub spawned: Spawned,
+    pub held: Held,
+    /// Its ready signal was heard before.
+    pub was_ready: bool,
     /// The group that it is in with all that it starts, where there are groups.
     pub leaf: Option<Leaf>,
     pub voice: Voice,
@@ -56,6 +61,8 @@ pub(crate) struct Watched {
 pub(crate) enum Exit {
     Code(i32),
     Signal(i32),
+    /// It ended, and only its parent could tell how: an earlier run of this program, which is no more.
+    Unknown,
 }
 
 enum Order {
@@ -135,19 +142,19 @@ impl Watcher {
     fn add(&mut self, watched: Watched) {
         let id = watched.id;
         let mut process = Process {
+            out: Lines::new(),
+            err: Lines::new(),
+            out_open: watched.held.stdout.is_some(),
+            err_open: watched.held.stderr.is_some(),
+            ready: watched.was_ready,
             watched,
-            out: Lines::default(),
-            err: Lines::default(),
-            out_open: true,
-            err_open: true,
-            ready: false,
             ended: false,
             asked: false,
             killed: false,
         };
         if let Err(e) = process.register(self.poll.registry()) {
             // Without a way to hear it we cannot keep it.
-            log::error!("watch: cannot watch a process pid={} error={e}", process.watched.spawned.child.id());
+            log::error!("watch: cannot watch a process pid={} error={e}", process.watched.held.number());
             process.kill();
         }
         self.processes.insert(id.0, process);
@@ -163,8 +170,8 @@ impl Watcher {
             process.kill();
             return self.reap_if_over(id.0);
         }
-        if let Err(e) = sys::kill_group(process.watched.spawned.pid, signal) {
-            log::warn!("watch: cannot signal pid={} error={e}", process.watched.spawned.child.id());
+        if let Err(e) = process.watched.held.signal(signal) {
+            log::warn!("watch: cannot signal pid={} error={e}", process.watched.held.number());
         }
         self.reap_if_over(id.0);
     }
@@ -198,7 +205,7 @@ impl Watcher {
         process.read(Part::Out, REST);
         process.read(Part::Err, REST);
         process.last_lines();
-        let exit = process.watched.spawned.child.wait().map_or(Exit::Signal(Signal::KILL.as_raw()), Exit::from);
+        let exit = process.watched.held.reap();
         process.deregister(self.poll.registry());
         let _ = process.watched.to.send((process.watched.id, Event::Exited(exit)));
     }
@@ -213,7 +220,7 @@ impl Process {
 
     fn kill(&mut self) {
         self.killed = true;
-        let _ = sys::kill_group(self.watched.spawned.pid, Signal::KILL);
+        let _ = self.watched.held.signal(Signal::KILL);
         // And what has left the process group.
         self.watched.leaf.iter().for_each(Leaf::kill);
     }
@@ -221,24 +228,32 @@ impl Process {
     /// True when there is more to read.
     fn read(&mut self, part: Part, limit: usize) -> bool {
         let Process { watched, out, err, out_open, err_open, ready, .. } = self;
-        let Watched { id, spawned, voice, to, .. } = watched;
-        let (pipe, lines, open, stream): (&mut dyn Read, _, _, _) = match part {
-            Part::Out => (&mut spawned.stdout, out, out_open, Stream::Out),
-            Part::Err | Part::Exit => (&mut spawned.stderr, err, err_open, Stream::Err),
+        let Watched { id, held, voice, to, .. } = watched;
+        let (pipe, lines, open, stream) = match part {
+            Part::Out => (&mut held.stdout, out, out_open, Stream::Out),
+            Part::Err | Part::Exit => (&mut held.stderr, err, err_open, Stream::Err),
         };
-        let mut buffer = [0; 16 << 10];
+        let Some(pipe) = pipe else { return false };
+        let mut buffer = [0; BUFFER];
         let mut left = limit;
         while *open {
             match pipe.read(&mut buffer) {
                 Ok(0) => *open = false,
                 Ok(n) => {
-                    lines.feed(&buffer[..n], |line| match port(&line) {
+                    let mut said = String::with_capacity(n);
+                    lines.feed(&buffer[..n], |line| match port(line) {
                         Some(port) if stream == Stream::Out && !*ready => {
                             *ready = true;
                             let _ = to.send((*id, Event::Ready(port)));
                         }
-                        _ => voice.say(stream, line),
+                        _ => {
+                            said.push_str(line);
+                            said.push('\n');
+                        }
                     });
+                    if !said.is_empty() {
+                        voice.say(stream, said);
+                    }
                     left = left.saturating_sub(n);
                     if left == 0 {
                         return true;
@@ -254,13 +269,15 @@ impl Process {
 
     /// What ended without an end of line.
     fn last_lines(&mut self) {
-        self.out.end(|line| self.watched.voice.say(Stream::Out, line));
-        self.err.end(|line| self.watched.voice.say(Stream::Err, line));
+        self.out.end(|line| self.watched.voice.say(Stream::Out, format!("{line}\n")));
+        self.err.end(|line| self.watched.voice.say(Stream::Err, format!("{line}\n")));
     }
 
     fn register(&mut self, registry: &mio::Registry) -> io::Result<()> {
-        rustix::io::ioctl_fionbio(&self.watched.spawned.stdout, true)?;
-        rustix::io::ioctl_fionbio(&self.watched.spawned.stderr, true)?;
+        let held = &self.watched.held;
+        for pipe in [&held.stdout, &held.stderr].into_iter().flatten() {
+            rustix::io::ioctl_fionbio(pipe, true)?;
+        }
         for (fd, part) in self.descriptors() {
             let token = Token((self.watched.id.0 as usize) << 2 | part as usize);
             registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
@@ -274,9 +291,10 @@ impl Process {
         }
     }
 
-    fn descriptors(&self) -> [(RawFd, Part); 3] {
-        let Spawned { pidfd, stdout, stderr, .. } = &self.watched.spawned;
-        [(pidfd.as_raw_fd(), Part::Exit), (stdout.as_raw_fd(), Part::Out), (stderr.as_raw_fd(), Part::Err)]
+    fn descriptors(&self) -> impl Iterator<Item = (RawFd, Part)> + use<> {
+        let Held { pidfd, stdout, stderr, .. } = &self.watched.held;
+        let pipe = |file: &Option<File>, part| file.as_ref().map(|f| (f.as_raw_fd(), part));
+        [Some((pidfd.as_raw_fd(), Part::Exit)), pipe(stdout, Part::Out), pipe(stderr, Part::Err)].into_iter().flatten()
     }
 }
 
@@ -305,6 +323,7 @@ impl fmt::Display for Exit {
             Exit::Signal(libc::SIGILL) => " (SIGILL)",
             Exit::Signal(libc::SIGBUS) => " (SIGBUS)",
             Exit::Signal(_) => "",
+            Exit::Unknown => return f.write_str("ended, and how is not known: an earlier tako-server started it"),
         };
         let Exit::Signal(signal) = self else { return Ok(()) };
         write!(f, "was ended by signal {signal}{name}")
@@ -319,7 +338,7 @@ mod tests {
 
     use super::*;
     use crate::server::app::logs::{Logs, Source};
-    use crate::sys::Spawn;
+    use crate::sys::{self, Spawn};
 
     struct Run {
         watch: Watch,
@@ -342,11 +361,12 @@ mod tests {
             user: None,
             cgroup: None,
             limits: sys::Limits::default(),
+            outlives_us: None,
         })
         .unwrap();
         let (to, events) = unbounded();
         let (watch, id) = (Watch::start().unwrap(), EndpointId(1));
-        watch.add(Watched { id, spawned, leaf: None, voice: voice.clone(), to });
+        watch.add(Watched { id, held: spawned.into(), leaf: None, was_ready: false, voice: voice.clone(), to });
         Run { watch, id, voice, events, _dir: dir }
     }
 

@@ -19,7 +19,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::{Answer, Body, Call, Greeting, Hello, LogLine, MAGIC, Notice, Reply};
 use crate::proto::fault::Fault;
 use crate::proto::{PROTOCOL, wire};
-use crate::server::app::Event;
+use crate::server::app::{Event, Told};
 use crate::server::daemon::Daemon;
 use crate::server::verbs::{self, Outcome, Said, Session};
 
@@ -148,13 +148,17 @@ impl<'a> Connection<'a> {
         loop {
             let quiet = match it.heard.recv_timeout(WATCH) {
                 Ok(event) => {
-                    for turn in (it.turns)(event) {
+                    let turns = (it.turns)(event);
+                    // Of some events the client hears nothing: they must not keep it from hearing the beat.
+                    if !turns.is_empty() {
+                        said = Instant::now();
+                    }
+                    for turn in turns {
                         match turn {
                             Turn::Notice(notice) => self.answer(id, Body::Notice(notice))?,
                             Turn::End(end) => return self.end(id, end),
                         }
                     }
-                    said = Instant::now();
                     false
                 }
                 Err(RecvTimeoutError::Timeout) => true,
@@ -218,9 +222,17 @@ fn of_work(said: Said) -> Vec<Turn> {
 }
 
 /// As few messages as fit into the protocol's lines.
-pub(super) fn of_lines(lines: Vec<LogLine>) -> Vec<Turn> {
+pub(super) fn of_lines(told: Result<Told>) -> Vec<Turn> {
+    let Told { mut missed, lines } = match told {
+        Ok(told) => told,
+        Err(e) => return vec![Turn::End(Err(e))],
+    };
     let mut batches: Vec<Vec<LogLine>> = Vec::new();
     let mut room = 0;
+    if missed > 0 {
+        batches.push(Vec::new());
+        room = LINES_BYTES;
+    }
     for line in lines {
         let size = line.text.len() + line.release.len() + 100;
         if size > room {
@@ -230,7 +242,8 @@ pub(super) fn of_lines(lines: Vec<LogLine>) -> Vec<Turn> {
         room = room.saturating_sub(size);
         batches.last_mut().expect("the first line makes a batch").push(line);
     }
-    batches.into_iter().map(|lines| Turn::Notice(Notice::Lines { lines })).collect()
+    let mut turn = |lines| Turn::Notice(Notice::Lines { lines, missed: std::mem::take(&mut missed) });
+    batches.into_iter().map(&mut turn).collect()
 }
 
 fn check_version(version: u32) -> Result<()> {

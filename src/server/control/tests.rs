@@ -10,6 +10,7 @@ use super::*;
 use crate::proto::control::{Greeting, LogLine, Notice, Reply};
 use crate::proto::target::Target;
 use crate::proxy::table::Table;
+use crate::server::app::Told;
 use crate::server::board::{Board, Publish};
 use crate::server::certs::Folder;
 use crate::server::daemon::About;
@@ -56,7 +57,14 @@ fn world() -> World {
         https: vec!["127.0.0.1:443".into()],
     };
     let start = Box::new(|_, _| Err(Error::new(Kind::Refused, "nothing is started here")));
-    let daemon = Arc::new(Daemon::new(layout.clone(), board, Arc::new(Users::new(layout, true)), about, start));
+    let daemon = Arc::new(Daemon::new(
+        layout.clone(),
+        board,
+        Arc::new(Users::new(layout, true)),
+        about,
+        start,
+        Box::new(|_| {}),
+    ));
     let socket = dir.path().join("run/tako.sock");
     let control = Listener::bind(&socket).unwrap().serve(daemon.clone()).unwrap();
     World { dir, socket, daemon, _control: control }
@@ -302,7 +310,7 @@ fn a_greeting_that_drips_in_has_a_deadline() {
 }
 
 /// A connection on which something is followed, and the client's end of it.
-fn following(w: &World, endless: bool, beat: Duration) -> (Client, crossbeam_channel::Sender<Vec<LogLine>>) {
+fn following(w: &World, endless: bool, beat: Duration) -> (Client, crossbeam_channel::Sender<Result<Told>>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_read_timeout(Some(SOON)).unwrap();
     let (to, heard) = bounded(1);
@@ -320,6 +328,21 @@ fn a_client_that_waits_hears_a_beat() {
     let w = world();
     let (mut client, _working) = following(&w, false, Duration::from_millis(1));
     assert_eq!(client.hear(), "{\"id\":1,\"body\":{\"notice\":\"beat\"}}\n");
+}
+
+#[test]
+fn a_client_hears_a_beat_also_among_events_that_tell_it_nothing() {
+    let w = world();
+    let (mut client, looks) = following(&w, true, Duration::from_millis(300));
+    // More often than the beat, until the connection is over.
+    let looking = thread::spawn(move || {
+        while looks.send(Ok(Told { missed: 0, lines: Vec::new() })).is_ok() {
+            thread::yield_now();
+        }
+    });
+    assert_eq!(client.hear(), "{\"id\":1,\"body\":{\"notice\":\"beat\"}}\n");
+    drop(client);
+    looking.join().unwrap();
 }
 
 #[test]
@@ -353,15 +376,18 @@ fn many_long_lines_are_told_in_messages_that_fit() {
         stream: crate::proto::control::Stream::Out,
         text: "\u{1}".repeat(n),
     };
-    let turns = of_lines((0..40).map(|_| line(16 << 10)).collect());
-    let mut count = 0;
+    let turns = of_lines(Ok(Told { missed: 7, lines: (0..40).map(|_| line(16 << 10)).collect() }));
+    let (mut count, mut told) = (0, 0);
     for turn in turns {
         let Turn::Notice(notice) = turn else { panic!("only notices") };
-        let Notice::Lines { lines } = &notice else { panic!("only lines") };
+        let Notice::Lines { lines, missed } = &notice else { panic!("only lines") };
         count += lines.len();
+        told += missed;
         wire::send(&mut io::sink(), &Answer { id: 1, body: Body::Notice(notice) }).unwrap();
     }
-    assert_eq!(count, 40);
+    assert_eq!((count, told), (40, 7));
+    assert!(of_lines(Ok(Told { missed: 0, lines: Vec::new() })).is_empty(), "a look at who listens is no message");
+    assert_eq!(of_lines(Ok(Told { missed: 1, lines: Vec::new() })).len(), 1);
 }
 
 #[test]

@@ -84,17 +84,47 @@ fn what_a_killed_server_left_running_is_ended_before_anything_starts() {
         user: None,
         cgroup: None,
         limits: sys::Limits::default(),
+        outlives_us: None,
     })
     .unwrap();
     left.stdout.read_exact(&mut [0; 3]).unwrap();
-    leftover::Note::of(left.child.id(), "t", 0).write(&it.layout, &it.id, 1).unwrap();
+    leftover::Note::of(left.child.id()).write(&it.layout, &it.id, 1).unwrap();
     // The note of the one that ended in order is about nobody.
     fs::write(it.layout.run(&it.id).join("2.json"), note).unwrap();
     it.restart();
     until("it serves", || it.status().state == AppState::Live);
     use std::os::unix::process::ExitStatusExt;
     assert_eq!(left.child.wait().unwrap().signal(), Some(15));
-    assert_eq!(fs::read_dir(it.layout.run(&it.id)).unwrap().count(), 1);
+    // Of the new one.
+    let mut notes: Vec<_> = fs::read_dir(it.layout.run(&it.id)).unwrap().flatten().map(|e| e.file_name()).collect();
+    notes.sort();
+    assert_eq!(notes, ["2.born", "2.json"]);
+}
+
+/// Two actors on one folder stand for two servers; the first one hears nothing of the second.
+#[test]
+fn an_adopted_instance_gets_its_first_request_after_its_first_good_answer() {
+    let it = Sandbox::new();
+    let secrets = Secrets { hash: "h1".into(), values: [("KEY".into(), Zeroizing::new("abc".into()))].into() };
+    let order = Deploy { secrets: Some(secrets), ..it.order("v1", "serve", 2) };
+    done(&it.handle.deploy(order, "ana".into())).unwrap();
+    let (pids, endpoints) = (it.pids(), it.posted().endpoints);
+
+    let play = Play::default();
+    let next = begin(&play, &it.id, &it.layout, &it.key);
+    until("it serves", || next.status().unwrap().state == AppState::Live);
+    let status = next.status().unwrap();
+    assert_eq!(status.instances.iter().map(|i| i.pid).collect::<Vec<_>>(), pids);
+    assert!(status.last_failure.is_none());
+    let posts = std::mem::take(&mut play.scene().posts);
+    // Until the first has answered, requests wait.
+    assert!(posts[0].endpoints.is_empty() && matches!(posts[0].standing, Standing::OnDemand { .. }), "{posts:?}");
+    let last = posts.last().unwrap();
+    assert_eq!(last.standing, Standing::Awake);
+    let addrs = |endpoints: &[Endpoint]| endpoints.iter().map(|e| e.addr).collect::<Vec<_>>();
+    assert_eq!(addrs(&last.endpoints), addrs(&endpoints));
+    next.stop();
+    assert!(pids.iter().all(|pid| !is_alive(*pid)), "and they are ended like any other");
 }
 
 #[test]

@@ -408,11 +408,7 @@ fn how_it_ended(shipment: &Shipment<'_>, bound: &mut Bound) -> Option<Result<Dep
             let previous = bound.preflight.live.clone();
             Ok(Deployed { version, previous, instances: app.wanted, swaps: Vec::new() })
         }
-        _ => {
-            let why = app.last_failure.map_or_else(String::new, |why| format!(": {why}"));
-            Err(Error::new(Kind::Rejected, format!("{name}: the new release did not come up{why}"))
-                .hint("`tako logs` shows what it printed"))
-        }
+        _ => Err(tell::did_not_come_up(name, app.last_failure.filter(|f| f.release == shipment.version))),
     })
 }
 

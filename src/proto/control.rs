@@ -311,11 +311,72 @@ pub(crate) struct AppStatus {
     pub instances: Vec<InstanceStatus>,
     /// When the live release went live, milliseconds since 1970.
     pub since_ms: u64,
-    /// How the last instance that failed ended, if one did since the live release went live.
-    pub last_failure: Option<String>,
+    /// The last failure since the live release went live, also that of a release that was to take its place.
+    #[serde(default)]
+    pub last_failure: Option<Failure>,
+    /// Places whose process failed, until they get another one.
+    #[serde(default)]
+    pub waiting: Vec<Waiting>,
     /// What its operator should know about the machine that it runs on: limits and walls that it cannot give.
     #[serde(default)]
     pub remarks: Vec<String>,
+}
+
+/// Why an instance failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    pub release: Version,
+    /// `None` when it is about all of them.
+    pub instance: Option<u32>,
+    /// What happened, as the end of a sentence that starts with the instance: `exited with code 1: …`.
+    pub what: String,
+    /// The lines or facts that show it.
+    #[serde(default)]
+    pub proof: Vec<String>,
+    /// The next step.
+    #[serde(default)]
+    pub hint: Option<String>,
+    /// How the process ended, if it did.
+    #[serde(default)]
+    pub exit_code: Option<i32>,
+    #[serde(default)]
+    pub signal: Option<i32>,
+}
+
+/// A place that waits for its next process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Waiting {
+    pub number: u32,
+    /// How often its process ended in a row.
+    pub restarts: u32,
+    /// Until it is started again.
+    pub next_ms: u64,
+}
+
+/// Lines of a failure's report: its proof, and what the instance printed last.
+const REPORT: usize = 20;
+
+impl Failure {
+    /// The proof, then the last of `lines` that it does not have.
+    pub fn detail(&self, lines: &[String]) -> Vec<String> {
+        let more: Vec<&String> =
+            lines.iter().filter(|line| !line.trim().is_empty() && !self.proof.contains(line)).collect();
+        let room = REPORT.saturating_sub(self.proof.len());
+        let more = more[more.len().saturating_sub(room)..].iter().map(ToString::to_string);
+        self.proof.iter().cloned().chain(more).collect()
+    }
+}
+
+/// One sentence: `instance 1 exited with code 1`.
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.instance {
+            Some(number) => write!(f, "instance {number} {}", self.what),
+            None => f.write_str(&self.what),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -32,7 +32,7 @@ fn assert_nothing_changed(server: &Server, v1: &str) {
 fn one_that_never_gets_ready() {
     // It asks for another route too, which must not be taken.
     let (server, _sshd, _user, v1, ran) = replace_by("never-ready", Some("other.localhost"));
-    ran.assert_failed(4, &["not ready after 2s"]);
+    ran.assert_failed(4, &["not ready after 2s: it listens on no port", "hint: ", "startup_timeout"]);
     assert_nothing_changed(&server, &v1);
     assert_eq!(Client::plain(server.http, "other.localhost").unwrap().get("/").unwrap().status, 404);
 }
@@ -40,14 +40,17 @@ fn one_that_never_gets_ready() {
 #[test]
 fn one_that_exits_at_once() {
     let (server, _sshd, _user, v1, ran) = replace_by("exits", None);
-    ran.assert_failed(4, &["exited with code 3", "boom: cannot connect to db"]);
+    ran.assert_failed(4, &["exited with code 3 before it was ready", "boom: cannot connect to db", "hint: "]);
     assert_nothing_changed(&server, &v1);
 }
 
 #[test]
 fn one_that_fails_its_probe() {
     let (server, _sshd, _user, v1, ran) = replace_by("bad-status", None);
-    ran.assert_failed(4, &["500"]);
+    ran.assert_failed(
+        4,
+        &["is up but /healthz answered 500", "the queue is unreachable", "hint: see what the app printed"],
+    );
     assert_nothing_changed(&server, &v1);
 }
 

@@ -21,6 +21,7 @@ mod operations;
 mod assets;
 mod websocket;
 mod failures;
+mod broken;
 mod on_demand;
 mod programs;
 mod recovery;

@@ -9,6 +9,7 @@ pub(crate) mod version;
 pub(crate) mod aim;
 pub(crate) mod change;
 pub(crate) mod deploy;
+pub(crate) mod failure;
 pub(crate) mod rehearse;
 pub(crate) mod status;
 pub(crate) mod logs;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
-use super::{Exit, aim};
+use super::{Exit, aim, failure};
 use crate::cli::args::Args;
 use crate::cli::config::inventory::{Inventory, Server};
 use crate::cli::interrupt::Interrupt;
@@ -148,9 +148,7 @@ fn tell(ui: &Ui, all: &[Found], instances: bool) {
         ui.note(&format!("≠ releases of {app} differ between servers: `tako releases ls --env {}`", app.env));
     }
     for (server, status) in there(all) {
-        if let Some(why) = &status.last_failure {
-            ui.note(&format!("! {server}: the last instance that failed: {why}"));
-        }
+        failure::lines(server, status).iter().for_each(|line| ui.note(line));
         for remark in &status.remarks {
             ui.note(&format!("· {server}: {}: {remark}", status.app));
         }
@@ -270,6 +268,7 @@ mod tests {
     use crate::cli::golden;
     use crate::cli::ui::Settings;
     use crate::error::Error;
+    use crate::proto::control::{Failure, Waiting};
 
     fn instance(number: u32, state: &str) -> InstanceStatus {
         InstanceStatus {
@@ -297,6 +296,7 @@ mod tests {
             instances,
             since_ms: 0,
             last_failure: None,
+            waiting: Vec::new(),
             remarks: Vec::new(),
         };
         Found { server: ServerName::parse(server).unwrap(), app: Some(app), status: Ok(Some(status)) }
@@ -318,7 +318,17 @@ mod tests {
             ),
         ];
         if let Ok(Some(status)) = &mut all[3].status {
-            status.last_failure = Some("instance 2 exited with code 3 before it was ready".into());
+            status.last_failure = Some(Failure {
+                at_ms: u64::MAX,
+                release: Version::parse("4f2c9ab").unwrap(),
+                instance: Some(2),
+                what: "exited with code 1 before it was ready: nobody listens at 10.0.0.5:5432".into(),
+                proof: vec!["Error: connect ECONNREFUSED 10.0.0.5:5432".into()],
+                hint: Some("start what should listen there, or correct the address in the vars or secrets".into()),
+                exit_code: Some(1),
+                signal: None,
+            });
+            status.waiting = vec![Waiting { number: 2, restarts: 7, next_ms: 11_200 }];
         }
         let lab = Error::new(Kind::Unreachable, "lab: connection timed out after 10s");
         let api = |status| Found {

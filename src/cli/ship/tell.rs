@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::cli::ui::Task;
 use crate::cli::ui::units;
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::control::{Deployed, Notice, Step, Swap};
+use crate::proto::control::{Deployed, Failure, Notice, Step, Swap};
 
 /// A step that was stopped because of another one has not failed: its line just ends.
 pub(super) fn end_badly(task: Task, e: &Error) {
@@ -19,6 +19,19 @@ pub(super) fn at<T>(server: &str, result: Result<T>) -> Result<T> {
     match result {
         Err(e) if e.to_string().starts_with(&format!("{server}: ")) => Err(e),
         other => other.context(|| server.to_string()),
+    }
+}
+
+/// What a server that was lost for a while says afterwards of the release.
+pub(super) fn did_not_come_up(server: &str, failure: Option<Failure>) -> Error {
+    const HINT: &str = "`tako logs` shows what it printed";
+    let error = |why: &str| Error::new(Kind::Rejected, format!("{server}: the new release did not come up{why}"));
+    match failure {
+        Some(failure) => {
+            let error = error(&format!(": {failure}"));
+            error.with_detail(failure.proof).hint(failure.hint.unwrap_or_else(|| HINT.into()))
+        }
+        None => error("").hint(HINT),
     }
 }
 

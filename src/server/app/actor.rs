@@ -13,6 +13,7 @@ use rustix::process::Signal;
 
 use super::assets::Assets;
 use super::boot::Clearing;
+use super::cause::{End, Phase};
 use super::cell::Cell;
 use super::ending::Ending;
 use super::instance::{Event as Heard, Instance, Place, Process, Role, Run, Traffic};
@@ -25,8 +26,8 @@ use super::spec::Spec;
 use super::stage::Stage;
 use super::{Message, Threads};
 use crate::crypto::Key;
-use crate::error::{Error, Result};
-use crate::proto::control::{Secrets, Step};
+use crate::error::Result;
+use crate::proto::control::{Failure, Secrets, Step};
 use crate::proto::name::AppId;
 use crate::proto::version::Version;
 use crate::proxy::Notice;
@@ -66,7 +67,7 @@ pub(super) struct Actor<S: Stage> {
     pub posted: Option<Posting>,
     pub generation: u64,
     pub acked: u64,
-    pub last_failure: Option<String>,
+    pub last_failure: Option<Failure>,
     /// Releases that failed and are to be removed once nothing runs from them.
     pub discards: Vec<Version>,
     pub ending: Option<Ending>,
@@ -217,7 +218,7 @@ impl<S: Stage> Actor<S> {
             // Once it serves, traffic goes where it was probed and nowhere else, whatever it prints.
             Heard::Ready(_) if !matches!(process.life.state(), State::Starting { .. }) => {}
             Heard::Ready(port) if !process.may_listen(port) => {
-                self.failed(at, &format!("says that it listens on port {port}, which is another program's"), now);
+                self.failed(at, End::Stolen(port), Phase::Starting, now);
                 self.live_on(at, lifecycle::Event::Stop, now);
             }
             Heard::Ready(port) => {
@@ -228,7 +229,7 @@ impl<S: Stage> Actor<S> {
                 self.live_on(at, lifecycle::Event::Ready, now);
             }
             Heard::Probed(Verdict::Good) if process.ready.is_none() && !process.holds_its_port() => {
-                self.failed(at, "does not listen on its port, and another program does", now);
+                self.failed(at, End::Elsewhere, Phase::Starting, now);
                 self.live_on(at, lifecycle::Event::Stop, now);
             }
             Heard::Probed(Verdict::Good) => {
@@ -243,17 +244,17 @@ impl<S: Stage> Actor<S> {
                 process.last_bad = Some(bad);
                 self.live_on(at, lifecycle::Event::Bad, now);
             }
+            Heard::Answered(gist) => process.answered = gist,
+            Heard::LeftOthers => process.left_others = true,
             Heard::Exited(exit) => {
-                let why = match process.life.state() {
-                    State::Starting { .. } => Some(format!("{exit} before it was ready")),
-                    State::Ready { .. } => Some(format!("{exit} before it was healthy")),
-                    State::Healthy { .. } | State::Unhealthy { .. } => Some(exit.to_string()),
-                    State::Draining { .. } | State::Stopping { .. } | State::Gone => None,
-                };
+                let phase = Phase::of(process.life.state());
                 process.life.on(lifecycle::Event::Exited, now);
-                process.forget(&self.threads, &self.cell, &self.layout, instance.spec.manifest(), instance.number);
-                if let Some(why) = why {
-                    self.failed(at, &why, now);
+                if let Some(phase) = phase {
+                    self.failed(at, End::Exit(exit), phase, now);
+                }
+                let instance = &self.instances[at];
+                if let Some(process) = instance.process() {
+                    process.forget(&self.threads, &self.cell, &self.layout, instance.spec.manifest(), instance.number);
                 }
                 self.ended(endpoint, now);
             }
@@ -297,62 +298,23 @@ impl<S: Stage> Actor<S> {
             log::info!("app={id} instance={number} release={version} pid={} {before} -> {after}", process.pid);
         }
         let endpoint = process.endpoint;
-        let mut why = None;
+        let mut gave_up = None;
         for action in actions {
             match action {
                 Action::Probe => process.probe(spec, threads, to_us),
                 Action::Terminate => threads.watch.signal(endpoint, Signal::TERM),
                 Action::Kill => threads.watch.signal(endpoint, Signal::KILL),
-                Action::GaveUp(reason) => why = Some(process.gave_up(reason, spec)),
+                Action::GaveUp(why) => {
+                    process.look();
+                    gave_up = Phase::of(before).map(|phase| (End::GaveUp(why), phase));
+                }
             }
         }
-        if let Some(why) = why {
-            self.failed(at, &why, now);
+        if let Some((end, phase)) = gave_up {
+            self.failed(at, end, phase, now);
         } else if was_healthy != is_healthy {
             self.health_changed(at, is_healthy, now);
         }
-    }
-
-    /// An instance ended, or will be ended, and nobody asked for it.
-    fn failed(&mut self, at: usize, why: &str, now: Instant) {
-        let instance = &self.instances[at];
-        let (number, version) = (instance.number, &instance.spec.manifest().version);
-        log::warn!("app={} instance={number} release={version} {why}", self.id);
-        if let Some(process) = instance.process() {
-            process.voice.remark(&format!("instance {number} {why}"));
-        }
-        match instance.role {
-            Role::Serving | Role::Benched | Role::Dozing => {
-                self.last_failure = Some(format!("instance {number} {why}"));
-                self.give_place_up(at, now);
-            }
-            Role::Fresh | Role::Joined => {
-                let lines = instance.process().map_or(Vec::new(), |p| p.voice.last_lines());
-                self.rollout_failed(number, why, lines);
-            }
-            Role::Leaving => {}
-        }
-    }
-
-    /// Its process is gone: the place is given up, or filled again after a while.
-    fn ended(&mut self, endpoint: EndpointId, now: Instant) {
-        let Some(at) = self.instances.iter().position(|i| i.is(endpoint)) else { return };
-        let instance = &mut self.instances[at];
-        match instance.role {
-            Role::Serving | Role::Benched => {
-                let up = instance.process().and_then(|p| p.ready).map_or(Duration::ZERO, |ready| now - ready);
-                let delay = instance.restarts.ended(up);
-                log::info!("app={} instance={} starts again delay_ms={}", self.id, instance.number, delay.as_millis());
-                instance.run = Run::Waiting(now + delay);
-            }
-            Role::Fresh | Role::Joined | Role::Dozing | Role::Leaving => drop(self.instances.remove(at)),
-        }
-    }
-
-    fn could_not_start(&mut self, at: usize, why: &Error, now: Instant) {
-        self.failed(at, &format!("could not be started: {why}"), now);
-        let delay = self.instances[at].restarts.ended(Duration::ZERO);
-        self.instances[at].run = Run::Waiting(now + delay);
     }
 
     /// Returns when it was spawned.

@@ -33,7 +33,7 @@ impl<S: Stage> Actor<S> {
             Ok(held) => self.secrets = held.map(Arc::new),
             Err(e) => {
                 log::error!("app={} nothing is started without its secrets error={e}", self.id);
-                self.last_failure = Some(e.to_string());
+                self.failed_as_a_whole(&e.to_string());
                 self.sealed = Some(e.to_string());
             }
         }

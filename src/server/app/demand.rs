@@ -101,7 +101,7 @@ impl<S: Stage> Actor<S> {
     fn wake(&mut self, now: Instant) {
         let Some(live) = self.live.clone() else { return };
         if let Some(why) = self.sealed.clone() {
-            self.last_failure = Some(why);
+            self.failed_as_a_whole(&why);
             return self.scale_on(Event::Down(Duration::ZERO), now);
         }
         let number = self.free_number();

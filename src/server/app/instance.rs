@@ -20,9 +20,10 @@ use zeroize::Zeroizing;
 
 use super::cell::{Cell, Room};
 use super::environment::environment;
+use super::evidence;
 use super::held::Held;
 use super::leftover::{self, Left, Note};
-use super::lifecycle::{Lifecycle, MISSES_DEAD, Why};
+use super::lifecycle::Lifecycle;
 use super::logs::{Source, Voice};
 use super::port::Reserved;
 use super::probe::{Bad, Check, Verdict};
@@ -42,11 +43,15 @@ use crate::server::runtime::Launch;
 use crate::sys::{self, Spawn, Spawned};
 
 /// What the watch and probe threads tell about a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     /// It listens on this port.
     Ready(u16),
     Probed(Verdict),
+    /// The gist of what it answered, of a bad answer; nothing since it was good.
+    Answered(String),
+    /// It has ended by itself, and others whom it had started had not.
+    LeftOthers,
     Exited(Exit),
 }
 
@@ -116,7 +121,14 @@ pub(crate) struct Process {
     pub ready: Option<Instant>,
     pub addr: Option<SocketAddr>,
     pub last_bad: Option<Bad>,
+    pub answered: String,
     pub traffic: Traffic,
+    /// Where its group listened when it was given up, which is looked at before it is told to end.
+    pub listened: Option<Vec<SocketAddr>>,
+    /// It ended by itself, and others whom it had started were still there.
+    pub left_others: bool,
+    /// What the machine had counted before.
+    pub machine_oom_kills: Option<u64>,
     /// The group that it is in with all that it starts, where there are groups.
     pub leaf: Option<Leaf>,
     /// An earlier server started it.
@@ -209,7 +221,11 @@ impl Process {
             ready: None,
             addr: reserved.as_ref().map(|r| loopback(r.port)),
             last_bad: None,
+            answered: String::new(),
             traffic: Traffic::Never,
+            listened: None,
+            left_others: false,
+            machine_oom_kills: evidence::machine_oom_kills(),
             leaf: room.leaf.clone(),
             inherited: false,
             pipes: [&held.stdout, &held.stderr].map(leftover::inode),
@@ -246,7 +262,11 @@ impl Process {
             ready: Some(started),
             addr: (port != 0).then(|| loopback(port)),
             last_bad: None,
+            answered: String::new(),
             traffic: Traffic::Never,
+            listened: None,
+            left_others: false,
+            machine_oom_kills: evidence::machine_oom_kills(),
             leaf: leaf.clone(),
             inherited: true,
             pipes: [&held.stdout, &held.stderr].map(leftover::inode),
@@ -274,6 +294,11 @@ impl Process {
         self.addr.is_none_or(|addr| self.may_listen(addr.port()))
     }
 
+    /// It is about to be told to end: what it listens on is seen now or never.
+    pub fn look(&mut self) {
+        self.listened = group::listening(self.pid);
+    }
+
     pub fn probe(&self, spec: &Spec, threads: &Threads, to: &Sender<(EndpointId, Event)>) {
         if let Some(addr) = self.addr {
             threads.probe.add(self.endpoint, addr, check(spec, &self.token), to.clone());
@@ -283,20 +308,6 @@ impl Process {
     /// What is asked for its health, as the start of a sentence.
     pub fn subject(&self, spec: &Spec) -> String {
         check(spec, &self.token).subject().to_owned()
-    }
-
-    /// Why it is ended, as the end of a sentence that starts with the instance.
-    pub fn gave_up(&self, why: Why, spec: &Spec) -> String {
-        let limit = spec.manifest().limits.startup_timeout_s;
-        let subject = self.subject(spec);
-        match (why, self.last_bad) {
-            (Why::NeverReady, Some(bad)) => format!("not ready after {limit}s: {subject} {bad}"),
-            (Why::NeverReady, None) => format!("not ready after {limit}s"),
-            (Why::NeverHealthy, Some(bad)) => format!("is up but {subject} {bad}"),
-            (Why::NeverHealthy, None) => format!("is up but {subject} was not asked within {limit}s"),
-            (Why::Unhealthy, Some(bad)) => format!("was killed because {subject} {bad} {MISSES_DEAD} times"),
-            (Why::Unhealthy, None) => "was killed because it failed its probes".into(),
-        }
     }
 
     pub fn note(&self, layout: &Layout, spec: &Spec, number: u32) {

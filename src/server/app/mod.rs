@@ -9,7 +9,8 @@
 //! `instance`, `secrets`, `port`), inside of which walls (`cell`), what a killed server left (`held`, `leftover`,
 //! `adopt`), the three threads that all apps share (`watch` with `lines`, `probe`, `logs` with `writer`, and what is read
 //! of them: `entry`, `sieve`, `history`, `reading`), and the actor: its loop, its start (`boot`), what it tells
-//! (`status` with `usage`), its rollouts, planned in `plan` and performed in `roll`, and its sleep (`demand`).
+//! (`status` with `usage`), its rollouts, planned in `plan` and performed in `roll`, its sleep (`demand`), and its
+//! failures (`failing`), whose reasons `cause` finds in what `evidence` reads.
 //!
 //! **Invariant**: nothing outside the actor's thread changes what it owns; a [`Handle`] sends and waits.
 
@@ -25,6 +26,7 @@ mod port;
 mod group;
 mod held;
 mod usage;
+mod stray;
 mod leftover;
 mod adopt;
 mod poller;
@@ -38,6 +40,8 @@ mod sieve;
 mod history;
 mod reading;
 mod cell;
+mod cause;
+mod evidence;
 mod stage;
 mod actor;
 mod boot;
@@ -45,6 +49,7 @@ mod assets;
 mod posting;
 mod ending;
 mod demand;
+mod failing;
 mod status;
 mod plan;
 mod roll;

@@ -119,6 +119,8 @@ struct Target {
     is_good: bool,
     started: Instant,
     next: Instant,
+    /// What was last told of a bad answer.
+    answered: String,
     probing: Option<Probing>,
 }
 
@@ -178,6 +180,7 @@ impl Prober {
                     is_good: false,
                     started: now,
                     next: now,
+                    answered: String::new(),
                     probing: None,
                 };
                 self.targets.insert(id.0 as usize, target);
@@ -266,8 +269,38 @@ impl Target {
     fn end(&mut self, registry: &Registry) {
         if let Some(mut probing) = self.probing.take() {
             let _ = registry.deregister(&mut probing.stream);
+            self.tell_answer(&probing.answer);
         }
     }
+
+    /// What a bad answer says, once for each that is another one: it may name the reason.
+    fn tell_answer(&mut self, answer: &[u8]) {
+        let Check::Http { redirects, .. } = self.check else { return };
+        let is_good = status(answer).is_some_and(|status| judge(status, redirects) == Verdict::Good);
+        let told = if is_good { String::new() } else { gist(answer) };
+        if told != self.answered {
+            self.answered.clone_from(&told);
+            let _ = self.to.send((self.id, Event::Answered(told)));
+        }
+    }
+}
+
+/// The first line of an answer, where a redirect leads, and the first line of the body.
+fn gist(answer: &[u8]) -> String {
+    /// Characters of it: a word of proof and no page.
+    const WIDTH: usize = 200;
+    let text = String::from_utf8_lossy(answer);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let mut lines = head.lines();
+    let first = lines.next().unwrap_or("").trim();
+    let location = lines.find(|line| line.get(..9).is_some_and(|name| name.eq_ignore_ascii_case("location:")));
+    // In a body of chunks the sizes have lines of their own.
+    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let is_size = |line: &str| chunked && line.bytes().all(|b| b.is_ascii_hexdigit());
+    let body = body.lines().map(str::trim).find(|line| !line.is_empty() && !is_size(line));
+    let parts = [Some(first), location.map(str::trim), body].into_iter().flatten().filter(|part| !part.is_empty());
+    let told = parts.collect::<Vec<_>>().join(" · ");
+    told.chars().filter(|c| !c.is_control()).take(WIDTH).collect()
 }
 
 /// The next turn of this target from `earliest` on: it has one in each [`EVERY`], the same as every so many others.
@@ -422,9 +455,12 @@ mod tests {
 
     impl Run {
         fn next(&self) -> Verdict {
-            match self.verdicts.recv_timeout(Duration::from_secs(10)).unwrap() {
-                (EndpointId(5), Event::Probed(verdict)) => verdict,
-                other => panic!("{other:?}"),
+            loop {
+                match self.verdicts.recv_timeout(Duration::from_secs(10)).unwrap() {
+                    (EndpointId(5), Event::Probed(verdict)) => return verdict,
+                    (EndpointId(5), Event::Answered(_)) => {}
+                    other => panic!("{other:?}"),
+                }
             }
         }
     }
@@ -500,6 +536,21 @@ mod tests {
             [Verdict::Good, Verdict::Bad(Bad::Status(500)), Verdict::Good]
         );
         assert_eq!(thread.join().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn the_gist_of_an_answer_is_its_first_lines() {
+        let check = |answer: &str, expected: &str| assert_eq!(gist(answer.as_bytes()), expected);
+        let ill = "HTTP/1.1 500 Oh\r\ncontent-length: 9\r\n\r\n\n the queue is unreachable\nmore";
+        check(ill, "HTTP/1.1 500 Oh · the queue is unreachable");
+        let moved = "HTTP/1.1 302 Found\r\nLocation: https://x/login\r\n\r\n";
+        check(moved, "HTTP/1.1 302 Found · Location: https://x/login");
+        check("220 smtp\u{1b}[31m ready\r\n", "220 smtp[31m ready");
+        let chunked =
+            "HTTP/1.1 500 Oh\r\nTransfer-Encoding: chunked\r\n\r\n19\r\nthe queue is unreachable\n\r\n0\r\n\r\n";
+        check(chunked, "HTTP/1.1 500 Oh · the queue is unreachable");
+        check("", "");
+        assert_eq!(gist(&[0xff; 4096]).chars().count(), 200);
     }
 
     #[test]

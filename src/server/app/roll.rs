@@ -9,7 +9,9 @@ use crossbeam_channel::Sender;
 
 use super::Event;
 use super::actor::Actor;
+use super::cause::{End, Phase};
 use super::demand::at_least_one;
+use super::failing::Report;
 use super::instance::{Instance, Role, Run};
 use super::plan::Plan;
 use super::rollout::{Action, Event as Fact, Rollout};
@@ -131,18 +133,22 @@ impl<S: Stage> Actor<S> {
     }
 
     /// A new instance failed. It is acted on at the end of the turn, when the instance is as it will be.
-    pub fn rollout_failed(&mut self, number: u32, why: &str, last_lines: Vec<String>) {
+    pub(super) fn rollout_failed(&mut self, report: Report) {
         let previous = self.desired.as_ref().map(|d| d.live.clone());
         let Some(rolling) = &mut self.rolling else { return };
+        let Report { failure, last_lines } = report;
         // People count the new ones; those that could not be spawned have no times.
-        let place = rolling.times.iter().position(|t| t.number == number).unwrap_or(rolling.times.len()) + 1;
-        let message = format!("instance {place} of {} {why}", rolling.rollout.total());
-        let hint = match previous {
-            Some(version) => format!("{version} still serves; see `tako logs` for all that was said"),
-            None => "fix the app and deploy again; see `tako logs` for all that was said".into(),
+        let place = rolling.times.iter().position(|t| Some(t.number) == failure.instance);
+        let place = place.unwrap_or(rolling.times.len()) + 1;
+        let message = format!("instance {place} of {} {}", rolling.rollout.total(), failure.what);
+        let hint = match (&failure.hint, previous) {
+            (Some(hint), _) => hint.clone(),
+            (None, Some(version)) => format!("{version} still serves; see `tako logs` for all that was said"),
+            (None, None) => "fix the app and deploy again; see `tako logs` for all that was said".into(),
         };
-        let error = Error::new(Kind::Rejected, message).hint(hint).with_detail(last_lines);
+        let error = Error::new(Kind::Rejected, message).hint(hint).with_detail(failure.detail(&last_lines));
         rolling.failure.get_or_insert(error);
+        self.last_failure = Some(failure);
     }
 
     pub fn health_changed(&mut self, at: usize, healthy: bool, now: Instant) {
@@ -153,12 +159,8 @@ impl<S: Stage> Actor<S> {
                 self.advance(Fact::Healthy, now);
             }
             (Role::Joined, false) => {
-                let process = self.instances[at].process();
-                let spec = &self.instances[at].spec;
-                let lines = process.map_or(Vec::new(), |p| p.voice.last_lines());
-                let why = process.and_then(|p| Some(format!("became unhealthy: {} {}", p.subject(spec), p.last_bad?)));
-                let number = self.instances[at].number;
-                self.rollout_failed(number, &why.unwrap_or_else(|| "became unhealthy".into()), lines);
+                let report = self.report(at, End::Unwell, Phase::Serving);
+                self.rollout_failed(report);
             }
             // Balancing follows by itself: the posting is computed.
             (Role::Serving, true) => self.scale_on(scale::Event::Healthy, now),
@@ -256,8 +258,9 @@ impl<S: Stage> Actor<S> {
                 self.rolling.iter_mut().for_each(|r| r.times.push(times));
             }
             Err(e) => {
+                let report = self.report(self.instances.len() - 1, End::of(&e), Phase::Starting);
                 self.instances.pop();
-                self.rollout_failed(number, &format!("could not be started: {e}"), Vec::new());
+                self.rollout_failed(report);
             }
         }
     }

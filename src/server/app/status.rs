@@ -4,11 +4,11 @@ use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use super::actor::Actor;
-use super::instance::{Instance, Process, Role};
+use super::instance::{Instance, Process, Role, Run};
 use super::scale::State;
 use super::stage::Stage;
 use super::usage::{Meter, Usage, Who};
-use crate::proto::control::{AppState, AppStatus, InstanceStatus, Release};
+use crate::proto::control::{AppState, AppStatus, InstanceStatus, Release, Waiting};
 use crate::server::state::{Failed, Record};
 
 impl<S: Stage> Actor<S> {
@@ -23,6 +23,7 @@ impl<S: Stage> Actor<S> {
             instances: self.instances.iter().filter_map(|i| instance_status(i, &self.threads.meter, now)).collect(),
             since_ms: self.live.as_ref().map_or(0, |l| l.record.deployed_ms),
             last_failure: self.last_failure.clone(),
+            waiting: self.instances.iter().filter_map(|i| waiting(i, now)).collect(),
             remarks: self.live.as_ref().map_or(Vec::new(), |live| self.cell.remarks(live.manifest())),
         }
     }
@@ -92,6 +93,17 @@ impl<S: Stage> Actor<S> {
 fn is_looping(instance: &Instance, now: Instant) -> bool {
     let up = instance.process().and_then(|p| p.ready).map_or(Duration::ZERO, |ready| now - ready);
     instance.restarts.is_looping(up)
+}
+
+/// A place whose process has failed and that gets another one after a while.
+fn waiting(instance: &Instance, now: Instant) -> Option<Waiting> {
+    let restarts = instance.restarts.count();
+    match instance.run {
+        Run::Waiting(until) if restarts > 0 => {
+            Some(Waiting { number: instance.number, restarts, next_ms: millis(until.saturating_duration_since(now)) })
+        }
+        Run::Waiting(_) | Run::Up(_) => None,
+    }
 }
 
 fn instance_status(instance: &Instance, meter: &Meter, now: Instant) -> Option<InstanceStatus> {

@@ -349,6 +349,11 @@ impl Sandbox {
         self.handle.status().unwrap()
     }
 
+    /// The last failure in one line.
+    fn why(&self) -> Option<String> {
+        self.status().last_failure.map(|failure| failure.to_string())
+    }
+
     fn pids(&self) -> Vec<u32> {
         self.status().instances.iter().map(|i| i.pid).collect()
     }

@@ -200,6 +200,8 @@ impl Watcher {
 
     fn reap(&mut self, id: u64) {
         let Some(mut process) = self.processes.remove(&id) else { return };
+        // Looked at first, of one that ended by itself: a daemon leaves what it has become.
+        let others = !process.asked && process.watched.leaf.as_ref().is_some_and(|leaf| !leaf.is_empty());
         // The leader is not reaped yet, so the group's number is still its own.
         process.kill();
         process.read(Part::Out, REST);
@@ -207,6 +209,9 @@ impl Watcher {
         process.last_lines();
         let exit = process.watched.held.reap();
         process.deregister(self.poll.registry());
+        if others {
+            let _ = process.watched.to.send((process.watched.id, Event::LeftOthers));
+        }
         let _ = process.watched.to.send((process.watched.id, Event::Exited(exit)));
     }
 }
@@ -316,12 +321,17 @@ impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self {
             Exit::Code(code) => return write!(f, "exited with code {code}"),
-            Exit::Signal(libc::SIGKILL) => " (SIGKILL, as when memory runs out)",
+            Exit::Signal(libc::SIGKILL) => " (SIGKILL)",
             Exit::Signal(libc::SIGSEGV) => " (SIGSEGV)",
             Exit::Signal(libc::SIGABRT) => " (SIGABRT)",
             Exit::Signal(libc::SIGTERM) => " (SIGTERM)",
             Exit::Signal(libc::SIGILL) => " (SIGILL)",
             Exit::Signal(libc::SIGBUS) => " (SIGBUS)",
+            Exit::Signal(libc::SIGTRAP) => " (SIGTRAP)",
+            Exit::Signal(libc::SIGINT) => " (SIGINT)",
+            Exit::Signal(libc::SIGHUP) => " (SIGHUP)",
+            Exit::Signal(libc::SIGPIPE) => " (SIGPIPE)",
+            Exit::Signal(libc::SIGFPE) => " (SIGFPE)",
             Exit::Signal(_) => "",
             Exit::Unknown => return f.write_str("ended, and how is not known: an earlier tako-server started it"),
         };

@@ -98,7 +98,7 @@ fn a_start_that_fails_is_refused_for_a_while_and_then_tried_again() {
     let it = Sandbox::asleep("second exits");
     it.wake();
     until("it has failed", || it.play.scene().posts.iter().any(|p| p.standing == Standing::Failed));
-    assert_eq!(it.status().last_failure.as_deref(), Some("instance 1 exited with code 3 before it was ready"));
+    assert_eq!(it.why().as_deref(), Some("instance 1 exited with code 3 before it was ready"));
     until("it may be tried again", || it.status().state == AppState::Asleep);
     assert!(matches!(it.posted().standing, Standing::OnDemand { .. }));
     it.wake();
@@ -118,7 +118,7 @@ fn a_start_that_takes_too_long_is_given_up_after_those_who_wait() {
     it.wake();
     until("it has failed", || it.play.scene().posts.iter().any(|p| p.standing == Standing::Failed));
     assert!(begun.elapsed() > Duration::from_millis(1500), "{:?}", begun.elapsed());
-    assert_eq!(it.status().last_failure.as_deref(), Some("instance 1 not ready after 1s"));
+    assert_eq!(it.why().as_deref(), Some("instance 1 not ready after 1s: it listens on no port"));
     it.until_gone();
 }
 
@@ -132,7 +132,7 @@ fn a_crash_leaves_no_place_and_the_next_wake_fills_one() {
     assert_eq!(it.pids(), [0; 0]);
     it.wake();
     it.until_state(AppState::Live);
-    assert_eq!(it.status().last_failure.as_deref(), Some("instance 1 exited with code 9"));
+    assert_eq!(it.why().as_deref(), Some("instance 1 exited with code 9"));
 }
 
 #[test]

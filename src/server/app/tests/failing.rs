@@ -26,7 +26,8 @@ fn keeps_the_old_instances_when_the_new_one_never_gets_ready() {
     let mut order = it.order("v2", "silent", 1);
     order.manifest.limits.startup_timeout_s = 1;
     let e = done(&it.handle.deploy(order, "ana".into())).unwrap_err();
-    assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Rejected, "instance 1 of 1 not ready after 1s"));
+    let expected = "instance 1 of 1 not ready after 1s: it listens on no port";
+    assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Rejected, expected));
     assert!(e.detail().contains(&"playing silent".into()), "{:?}", e.detail());
     it.assert_v1_stands(&before, &pids);
 }
@@ -51,7 +52,7 @@ fn keeps_the_old_instances_when_the_new_one_cannot_be_started() {
     let mut order = it.order("v2", "serve", 1);
     order.manifest.start = Some(vec!["/nowhere/program".into()]);
     let e = done(&it.handle.deploy(order, "ana".into())).unwrap_err();
-    let expected = "instance 1 of 1 could not be started: start `/nowhere/program`: no such file or directory";
+    let expected = "instance 1 of 1 could not be started: there is no file `/nowhere/program` on the server";
     assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Rejected, expected));
     it.assert_v1_stands(&before, &pids);
 }
@@ -86,7 +87,10 @@ fn a_new_instance_that_fails_after_its_swap_fails_the_deploy() {
     let joined = instances.iter().find(|i| i.version.as_str() == "v2" && i.state == "healthy").unwrap();
     kill(joined.pid, Signal::KILL);
     let e = done(&events).unwrap_err();
-    assert_eq!(e.to_string(), "instance 1 of 2 was ended by signal 9 (SIGKILL, as when memory runs out)");
+    assert_eq!(
+        e.to_string(),
+        "instance 1 of 2 was ended by signal 9 (SIGKILL): it was killed from outside, not by Tako"
+    );
     it.assert_v1_stands(&before, &pids);
 }
 
@@ -162,7 +166,7 @@ fn secrets_that_do_not_open_are_asked_for_again() {
     it.restart();
     let status = it.status();
     assert_eq!((status.state, status.instances.len()), (AppState::Degraded, 0));
-    assert!(status.last_failure.unwrap().contains("does not open"));
+    assert!(status.last_failure.unwrap().what.contains("does not open"));
     assert_eq!(it.handle.secrets_hash(), None);
     assert_eq!(it.deploy("v2", "serve", 1).unwrap_err().kind(), Kind::Refused);
     done(&it.handle.deploy(Deploy { secrets: secrets(), ..it.order("v2", "serve", 1) }, "ana".into())).unwrap();
@@ -217,5 +221,5 @@ fn secrets_that_are_missing_are_not_done_without() {
     it.restart();
     let status = it.status();
     assert_eq!((status.state, status.instances.len()), (AppState::Degraded, 0));
-    assert!(status.last_failure.unwrap().contains("is missing"));
+    assert!(status.last_failure.unwrap().what.contains("is missing"));
 }

@@ -26,7 +26,7 @@ fn a_crash_is_told_and_the_instance_starts_again() {
     it.answers("/die");
     until("it serves again", || it.pids().iter().any(|pid| *pid != old) && it.status().state == AppState::Live);
     assert_eq!(it.answers("/"), ["v1 production"]);
-    assert_eq!(it.status().last_failure.as_deref(), Some("instance 1 exited with code 9"));
+    assert_eq!(it.why().as_deref(), Some("instance 1 exited with code 9"));
     // It was out of balancing in between.
     assert!(it.play.scene().posts.iter().any(|p| p.endpoints.is_empty() && !p.routes.is_empty()));
     assert!(it.log().contains(&"tako: instance 1 exited with code 9".into()));
@@ -62,7 +62,7 @@ fn an_ill_instance_is_taken_out_then_replaced() {
     until("another one serves", || !it.posted().endpoints.is_empty());
     assert!(!is_alive(old));
     let why = "instance 1 was killed because /status answered 500 5 times";
-    assert_eq!(it.status().last_failure.as_deref(), Some(why));
+    assert_eq!(it.why().as_deref(), Some(why));
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn the_port_of_another_program_is_not_taken_for_ready() {
     order.manifest.health = Some("/".into());
     let e = done(&it.handle.deploy(order, "ana".into())).unwrap_err();
     let expected = format!("instance 1 of 1 says that it listens on port {theirs}, which is another program's");
-    assert_eq!(e.to_string(), expected);
+    assert!(e.to_string().starts_with(&expected), "{e}");
     it.assert_v1_stands(&before, &pids);
 }
 
@@ -199,7 +199,8 @@ fn a_port_that_another_program_took_is_not_taken_for_ready() {
     order.manifest.start = Some(argv.map(String::from).to_vec());
     let e = done(&it.handle.deploy(order, "ana".into())).unwrap_err();
     end_child(&it, 1);
-    assert_eq!(e.to_string(), "instance 1 of 1 does not listen on its port, and another program does");
+    let expected = "instance 1 of 1 does not listen on its port, and another program does";
+    assert!(e.to_string().starts_with(expected), "{e}");
     it.assert_v1_stands(&before, &pids);
 
     // A child in a group of its own is no other program.

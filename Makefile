@@ -20,7 +20,7 @@ test: setup
 	PATH="$(TOOLS):$$PATH" sh tests/sdk.sh
 
 # The service under systemd, its limits and users, in an emulated Debian with cgroup v2. As root; the first run makes the
-# image in target/vm, later ones take one to two minutes.
+# image in target/vm, later ones take about two minutes on a machine that does nothing else.
 test-vm:
 	$(CARGO) build --locked
 	@sh tests/vm/run.sh target/debug

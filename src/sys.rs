@@ -184,9 +184,8 @@ pub(crate) fn kill_group(pid: Pid, signal: Signal) -> io::Result<()> {
 
 /// Changes how many processes the user of a running program may have, as that program sees it.
 pub(crate) fn limit_processes(pid: Pid, processes: u64) -> io::Result<()> {
-    let processes = Some(allowed(Resource::Nproc, processes));
-    let limit = Rlimit { current: processes, maximum: processes };
-    rustix::process::prlimit(Some(pid), Resource::Nproc, limit)?;
+    let most = Some(allowed(Resource::Nproc, processes));
+    rustix::process::prlimit(Some(pid), Resource::Nproc, Rlimit { current: most, maximum: most })?;
     Ok(())
 }
 

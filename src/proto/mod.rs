@@ -9,6 +9,7 @@
 //! past its limit.
 
 pub(crate) mod control;
+pub(crate) mod status;
 pub(crate) mod fault;
 pub(crate) mod manifest;
 pub(crate) mod name;

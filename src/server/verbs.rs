@@ -15,10 +15,11 @@ use super::lock::{Held, Purpose};
 use super::release::Preparing;
 use super::{release, state, vet};
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::control::{AppState, Artifact, Deploy, Info, LogQuery, Notice, Preflight, Reply, Request};
+use crate::proto::control::{Artifact, Deploy, Info, LogQuery, Notice, Preflight, Reply, Request};
 use crate::proto::manifest::Manifest;
 use crate::proto::name::AppId;
 use crate::proto::route::Route;
+use crate::proto::status::AppState;
 use crate::proto::version::Version;
 
 /// One client changes a handful of apps at a time; more locks than this are a mistake.

@@ -2,8 +2,8 @@
 
 use super::aim;
 use crate::cli::ui::units;
-use crate::proto::control::{AppState, AppStatus, Failure};
 use crate::proto::name::ServerName;
+use crate::proto::status::{AppState, AppStatus, Failure};
 
 /// Lines of proof in a status; the report of a deploy has more.
 const SHOWN: usize = 3;
@@ -41,8 +41,8 @@ fn looping(status: &AppStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::control::Waiting;
     use crate::proto::name::AppId;
+    use crate::proto::status::Waiting;
     use crate::proto::version::Version;
 
     #[test]

@@ -11,8 +11,9 @@ use crate::cli::interrupt::Interrupt;
 use crate::cli::ui::Ui;
 use crate::cli::ui::units;
 use crate::error::{Error, Kind, Result};
-use crate::proto::control::{Release, Reply, Request};
+use crate::proto::control::{Reply, Request};
 use crate::proto::name::{AppId, ServerName};
+use crate::proto::status::Release;
 use crate::proto::version::Version;
 
 /// A release as all servers together have it.

@@ -13,8 +13,9 @@ use crate::cli::remote::Remote;
 use crate::cli::ui::Ui;
 use crate::cli::ui::units;
 use crate::error::{Error, Kind, Result};
-use crate::proto::control::{AppState, AppStatus, InstanceStatus, Reply, Request};
+use crate::proto::control::{Reply, Request};
 use crate::proto::name::{AppId, EnvName, ServerName};
+use crate::proto::status::{AppState, AppStatus, InstanceStatus};
 use crate::proto::version::Version;
 
 /// What one server said of one app.
@@ -268,7 +269,7 @@ mod tests {
     use crate::cli::golden;
     use crate::cli::ui::Settings;
     use crate::error::Error;
-    use crate::proto::control::{Failure, Waiting};
+    use crate::proto::status::{Failure, Waiting};
 
     fn instance(number: u32, state: &str) -> InstanceStatus {
         InstanceStatus {

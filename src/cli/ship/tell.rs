@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::cli::ui::Task;
 use crate::cli::ui::units;
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::control::{Deployed, Failure, Notice, Step, Swap};
+use crate::proto::control::{Deployed, Notice, Step, Swap};
+use crate::proto::status::Failure;
 
 /// A step that was stopped because of another one has not failed: its line just ends.
 pub(super) fn end_badly(task: Task, e: &Error) {

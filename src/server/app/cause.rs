@@ -13,8 +13,8 @@ mod ended;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use super::check::Bad;
 use super::lifecycle::{MISSES_DEAD, Why};
-use super::probe::Bad;
 use super::watch::Exit;
 use ended::{by_exit, by_file};
 use said::{Said, Words};

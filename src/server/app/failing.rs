@@ -16,7 +16,7 @@ use super::stage::Stage;
 use super::watch::Exit;
 use super::{evidence, group, stray};
 use crate::error::Error;
-use crate::proto::control::Failure;
+use crate::proto::status::Failure;
 use crate::proxy::table::EndpointId;
 
 /// A failure, and what the instance had printed.

@@ -19,6 +19,7 @@ use crossbeam_channel::Sender;
 use zeroize::Zeroizing;
 
 use super::cell::{Cell, Room};
+use super::check::{Bad, Check, Verdict};
 use super::environment::environment;
 use super::evidence;
 use super::held::Held;
@@ -26,7 +27,6 @@ use super::leftover::{self, Left, Note};
 use super::lifecycle::Lifecycle;
 use super::logs::{Source, Voice};
 use super::port::Reserved;
-use super::probe::{Bad, Check, Verdict};
 use super::restart::Restarts;
 use super::spec::Spec;
 use super::watch::{Exit, Watched};

@@ -7,7 +7,7 @@
 //! ```
 //! Reading order: the pure parts (`lifecycle`, `restart`, `rollout`, `scale`), what is run (`spec`, `environment`,
 //! `instance`, `secrets`, `port`), inside of which walls (`cell`), what a killed server left (`held`, `leftover`,
-//! `adopt`), the three threads that all apps share (`watch` with `lines`, `probe`, `logs` with `writer`, and what is read
+//! `adopt`), the three threads that all apps share (`watch` with `lines`, `probe` with `check`, `logs` with `writer`, and what is read
 //! of them: `entry`, `sieve`, `history`, `reading`), and the actor: its loop, its start (`boot`), what it tells
 //! (`status` with `usage`), its rollouts, planned in `plan` and performed in `roll`, its sleep (`demand`), and its
 //! failures (`failing`), whose reasons `cause` finds in what `evidence` reads.
@@ -32,6 +32,7 @@ mod adopt;
 mod poller;
 mod watch;
 mod lines;
+mod check;
 mod probe;
 mod logs;
 mod writer;
@@ -69,8 +70,9 @@ use super::state::Desired;
 use super::users::Users;
 use crate::crypto::Key;
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::control::{AppStatus, Deploy, Deployed, LogLine, LogQuery, Notice, Release};
+use crate::proto::control::{Deploy, Deployed, LogLine, LogQuery, Notice};
 use crate::proto::name::AppId;
+use crate::proto::status::{AppStatus, Release};
 use crate::proto::version::Version;
 use actor::Actor;
 use cell::Cell;

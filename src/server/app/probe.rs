@@ -10,7 +10,6 @@
 //! was told that it is well and has heard nothing since may rely on it.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +20,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Registry, Token};
 use zeroize::Zeroizing;
 
+use super::check::{Bad, Check, TIMEOUT, Verdict, gist, judge, status};
 use super::instance::Event;
 use super::poller::{BELL, Poller};
 use super::usage::Meter;
@@ -30,7 +30,6 @@ use crate::proxy::table::EndpointId;
 const EVERY: Duration = Duration::from_secs(1);
 /// Until the first good answer.
 const EAGER: Duration = Duration::from_millis(10);
-const TIMEOUT: Duration = Duration::from_secs(2);
 /// How far apart the turns of those are who are well: the thread wakes so often, and what one instance does at once to
 /// all others is spread over the second.
 const TURN: Duration = Duration::from_millis(50);
@@ -42,31 +41,6 @@ const MAX_ANSWER: usize = 4 << 10;
 /// A cloneable way to the thread.
 #[derive(Clone)]
 pub(crate) struct Probe(Arc<Poller<Order>>);
-
-/// What counts as well.
-pub(crate) enum Check {
-    /// It accepts a connection.
-    Tcp,
-    /// It answers a GET with 2xx, or also 3xx.
-    Http { path: String, host: String, token: Option<Zeroizing<String>>, redirects: bool },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Good,
-    Bad(Bad),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Bad {
-    /// Nobody listens there.
-    Refused,
-    /// It did not answer in time.
-    Silent,
-    /// It closed the connection, or what it said is not HTTP.
-    Broken,
-    Status(u16),
-}
 
 enum Order {
     Add { id: EndpointId, addr: SocketAddr, check: Check, to: Sender<(EndpointId, Event)> },
@@ -285,24 +259,6 @@ impl Target {
     }
 }
 
-/// The first line of an answer, where a redirect leads, and the first line of the body.
-fn gist(answer: &[u8]) -> String {
-    /// Characters of it: a word of proof and no page.
-    const WIDTH: usize = 200;
-    let text = String::from_utf8_lossy(answer);
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let mut lines = head.lines();
-    let first = lines.next().unwrap_or("").trim();
-    let location = lines.find(|line| line.get(..9).is_some_and(|name| name.eq_ignore_ascii_case("location:")));
-    // In a body of chunks the sizes have lines of their own.
-    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-    let is_size = |line: &str| chunked && line.bytes().all(|b| b.is_ascii_hexdigit());
-    let body = body.lines().map(str::trim).find(|line| !line.is_empty() && !is_size(line));
-    let parts = [Some(first), location.map(str::trim), body].into_iter().flatten().filter(|part| !part.is_empty());
-    let told = parts.collect::<Vec<_>>().join(" · ");
-    told.chars().filter(|c| !c.is_control()).take(WIDTH).collect()
-}
-
 /// The next turn of this target from `earliest` on: it has one in each [`EVERY`], the same as every so many others.
 fn turn(id: EndpointId, epoch: Instant, earliest: Instant) -> Instant {
     let (every, turn) = (EVERY.as_nanos() as u64, TURN.as_nanos() as u64);
@@ -383,52 +339,6 @@ impl Probing {
             }
         }
         true
-    }
-}
-
-impl Check {
-    fn request(&self) -> Zeroizing<Vec<u8>> {
-        let Check::Http { path, host, token, .. } = self else { return Zeroizing::new(Vec::new()) };
-        let token = token.as_ref().map_or(String::new(), |t| format!("X-Tako-Internal-Token: {}\r\n", t.as_str()));
-        Zeroizing::new(
-            format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{token}User-Agent: tako\r\nAccept: */*\r\nConnection: close\r\n\r\n")
-                .into_bytes(),
-        )
-    }
-
-    /// As the start of a sentence: what answers.
-    pub fn subject(&self) -> &str {
-        match self {
-            Check::Tcp => "its port",
-            Check::Http { path, .. } => path,
-        }
-    }
-}
-
-fn judge(status: u16, redirects: bool) -> Verdict {
-    match status {
-        200..=299 => Verdict::Good,
-        300..=399 if redirects => Verdict::Good,
-        _ => Verdict::Bad(Bad::Status(status)),
-    }
-}
-
-/// The code of a complete status line (RFC 9112 §4).
-fn status(answer: &[u8]) -> Option<u16> {
-    let line = &answer[..memchr::memchr(b'\n', answer)?];
-    let code = std::str::from_utf8(line.strip_prefix(b"HTTP/1.")?.get(2..5)?).ok()?;
-    code.parse().ok().filter(|code| (100..600).contains(code))
-}
-
-/// As the end of a sentence: `/status answered 500`.
-impl fmt::Display for Bad {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Bad::Refused => f.write_str("refused the connection"),
-            Bad::Silent => write!(f, "did not answer within {}s", TIMEOUT.as_secs()),
-            Bad::Broken => f.write_str("broke off without an HTTP answer"),
-            Bad::Status(status) => write!(f, "answered {status}"),
-        }
     }
 }
 
@@ -536,21 +446,6 @@ mod tests {
             [Verdict::Good, Verdict::Bad(Bad::Status(500)), Verdict::Good]
         );
         assert_eq!(thread.join().unwrap().len(), 4);
-    }
-
-    #[test]
-    fn the_gist_of_an_answer_is_its_first_lines() {
-        let check = |answer: &str, expected: &str| assert_eq!(gist(answer.as_bytes()), expected);
-        let ill = "HTTP/1.1 500 Oh\r\ncontent-length: 9\r\n\r\n\n the queue is unreachable\nmore";
-        check(ill, "HTTP/1.1 500 Oh · the queue is unreachable");
-        let moved = "HTTP/1.1 302 Found\r\nLocation: https://x/login\r\n\r\n";
-        check(moved, "HTTP/1.1 302 Found · Location: https://x/login");
-        check("220 smtp\u{1b}[31m ready\r\n", "220 smtp[31m ready");
-        let chunked =
-            "HTTP/1.1 500 Oh\r\nTransfer-Encoding: chunked\r\n\r\n19\r\nthe queue is unreachable\n\r\n0\r\n\r\n";
-        check(chunked, "HTTP/1.1 500 Oh · the queue is unreachable");
-        check("", "");
-        assert_eq!(gist(&[0xff; 4096]).chars().count(), 200);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::instance::{Instance, Process, Role, Run};
 use super::scale::State;
 use super::stage::Stage;
 use super::usage::{Meter, Usage, Who};
-use crate::proto::control::{AppState, AppStatus, InstanceStatus, Release, Waiting};
+use crate::proto::status::{AppState, AppStatus, InstanceStatus, Release, Waiting};
 use crate::server::state::{Failed, Record};
 
 impl<S: Stage> Actor<S> {

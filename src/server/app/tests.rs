@@ -22,9 +22,10 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::disk;
-use crate::proto::control::{AppState, Secrets, Step};
+use crate::proto::control::{Secrets, Step};
 use crate::proto::manifest::{Limits, Manifest, Runtime};
 use crate::proto::route::Route;
+use crate::proto::status::AppState;
 use crate::proxy;
 use crate::proxy::table::{Endpoint, EndpointId, Standing};
 use crate::server::board::Posting;

@@ -140,7 +140,7 @@ impl Sandbox {
             assert!(answer.starts_with(desired.live.as_str()), "{what}: {answer} of {}", desired.live);
         }
         // What is in balancing of another release would have answered; what is not, ends.
-        let is_live = |i: &crate::proto::control::InstanceStatus| i.version == desired.live;
+        let is_live = |i: &crate::proto::status::InstanceStatus| i.version == desired.live;
         let strangers = || self.status().instances.iter().filter(|i| !is_live(i) && i.state != "draining").count();
         until(&format!("{what}: nothing else starts or serves"), || strangers() == 0);
     }

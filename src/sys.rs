@@ -166,14 +166,6 @@ pub(crate) fn spawn(spec: &Spawn<'_>) -> io::Result<Spawned> {
     Ok(Spawned { child, pid, pidfd, stdout: stdout.into(), stderr: stderr.into() })
 }
 
-/// Lets everything else on the machine go before the group that [`spawn`] made, for the processor and for disks.
-pub(crate) fn yield_to_others(group: Pid) -> io::Result<()> {
-    // Of the 19 steps; and of the best-effort class of disks the last (ioprio_set(2)). Less would be starving.
-    rustix::process::setpriority_pgrp(Some(group), 15)?;
-    // SAFETY: three numbers, no memory.
-    check(unsafe { libc::syscall(libc::SYS_ioprio_set, 2, group.as_raw_pid(), (2 << 13) | 7) } as libc::c_int)
-}
-
 /// Sends `signal` to every process of the group that [`spawn`] made; a group that is gone is fine.
 pub(crate) fn kill_group(pid: Pid, signal: Signal) -> io::Result<()> {
     match rustix::process::kill_process_group(pid, signal) {

@@ -29,6 +29,9 @@ const LAST_LINES: usize = 28;
 const MAX_LINE: usize = 500;
 /// What is kept of all that is said; an installer that says more says the same again and again.
 const MAX_KEPT: u64 = 4 << 20;
+/// Of the 19 steps that everything else may go before; all of them would starve it on a busy machine. For disks the kernel
+/// makes it the last of the usual class (ioprio_set(2)).
+const NICE: i32 = 15;
 /// How soon a program is stopped once nobody wants it any more.
 const WATCH: Duration = Duration::from_millis(100);
 
@@ -99,7 +102,7 @@ impl Run<'_> {
         };
         let mut spawned = sys::spawn(&spawn).context(|| format!("start `{name}`"))?;
         if self.low
-            && let Err(e) = sys::yield_to_others(spawned.pid)
+            && let Err(e) = rustix::process::setpriority_pgrp(Some(spawned.pid), NICE)
         {
             log::warn!("`{name}` runs at the priority of everything else: {e}");
         }

@@ -230,9 +230,9 @@ impl Inner {
 }
 
 impl Leaf {
-    /// For a new process to join it by ([`crate::sys::Spawn`]).
-    pub fn procs(&self) -> io::Result<File> {
-        OpenOptions::new().write(true).open(self.dir.join("cgroup.procs"))
+    /// For a new process to be born in ([`crate::sys::Spawn`]).
+    pub fn open(&self) -> io::Result<File> {
+        File::open(&self.dir)
     }
 
     /// Who is in it now, in groups of its own too.
@@ -441,8 +441,8 @@ mod tests {
     fn sh(script: &str, leaf: &Leaf) -> Spawned {
         let argv = ["/bin/sh", "-c", script].map(Into::into);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
-        let procs = leaf.procs().unwrap();
-        let cgroup = Some(std::os::fd::AsFd::as_fd(&procs));
+        let group = leaf.open().unwrap();
+        let cgroup = Some(std::os::fd::AsFd::as_fd(&group));
         sys::spawn(&Spawn {
             argv: &argv,
             dir: "/".into(),

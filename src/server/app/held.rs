@@ -8,14 +8,13 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::Child;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal};
 
 use super::group;
 use super::watch::Exit;
-use crate::sys::{self, Spawned};
+use crate::sys::{self, Child, Spawned};
 
 pub(crate) struct Held {
     pub pid: Pid,
@@ -38,7 +37,6 @@ pub(crate) enum Origin {
 impl From<Spawned> for Held {
     fn from(spawned: Spawned) -> Held {
         let Spawned { child, pid, pidfd, stdout, stderr } = spawned;
-        let (stdout, stderr) = (OwnedFd::from(stdout).into(), OwnedFd::from(stderr).into());
         Held { pid, pidfd, stdout: Some(stdout), stderr: Some(stderr), origin: Origin::Ours(child) }
     }
 }

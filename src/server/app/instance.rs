@@ -356,7 +356,7 @@ fn spawn(
     let Place { layout, cell, .. } = *place;
     let manifest = spec.manifest();
     let doing = || format!("start `{}`", command_line(&launch.argv));
-    let procs = room.leaf.as_ref().map(Leaf::procs).transpose().context(doing)?;
+    let group = room.leaf.as_ref().map(Leaf::open).transpose().context(doing)?;
     let home = cell.home(layout, &manifest.app);
     let spawned = sys::spawn(&Spawn {
         argv: &launch.argv,
@@ -364,7 +364,7 @@ fn spawn(
         env: environment(manifest, launch, port, layout, home, |name| env::var_os(name)),
         bootstrap: Some(bootstrap),
         user: cell.user(),
-        cgroup: procs.as_ref().map(AsFd::as_fd),
+        cgroup: group.as_ref().map(AsFd::as_fd),
         limits: room.limits,
         outlives_us: Some(birth.as_fd()),
     });

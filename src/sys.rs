@@ -3,6 +3,7 @@
 //! Policy lives elsewhere: this starts what it is told to start and says what the kernel said. It is Linux for now; what `tako` and `tako-dev-server` need on macOS is to be gated here and nowhere else.
 #![allow(unsafe_code)]
 
+mod pipes;
 mod spawn;
 
 use std::io;
@@ -12,8 +13,9 @@ use std::os::unix::net::UnixStream;
 use rustix::event::epoll;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
-// One room, in two files for its length.
-pub(crate) use spawn::{BOOTSTRAP_FD, Child, Limits, MAX_BOOTSTRAP, Spawn, Spawned, User, spawn};
+// One room, in three files for its length.
+pub(crate) use pipes::MAX_BOOTSTRAP;
+pub(crate) use spawn::{BOOTSTRAP_FD, Child, Limits, Spawn, Spawned, User, spawn};
 
 /// Sends `signal` to every process of the group that [`spawn`] made; a group that is gone is fine.
 pub(crate) fn kill_group(pid: Pid, signal: Signal) -> io::Result<()> {

@@ -11,7 +11,7 @@
 
 use std::ffi::{CString, OsString};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::ExitStatusExt;
@@ -22,14 +22,11 @@ use std::{iter, mem, ptr};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, WaitOptions};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use super::pipes::{filled_pipe, lasting_pipe, plain_pipe};
 use super::{allowed, check};
 
 /// Where a started program finds its bootstrap message.
 pub(crate) const BOOTSTRAP_FD: RawFd = 3;
-/// A pipe holds this much unread at most (`/proc/sys/fs/pipe-max-size` for everybody), so a bootstrap message up to
-/// this size is written before the program starts and nobody waits for anybody.
-pub(crate) const MAX_BOOTSTRAP: usize = 1 << 20;
-
 /// A program to start in a process group of its own.
 pub(crate) struct Spawn<'a> {
     pub argv: &'a [OsString],
@@ -385,20 +382,6 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|s| s.as_ptr()).chain(iter::once(ptr::null())).collect()
 }
 
-fn plain_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (reader, writer) = io::pipe()?;
-    Ok((reader.into(), writer.into()))
-}
-
-/// Its writing end reads as well (fifo(7)), so the pipe always has a reader: who writes is never told that nobody
-/// listens, and waits at most for room. For the reading end it is over when the last writing end is closed, as ever.
-fn lasting_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (reader, writer) = io::pipe()?;
-    let itself = format!("/proc/self/fd/{}", writer.as_raw_fd());
-    let both = std::fs::OpenOptions::new().read(true).write(true).open(itself)?;
-    Ok((reader.into(), both.into()))
-}
-
 /// Writes who the caller is; between fork and exec. A full disk is no reason not to start: then the note that is written
 /// after the start has to do.
 fn tell_birth(to: RawFd) {
@@ -412,19 +395,6 @@ fn tell_birth(to: RawFd) {
         }
         libc::close(from);
     }
-}
-
-/// The read end of a pipe that already holds `bytes` and whose write end is closed.
-fn filled_pipe(bytes: &[u8]) -> io::Result<OwnedFd> {
-    if bytes.len() > MAX_BOOTSTRAP {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the bootstrap message is too large"));
-    }
-    let (reader, mut writer) = io::pipe()?;
-    if bytes.len() > 64 << 10 {
-        rustix::pipe::fcntl_setpipe_size(&writer, bytes.len())?;
-    }
-    writer.write_all(bytes)?;
-    Ok(reader.into())
 }
 
 const NO_CAPABILITIES: CapabilitySets = CapabilitySets {

@@ -195,13 +195,19 @@ fn wishes_are_met_together() {
     assert_eq!(fault.unwrap_err()["kind"], "refused");
 }
 
+fn the_pid(server: &Server) -> u64 {
+    let status = server.status("shop").unwrap();
+    let live = status["instances"].as_array().unwrap().iter().find(|i| i["state"] == "healthy");
+    live.expect("one is healthy")["pid"].as_u64().unwrap()
+}
+
 #[test]
 fn what_was_said_outlives_instances_releases_and_a_server_that_is_killed_in_the_middle_of_it() {
     let mut server = Server::start();
     deploy(&server, "v1");
     say(&server, "0/10/10");
     until_said(&server, 9);
-    let pid = server.status("shop").unwrap()["instances"][0]["pid"].as_u64().unwrap();
+    let pid = the_pid(&server);
     assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
     wait_for("another instance", || {
         let instances = server.status("shop")?["instances"].clone();
@@ -209,13 +215,15 @@ fn what_was_said_outlives_instances_releases_and_a_server_that_is_killed_in_the_
         (healthy["pid"].as_u64()? != pid).then_some(())
     });
     deploy(&server, "v2");
-    // Killed while a flood is written: the request dies with it.
+    let writer = the_pid(&server);
+    // Killed while a flood is written, and who writes it with it: the next server would adopt that.
     let http = server.http;
     let flood = std::thread::spawn(move || {
         let _ = Client::plain(http, HOST).and_then(|mut client| client.get("/say/1000/400000/100"));
     });
     wait_for("the flood to be on disk", || (fs::metadata(file(&server)).ok()?.len() > 2 << 20).then_some(()));
     server.crash();
+    assert!(Command::new("kill").args(["-9", &writer.to_string()]).status().unwrap().success());
     flood.join().unwrap();
     // As the worst moment leaves it, wherever this one was.
     let mut torn = OpenOptions::new().append(true).open(file(&server)).unwrap();

@@ -11,6 +11,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error.rs", &[]),
     ("logger.rs", &[]),
     ("sys.rs", &["error"]),
+    ("sys/", &["error", "sys"]),
     ("disk.rs", &["error"]),
     ("crypto.rs", &["error"]),
     ("archive", &["error", "disk", "crypto"]),

@@ -96,7 +96,7 @@ pub(crate) enum File {
     Folder,
     Empty,
     NotExecutable,
-    /// Text without a first line that names who runs it; the C library gives it to a shell.
+    /// Text without a first line that names who runs it.
     Text,
     /// Its first line names a program that is not there.
     Interpreter {

@@ -1,13 +1,17 @@
 //! What ended an instance, or kept it from starting: its program file, its exit code, the signal.
 
 use super::said::{self, Words};
-use super::{End, Evidence, Exit, File, Phase, Reason, by_words};
+use super::{End, Evidence, Exit, File, Reason, by_words};
 
 /// Why the kernel would not start it.
 pub(super) fn by_file(e: &Evidence<'_>) -> Option<Reason> {
     let program = e.program;
     let (why, hint) = match &e.file {
-        File::Fine | File::Text => return None,
+        File::Fine => return None,
+        File::Text => (
+            format!("`{program}` has no `#!` line, so the kernel does not know what runs it"),
+            format!("begin {program} with a line such as `#!/usr/bin/env node`"),
+        ),
         File::Missing => (
             format!("there is no file `{program}` on the server"),
             format!("check `main` or `start`, and that the build makes {program} and nothing ignores it"),
@@ -48,42 +52,24 @@ pub(super) fn by_file(e: &Evidence<'_>) -> Option<Reason> {
 }
 
 pub(super) fn by_exit(e: &Evidence<'_>, exit: Exit) -> Option<Reason> {
-    // Where the kernel will not run a file, the C library gives it to a shell, which does not get far.
-    let by_shell = matches!(exit, Exit::Code(1 | 2 | 126 | 127)) && e.phase == Phase::Starting;
-    if by_shell && e.said.iter().any(|line| said::is_of_shell(line, e.program)) {
-        match e.file {
-            File::Text => {
-                let program = e.program;
-                return Some(Reason {
-                    why: format!("`{program}` has no `#!` line, so a shell ran it"),
-                    proof: Vec::new(),
-                    hint: format!("begin {program} with a line such as `#!/usr/bin/env node`"),
-                });
-            }
-            File::Foreign { .. } => return by_file(e),
-            _ => {}
-        }
-    }
-    match (exit, e.phase) {
-        (Exit::Code(0), _) if e.strayed => Some(Reason {
+    match exit {
+        Exit::Code(0) if e.strayed => Some(Reason {
             why: "it went into the background".into(),
             proof: vec!["what it had started was still running when it ended".into()],
             hint: "make it stay in the foreground (often `--foreground` or `daemon off`)".into(),
         }),
-        // The C library gives it to a shell, which has nothing to do.
-        (Exit::Code(0), Phase::Starting) if e.file == File::Empty => by_file(e),
-        (Exit::Code(0), _) => Some(Reason {
+        Exit::Code(0) => Some(Reason {
             why: "it ended by itself, but a server must go on".into(),
             proof: Vec::new(),
             hint: "start a server that listens on $PORT and keeps running; a script or a daemon that forks ends".into(),
         }),
-        (Exit::Signal(signal), _) => by_signal(e, signal, ""),
+        Exit::Signal(signal) => by_signal(e, signal, ""),
         // A shell in between tells the signal so; what ended by itself with such a code has told why.
-        (Exit::Code(code @ (132 | 134..=137 | 139 | 143)), _) if by_words(e).is_none() => {
+        Exit::Code(code @ (132 | 134..=137 | 139 | 143)) if by_words(e).is_none() => {
             by_signal(e, code - 128, "what it ran was ended by a signal: ")
         }
         // Nobody was there to be told how.
-        (Exit::Code(_) | Exit::Unknown, _) => None,
+        Exit::Code(_) | Exit::Unknown => None,
     }
 }
 

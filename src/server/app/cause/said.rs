@@ -62,13 +62,6 @@ pub(super) fn is_taken(line: &str) -> bool {
     asked || lower.contains("eaddrinuse") || lower.contains("address already in use")
 }
 
-/// A shell complains about the very file that was to be a program.
-pub(crate) fn is_of_shell(line: &str, program: &str) -> bool {
-    let Some((file, rest)) = line.split_once(": ") else { return false };
-    let numbered = rest.trim_start_matches("line ").starts_with(|c: char| c.is_ascii_digit());
-    numbered && file.ends_with(program)
-}
-
 /// Without what colours it on a terminal, which some runtimes send to anybody.
 pub(crate) fn plain(line: &str) -> String {
     let mut out = String::with_capacity(line.len());

@@ -97,15 +97,10 @@ impl Run<'_> {
             bootstrap: None,
             user: self.user,
             cgroup: None,
-            limits: sys::Limits::default(),
+            limits: sys::Limits { nice: if self.low { NICE } else { 0 }, ..sys::Limits::default() },
             outlives_us: None,
         };
         let mut spawned = sys::spawn(&spawn).context(|| format!("start `{name}`"))?;
-        if self.low
-            && let Err(e) = rustix::process::setpriority_pgrp(Some(spawned.pid), NICE)
-        {
-            log::warn!("`{name}` runs at the priority of everything else: {e}");
-        }
         let mut tail = Tail { kept: self.kept.and_then(Kept::create), ..Tail::default() };
         let stopped = watch(&mut spawned, &mut tail, Instant::now() + self.limit, unwanted);
         // Also after a good end: what was left in the background would hold our pipes and the release.

@@ -54,6 +54,8 @@ pub(crate) struct Limits {
     pub processes: Option<u64>,
     /// Bytes of private memory that each process may write to.
     pub data: Option<u64>,
+    /// How far everything else goes before (nice(2)); 0 is as ours.
+    pub nice: i32,
 }
 
 /// Descriptors that a program may have: enough for any server, and not so many that one that closes them all at its
@@ -134,6 +136,7 @@ pub(crate) fn spawn(spec: &Spawn<'_>) -> io::Result<Spawned> {
         birth: spec.outlives_us,
         user: spec.user,
         limits: rlimits(spec.limits),
+        nice: spec.limits.nice,
         // Away from where the bootstrap message goes.
         failure: rustix::io::fcntl_dupfd_cloexec(failure, BOOTSTRAP_FD + 1)?,
     };
@@ -165,6 +168,7 @@ struct Unborn<'a> {
     birth: Option<BorrowedFd<'a>>,
     user: Option<User>,
     limits: [Option<(Resource, u64)>; 3],
+    nice: i32,
     /// Gets the number of the error.
     failure: OwnedFd,
 }
@@ -269,6 +273,7 @@ impl Unborn<'_> {
                 check(libc::dup2(stream.as_raw_fd(), at))?;
             }
         }
+        rustix::process::nice(self.nice)?;
         self.give_up_rights()?;
         for (resource, most) in self.limits.into_iter().flatten() {
             rustix::process::setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
@@ -537,7 +542,7 @@ mod tests {
     fn a_program_has_the_limits_that_it_is_given() {
         let argv = ["/bin/sh", "-c", "ulimit -d; ulimit -u 2>/dev/null || ulimit -p"].map(OsString::from);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
-        let limits = Limits { processes: Some(7), data: Some(64 << 20) };
+        let limits = Limits { processes: Some(7), data: Some(64 << 20), nice: 0 };
         let spec = Spawn {
             argv: &argv,
             dir: "/".into(),
@@ -559,7 +564,7 @@ mod tests {
     fn a_limit_beyond_our_own_is_our_own() {
         let argv = ["/bin/sh", "-c", "ulimit -Hu 2>/dev/null || ulimit -Hp"].map(OsString::from);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
-        let limits = Limits { processes: Some(u64::MAX - 1), data: None };
+        let limits = Limits { processes: Some(u64::MAX - 1), ..Limits::default() };
         let mut spawned = spawn(&Spawn {
             argv: &argv,
             dir: "/".into(),
@@ -633,6 +638,7 @@ mod tests {
             birth: None,
             user: None,
             limits: [None; 3],
+            nice: 0,
             failure: io::pipe().unwrap().1.into(),
         };
         let (pid, _pidfd) = child.fork_as_ever().unwrap();

@@ -141,6 +141,7 @@ impl Cell {
             data: memory
                 .filter(|_| !self.tree.keeps("memory"))
                 .map(|bytes| bytes.saturating_add(reserve(manifest.runtime))),
+            nice: 0,
         }
     }
 }

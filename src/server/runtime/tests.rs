@@ -13,8 +13,8 @@ use web::{Page, Web};
 #[path = "../../../tests/it/web.rs"]
 mod web;
 
-const BUN: &str = "/bun/bun-v1.2.3/bun-linux-x64.zip";
-const BUN_SUMS: &str = "/bun/bun-v1.2.3/SHASUMS256.txt";
+const BUN: &str = "/bun/bun-v99.2.3/bun-linux-x64.zip";
+const BUN_SUMS: &str = "/bun/bun-v99.2.3/SHASUMS256.txt";
 const NODE: &str = "/node/v9.8.7/node-v9.8.7-linux-x64.tar.gz";
 const NODE_SUMS: &str = "/node/v9.8.7/SHASUMS256.txt";
 const DENO: &str = "/deno/v3.2.1/deno-x86_64-unknown-linux-gnu.zip";
@@ -44,7 +44,7 @@ fn says(version: &str) -> Vec<u8> {
 }
 
 fn bun() -> Vec<u8> {
-    zip(&[("bun-linux-x64/bun", &says("1.2.3"), true)])
+    zip(&[("bun-linux-x64/bun", &says("99.2.3"), true)])
 }
 
 fn sum(bytes: &[u8]) -> String {
@@ -94,19 +94,19 @@ impl World {
 fn brings_a_program_that_lies_in_a_zip_archive() {
     let w = world();
     w.web.publish(BUN, BUN_SUMS, &sum(&bun()), Page::Whole(bun()));
-    let (program, said) = w.provide("bun", "1.2.3");
+    let (program, said) = w.provide("bun", "99.2.3");
     let program = program.unwrap();
-    assert_eq!(program, w.layout.runtimes().join("bun/1.2.3/bin/bun"));
-    assert_eq!(version_of(&w.layout, &program).as_deref(), Some("1.2.3"));
-    assert_eq!(said, ["download bun 1.2.3", "unpack bun 1.2.3"]);
+    assert_eq!(program, w.layout.runtimes().join("bun/99.2.3/bin/bun"));
+    assert_eq!(version_of(&w.layout, &program).as_deref(), Some("99.2.3"));
+    assert_eq!(said, ["download bun 99.2.3", "unpack bun 99.2.3"]);
     assert_eq!(w.left(), ["bun"]);
-    for dir in ["", "bun", "bun/1.2.3", "bun/1.2.3/bin", "bun/1.2.3/bin/bun"] {
+    for dir in ["", "bun", "bun/99.2.3", "bun/99.2.3/bin", "bun/99.2.3/bin/bun"] {
         let mode = fs::metadata(w.layout.runtimes().join(dir)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o755, "every app may reach {dir:?}");
     }
     // From now on it is here, for the start of an app too.
-    assert_eq!(w.provide("bun", "1.2.3").1, Vec::<String>::new());
-    assert_eq!(launch(&w.layout, &manifest("bun", "1.2.3")).unwrap().argv[0], *program);
+    assert_eq!(w.provide("bun", "99.2.3").1, Vec::<String>::new());
+    assert_eq!(launch(&w.layout, &manifest("bun", "99.2.3")).unwrap().argv[0], *program);
     assert_eq!(w.web.asked(BUN), 1);
 }
 
@@ -185,12 +185,12 @@ fn nothing_is_laid_out_beside_the_tool() {
 fn refuses_what_is_not_what_was_published() {
     let w = world();
     w.web.publish(BUN, BUN_SUMS, &"a".repeat(64), Page::Whole(bun()));
-    w.refuses("bun", "1.2.3", Kind::Refused, &["download bun 1.2.3", &w.web.url(), "checksum", "is wrong"]);
+    w.refuses("bun", "99.2.3", Kind::Refused, &["download bun 99.2.3", &w.web.url(), "checksum", "is wrong"]);
     // Nor what has no published sum at all.
     w.web.put(BUN_SUMS, Page::Whole(format!("{}  bun-darwin-x64.zip\n", sum(&bun())).into()));
-    w.refuses("bun", "1.2.3", Kind::Refused, &["no checksum of bun-linux-x64.zip"]);
+    w.refuses("bun", "99.2.3", Kind::Refused, &["no checksum of bun-linux-x64.zip"]);
     w.web.put(BUN_SUMS, Page::Whole("<html>sign in</html>".into()));
-    w.refuses("bun", "1.2.3", Kind::Refused, &["no checksum"]);
+    w.refuses("bun", "99.2.3", Kind::Refused, &["no checksum"]);
     assert_eq!(w.web.asked(BUN), 1, "without a sum nothing is downloaded");
 }
 
@@ -200,7 +200,7 @@ fn says_how_much_came_when_it_was_cut_short() {
     let len = bun().len();
     w.web.publish(BUN, BUN_SUMS, &sum(&bun()), Page::Cut(bun(), len / 2));
     let words = format!("ended after {} of {len} bytes", len / 2);
-    w.refuses("bun", "1.2.3", Kind::Unreachable, &["download bun 1.2.3", &words, "--runtime-mirror"]);
+    w.refuses("bun", "99.2.3", Kind::Unreachable, &["download bun 99.2.3", &words, "--runtime-mirror"]);
 }
 
 #[test]
@@ -208,23 +208,23 @@ fn does_not_wait_for_a_mirror_that_hangs() {
     let w = world();
     let started = Instant::now();
     w.web.publish(BUN, BUN_SUMS, &sum(&bun()), Page::Silent(bun(), 10));
-    w.refuses("bun", "1.2.3", Kind::Timeout, &["download bun 1.2.3", "fell silent after 10 of"]);
+    w.refuses("bun", "99.2.3", Kind::Timeout, &["download bun 99.2.3", "fell silent after 10 of"]);
     w.web.put(BUN_SUMS, Page::Silent(b"x".repeat(1000), 0));
-    w.refuses("bun", "1.2.3", Kind::Timeout, &["download bun 1.2.3", "did not answer in time"]);
+    w.refuses("bun", "99.2.3", Kind::Timeout, &["download bun 99.2.3", "did not answer in time"]);
     w.web.put(BUN_SUMS, Page::Held(vec![]));
-    w.refuses("bun", "1.2.3", Kind::Timeout, &["download bun 1.2.3", "did not answer in time"]);
+    w.refuses("bun", "99.2.3", Kind::Timeout, &["download bun 99.2.3", "did not answer in time"]);
     assert!(started.elapsed() < Duration::from_secs(20));
 }
 
 #[test]
 fn says_when_there_is_no_such_version_and_when_nobody_is_there() {
     let w = world();
-    w.refuses("bun", "1.2.4", Kind::NotFound, &["there is no bun 1.2.4 at", "runtime_version"]);
-    w.refuses("bun", "1.2", Kind::Refused, &["not a whole version"]);
+    w.refuses("bun", "99.2.4", Kind::NotFound, &["there is no bun 99.2.4 at", "runtime_version"]);
+    w.refuses("bun", "99.2", Kind::Refused, &["not a whole version"]);
     let offline =
         World { runtimes: Runtimes { mirror: Mirror::parse("http://127.0.0.1:1"), ..world().runtimes }, ..world() };
     let offline = World { layout: offline.runtimes.layout.clone(), ..offline };
-    offline.refuses("bun", "1.2.3", Kind::Unreachable, &["connection refused", "HTTPS_PROXY", "PATH of tako-server"]);
+    offline.refuses("bun", "99.2.3", Kind::Unreachable, &["connection refused", "HTTPS_PROXY", "PATH of tako-server"]);
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn refuses_what_does_not_run_here_or_is_not_an_archive() {
         (b"<html>".to_vec(), "not a zip archive"),
     ] {
         w.web.publish(BUN, BUN_SUMS, &sum(&content), Page::Whole(content));
-        let (done, _) = w.provide("bun", "1.2.3");
+        let (done, _) = w.provide("bun", "99.2.3");
         let e = done.unwrap_err();
         assert!(e.to_string().contains(words), "{e}");
         assert_eq!(w.left(), Vec::<String>::new());
@@ -267,21 +267,21 @@ fn two_deploys_at_once_download_once() {
     let mut w = w;
     w.runtimes.patience.silence = Duration::from_secs(30);
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| w.provide("bun", "1.2.3"));
+        let first = scope.spawn(|| w.provide("bun", "99.2.3"));
         until("the first one downloads", || w.web.asked(BUN) == 1);
         let (waits, heard) = std::sync::mpsc::channel();
         let second = scope.spawn({
             let w = &w;
             move || {
-                let manifest = manifest("bun", "1.2.3");
+                let manifest = manifest("bun", "99.2.3");
                 w.runtimes.provide(&manifest, None, &mut |what| waits.send(what).unwrap(), &AtomicBool::new(false))
             }
         });
         let patience = Duration::from_secs(30);
-        assert_eq!(heard.recv_timeout(patience).unwrap(), "wait for bun 1.2.3, which another deploy downloads");
+        assert_eq!(heard.recv_timeout(patience).unwrap(), "wait for bun 99.2.3, which another deploy downloads");
         // One whose client goes does not wait any longer.
         let gone = AtomicBool::new(true);
-        let e = w.runtimes.provide(&manifest("bun", "1.2.3"), None, &mut |_| {}, &gone).unwrap_err();
+        let e = w.runtimes.provide(&manifest("bun", "99.2.3"), None, &mut |_| {}, &gone).unwrap_err();
         assert_eq!(e.kind(), Kind::Interrupted);
         w.web.let_go();
         let first = first.join().unwrap().0.unwrap();
@@ -296,9 +296,9 @@ fn when_the_first_one_fails_the_second_tries_itself() {
     w.runtimes.patience.silence = Duration::from_secs(30);
     w.web.publish(BUN, BUN_SUMS, &"a".repeat(64), Page::Held(bun()));
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| w.provide("bun", "1.2.3"));
+        let first = scope.spawn(|| w.provide("bun", "99.2.3"));
         until("the first one downloads", || w.web.asked(BUN) == 1);
-        let second = scope.spawn(|| w.provide("bun", "1.2.3"));
+        let second = scope.spawn(|| w.provide("bun", "99.2.3"));
         w.web.publish(BUN, BUN_SUMS, &sum(&bun()), Page::Whole(bun()));
         w.web.let_go();
         assert_eq!(first.join().unwrap().0.unwrap_err().kind(), Kind::Refused);
@@ -312,14 +312,14 @@ fn a_client_that_goes_stops_the_download() {
     let w = world();
     w.web.publish(BUN, BUN_SUMS, &sum(&bun()), Page::Whole(bun()));
     let gone = AtomicBool::new(true);
-    let e = w.runtimes.provide(&manifest("bun", "1.2.3"), None, &mut |_| {}, &gone).unwrap_err();
+    let e = w.runtimes.provide(&manifest("bun", "99.2.3"), None, &mut |_| {}, &gone).unwrap_err();
     assert_eq!((e.kind(), w.left()), (Kind::Interrupted, vec![]));
 }
 
 #[test]
 fn what_an_earlier_run_was_fetching_is_removed() {
     let w = world();
-    let left = w.layout.runtimes().join(".bun-1.2.3.0.staging");
+    let left = w.layout.runtimes().join(".bun-99.2.3.0.staging");
     fs::create_dir_all(left.join("tool")).unwrap();
     Runtimes::new(w.layout.clone(), Target { arch: Arch::X86_64, libc: Libc::Glibc }, None);
     assert!(!left.exists());
@@ -344,7 +344,7 @@ fn a_program_that_apps_cannot_reach_is_copied_for_them() {
     assert!(copy.starts_with(w.layout.runtimes()) && may_start(&copy, user), "{}", copy.display());
     assert_eq!(reach(&theirs).unwrap(), copy);
     assert_eq!(reach(Path::new("/bin/true")).unwrap(), Path::new("/bin/true"));
-    fs::write(&theirs, says("1.2.3")).unwrap();
+    fs::write(&theirs, says("99.2.3")).unwrap();
     let e = reach(&theirs).unwrap_err();
     assert!(e.to_string().contains("it is a script") && e.next_step().unwrap().contains("/usr/local/bin"), "{e}");
     assert_eq!(w.left(), ["bun"]);

@@ -149,6 +149,22 @@ fn allowed(resource: Resource, wanted: u64) -> u64 {
     rustix::process::getrlimit(resource).maximum.map_or(wanted, |most| most.min(wanted))
 }
 
+/// No handler runs in this thread until [`restore_signals`].
+fn block_signals() -> libc::sigset_t {
+    // SAFETY: a set is plain numbers; both calls write to one that outlives them.
+    unsafe {
+        let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = (std::mem::zeroed(), std::mem::zeroed());
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+        before
+    }
+}
+
+fn restore_signals(before: &libc::sigset_t) {
+    // SAFETY: it is a set that the kernel gave us.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, std::ptr::null_mut()) };
+}
+
 fn borrow(poll: &mio::Poll) -> BorrowedFd<'_> {
     // SAFETY: the descriptor belongs to `poll`, which outlives the borrow.
     unsafe { BorrowedFd::borrow_raw(poll.as_raw_fd()) }

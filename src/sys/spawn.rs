@@ -23,7 +23,7 @@ use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, WaitOptions};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::pipes::{filled_pipe, lasting_pipe, plain_pipe};
-use super::{allowed, check};
+use super::{allowed, block_signals, check, restore_signals};
 
 /// Where a started program finds its bootstrap message.
 pub(crate) const BOOTSTRAP_FD: RawFd = 3;
@@ -346,21 +346,6 @@ fn join(group: BorrowedFd<'_>) -> io::Result<()> {
         check(procs)?;
         check(libc::write(procs, c"0".as_ptr().cast(), 1) as libc::c_int)
     }
-}
-
-fn block_signals() -> libc::sigset_t {
-    // SAFETY: a set is plain numbers; both calls write to one that outlives them.
-    unsafe {
-        let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = (mem::zeroed(), mem::zeroed());
-        libc::sigfillset(&raw mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
-        before
-    }
-}
-
-fn restore_signals(before: &libc::sigset_t) {
-    // SAFETY: it is a set that the kernel gave us.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, ptr::null_mut()) };
 }
 
 fn rlimits(limits: Limits) -> [Option<(Resource, u64)>; 3] {

@@ -12,7 +12,12 @@ fn version(event: &Value) -> String {
 
 /// A server, an sshd in front of it, and a user who added it.
 pub fn world() -> (Server, Sshd, User) {
-    let server = Server::start();
+    world_with(&[])
+}
+
+/// Its server has these arguments more.
+pub fn world_with(args: &[&str]) -> (Server, Sshd, User) {
+    let server = Server::with(args);
     let sshd = Sshd::start(&server);
     let user = User::new(&sshd);
     user.use_app("mixed", false);

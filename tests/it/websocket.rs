@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::deploy::world;
+use crate::deploy::{world, world_with};
 use crate::http::{Client, WebSocket};
 use crate::sandbox::{HOST, Server, User, wait_for};
 
@@ -68,7 +68,8 @@ fn deploy_peer(user: &User, peers: &Peers, script: &str) {
 
 fn every_client_understands(script: &str) {
     let Some(peers) = Peers::find() else { return };
-    let (server, _sshd, user) = world();
+    // Whose Python this is, and whether others may run it, is the machine's business.
+    let (server, _sshd, user) = world_with(&["--app-users", "off"]);
     deploy_peer(&user, &peers, script);
     for client in ["client.mjs", "client.py"] {
         for base in [format!("ws://{}", server.http), format!("wss://{}", server.https)] {

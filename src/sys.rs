@@ -1,8 +1,9 @@
-//! The system calls that the standard library lacks, and the only `unsafe` of the crate, with that of `spawn` below.
+//! The system calls that the standard library lacks, and the only `unsafe` of the crate, with that of `birth` below.
 //!
 //! Policy lives elsewhere: this starts what it is told to start and says what the kernel said. It is Linux for now; what `tako` and `tako-dev-server` need on macOS is to be gated here and nowhere else.
 #![allow(unsafe_code)]
 
+mod birth;
 mod pipes;
 mod spawn;
 
@@ -13,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use rustix::event::epoll;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
-// One room, in three files for its length.
+// One room, in four files for its length.
 pub(crate) use pipes::MAX_BOOTSTRAP;
 pub(crate) use spawn::{BOOTSTRAP_FD, Child, Limits, Spawn, Spawned, User, spawn};
 

@@ -308,17 +308,7 @@ mod tests {
         assert_eq!(sockets_of_table(port).map(|s| holds(std::process::id(), &s)), Some(Some(true)));
         let argv = ["/bin/sh", "-c", "sleep 600 & sleep 600"].map(Into::into);
         let env = vec![("PATH".into(), "/usr/bin:/bin".into()), ("TAKO_DATA_DIR".into(), "/d".into())];
-        let mut other = sys::spawn(&Spawn {
-            argv: &argv,
-            dir: "/".into(),
-            env,
-            bootstrap: None,
-            user: None,
-            cgroup: None,
-            limits: sys::Limits::default(),
-            outlives_us: None,
-        })
-        .unwrap();
+        let mut other = sys::spawn(&Spawn { env, ..Spawn::plain(&argv) }).unwrap();
         let id = other.child.id();
         assert_eq!(listens(id, port), Some(false));
         assert!(members(id).contains(&id));

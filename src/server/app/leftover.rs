@@ -282,18 +282,7 @@ mod tests {
 
     fn sleeper() -> sys::Spawned {
         let argv = ["/bin/sh", "-c", "trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done"].map(Into::into);
-        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
-        let mut spawned = sys::spawn(&sys::Spawn {
-            argv: &argv,
-            dir: "/".into(),
-            env,
-            bootstrap: None,
-            user: None,
-            cgroup: None,
-            limits: sys::Limits::default(),
-            outlives_us: None,
-        })
-        .unwrap();
+        let mut spawned = sys::spawn(&sys::Spawn::plain(&argv)).unwrap();
         std::io::Read::read_exact(&mut spawned.stdout, &mut [0; 3]).unwrap();
         spawned
     }
@@ -327,17 +316,7 @@ mod tests {
             let deaf = "(trap '' TERM; echo up; while :; do sleep 0.01; done) & read x";
             let argv = ["/bin/sh", "-c", deaf].map(Into::into);
             let env = vec![("PATH".into(), "/usr/bin:/bin".into()), ("TAKO_DATA_DIR".into(), data.into())];
-            let mut spawned = sys::spawn(&sys::Spawn {
-                argv: &argv,
-                dir: "/".into(),
-                env,
-                bootstrap: None,
-                user: None,
-                cgroup: None,
-                limits: sys::Limits::default(),
-                outlives_us: None,
-            })
-            .unwrap();
+            let mut spawned = sys::spawn(&sys::Spawn { env, ..sys::Spawn::plain(&argv) }).unwrap();
             std::io::Read::read_exact(&mut spawned.stdout, &mut [0; 3]).unwrap();
             spawned
         };

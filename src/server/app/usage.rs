@@ -220,19 +220,8 @@ mod tests {
         // The leader waits while its child works; the kernel's count of what ended is its parent's.
         let script = "(i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done); sleep 600 & echo; wait";
         let argv = ["/bin/sh", "-c", script].map(Into::into);
-        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
         let started = Instant::now();
-        let mut spawned = sys::spawn(&Spawn {
-            argv: &argv,
-            dir: "/".into(),
-            env,
-            bootstrap: None,
-            user: None,
-            cgroup: None,
-            limits: sys::Limits::default(),
-            outlives_us: None,
-        })
-        .unwrap();
+        let mut spawned = sys::spawn(&Spawn::plain(&argv)).unwrap();
         std::io::Read::read_exact(&mut spawned.stdout, &mut [0]).unwrap();
         let id = spawned.child.id();
         let usage = Meter::default().usage(Who::Group(id), started, Instant::now());

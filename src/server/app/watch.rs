@@ -362,18 +362,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let voice = Voice::new(&Logs::start().unwrap(), &Source::new(dir.path().into()), "v1", 1);
         let argv = ["/bin/sh", "-c", script].map(Into::into);
-        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
-        let spawned = sys::spawn(&Spawn {
-            argv: &argv,
-            dir: "/".into(),
-            env,
-            bootstrap: None,
-            user: None,
-            cgroup: None,
-            limits: sys::Limits::default(),
-            outlives_us: None,
-        })
-        .unwrap();
+        let spawned = sys::spawn(&Spawn::plain(&argv)).unwrap();
         let (to, events) = unbounded();
         let (watch, id) = (Watch::start().unwrap(), EndpointId(1));
         watch.add(Watched { id, held: spawned.into(), leaf: None, was_ready: false, voice: voice.clone(), to });

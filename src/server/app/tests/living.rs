@@ -75,18 +75,7 @@ fn what_a_killed_server_left_running_is_ended_before_anything_starts() {
 
     // A process that nobody watches, with a note about it, as after `kill -9` of the server.
     let argv = ["/bin/sh", "-c", "echo up; exec sleep 600"].map(Into::into);
-    let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
-    let mut left = sys::spawn(&sys::Spawn {
-        argv: &argv,
-        dir: "/".into(),
-        env,
-        bootstrap: None,
-        user: None,
-        cgroup: None,
-        limits: sys::Limits::default(),
-        outlives_us: None,
-    })
-    .unwrap();
+    let mut left = sys::spawn(&sys::Spawn::plain(&argv)).unwrap();
     left.stdout.read_exact(&mut [0; 3]).unwrap();
     leftover::Note::of(left.child.id()).write(&it.layout, &it.id, 1).unwrap();
     // The note of the one that ended in order is about nobody.

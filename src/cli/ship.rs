@@ -172,6 +172,7 @@ fn build_step(ui: &Ui, shipment: &Shipment<'_>, task: Task, interrupt: &Interrup
             ui.detail(&format!("$ {command}"));
         }
         Said::Output(line) => ui.detail(&format!("  {line}")),
+        Said::Warning(text) => ui.warn(text),
     };
     let built = build::build(shipment.project, shipment.order, interrupt, &say);
     match &built {

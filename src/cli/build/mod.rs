@@ -1,13 +1,16 @@
 //! Build: from a Project to an Artifact, on this machine.
 //!
 //! `bundle` says which files are the source and what their Version is; `preset` which commands a runtime runs by
-//! default; `tree` makes a clean copy to run them in; `stage` runs them; `glob` and `pick` choose what of the result
-//! is shipped; `cache` remembers what was made of what.
+//! default; `tree` makes a clean copy to run them in; `stage` runs them; `assets` merges what is served as files,
+//! `entry` looks whether the result can start, `glob` and `pick` choose what of it is shipped; `cache` remembers what
+//! was made of what.
 //!
 //! **Invariant**: nothing is written into the user's tree but below `.tako/`.
 
+pub(crate) mod assets;
 pub(crate) mod bundle;
 pub(crate) mod cache;
+pub(crate) mod entry;
 pub(crate) mod glob;
 pub(crate) mod pick;
 pub(crate) mod preset;
@@ -23,12 +26,20 @@ use crate::archive::Packed;
 use crate::archive::pack::pack;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
+use crate::proto::manifest::Runtime;
 use crate::proto::target::Target;
 use bundle::Source;
+use entry::Entry;
 use glob::Globs;
 use pick::Rule;
 use preset::Facts;
 use stage::Step;
+
+/// What a release has of its own in its root, and what becomes of a file that a source has there.
+const REPLACED: [(&str, &str); 2] = [
+    ("app.json", "your app.json is not in the release: Tako writes its own there, which says what the release is"),
+    ("logs", "your folder logs/ is not in the release: there it is the place of the app's logs on the server"),
+];
 
 /// What is known before anything is built: enough to refuse early and to ask the servers.
 pub(crate) struct Order {
@@ -58,6 +69,8 @@ pub(crate) enum Said<'a> {
     Running(&'a str),
     /// A line of a command's output.
     Output(&'a str),
+    /// Something is not as its author may think.
+    Warning(&'a str),
 }
 
 /// Resolves everything that a build depends on, and writes nothing.
@@ -96,10 +109,14 @@ pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say
         stage::run(&tree, &order.source, step, interrupt, &mut |line| say(Said::Output(line)))?;
     }
     let app = tree.join(&order.source.app);
-    tree::merge_assets(&app, &project.build.assets)?;
-    check_main(&app, &project.main)?;
+    assets::merge(&tree, &order.source.root, &app, &project.build.assets)?;
+    entry::check(&app, &entry(project, order))?;
     let files = pick::files(&tree, &Rule::new(project, &order.source, &order.include, &order.exclude))?;
     interrupt.check()?;
+    REPLACED
+        .iter()
+        .filter(|(path, _)| files.iter().any(|f| f.starts_with(path)))
+        .for_each(|(_, said)| say(Said::Warning(said)));
     say(Said::Doing(&format!("pack {} files", files.len())));
     let packed = cache::store(&file, |temp| pack(&tree, &files, temp))?;
     cache::prune(&artifacts, &file);
@@ -119,13 +136,10 @@ fn keep_out_of_git(dir: &Path) -> Result<()> {
     }
 }
 
-/// `main` is checked before anything is packed, so that a server never sees a release that cannot start.
-fn check_main(app: &Path, main: &str) -> Result<()> {
-    match app.join(main).is_file() {
-        true => Ok(()),
-        false => Err(Error::new(Kind::Build, format!("`{main}` does not exist after the build"))
-            .hint("set `main` in tako.toml to the file that starts the app, or `[build] build` to what makes it")),
-    }
+/// What the server will start.
+fn entry<'a>(project: &'a Project, order: &Order) -> Entry<'a> {
+    let executed = project.runtime == Runtime::Binary && project.start.is_none();
+    Entry { main: &project.main, runtime: project.runtime, executed, target: order.target }
 }
 
 /// Held while the build tree is in use; it ends with the process, so it is never left behind.

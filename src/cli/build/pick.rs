@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::assets;
 use super::bundle::Source;
 use super::glob::Globs;
 use super::tree;
@@ -36,7 +37,7 @@ impl<'a> Rule<'a> {
         Rule {
             app: &source.app,
             main: source.app.join(&project.main).components().collect(),
-            public: (!project.build.assets.is_empty()).then(|| source.app.join("public")),
+            public: (!project.build.assets.is_empty()).then(|| source.app.join(assets::PUBLIC)),
             include,
             exclude,
             source_folders: tree::folders(source),
@@ -74,7 +75,8 @@ impl<'a> Rule<'a> {
     }
 }
 
-fn never_ships(path: &Path) -> bool {
+/// By its name alone: histories, our own files, secrets.
+pub(super) fn never_ships(path: &Path) -> bool {
     path.file_name().map(OsStr::as_bytes).is_some_and(|n| matches!(n, b".git" | b".tako") || n.starts_with(b".env"))
 }
 

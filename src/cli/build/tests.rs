@@ -14,7 +14,7 @@ fn project(dir: &Path, main: &str) -> Project {
         runtime: Runtime::Binary,
         runtime_version: Some("1".into()),
         main: main.into(),
-        start: None,
+        start: Some(vec!["sh".into(), "{main}".into()]),
         install: None,
         health: None,
         build: project::Build::default(),
@@ -31,8 +31,8 @@ fn shipped(project: &Project) -> Result<Vec<String>> {
         stage::run(&tree, &order.source, step, &Interrupt::never(), &mut |_| {})?;
     }
     let app = tree.join(&order.source.app);
-    tree::merge_assets(&app, &project.build.assets)?;
-    check_main(&app, &project.main)?;
+    assets::merge(&tree, &order.source.root, &app, &project.build.assets)?;
+    entry::check(&app, &entry(project, &order))?;
     let mut files = pick::files(&tree, &Rule::new(project, &order.source, &order.include, &order.exclude))?;
     files.sort();
     Ok(files.iter().map(|f| f.display().to_string()).collect())

@@ -6,6 +6,7 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Component, Path};
 
 use super::{Build, Project, Stage};
+use crate::cli::build::glob::Globs;
 use crate::cli::config::problem::Problem;
 use crate::cli::config::section::{Problems, Spanned};
 use crate::cli::config::tako_toml::{self as written, Amount, TakoToml};
@@ -187,9 +188,9 @@ impl Reader<'_> {
         Build {
             install: self.command(build.install, "build.install"),
             run: self.command(build.run, "build.build"),
-            include: self.paths(build.include, "include"),
-            exclude: self.paths(build.exclude, "exclude"),
-            assets: self.paths(build.assets, "assets"),
+            include: self.globs(build.include),
+            exclude: self.globs(build.exclude),
+            assets: self.assets(build.assets),
             stages: build.stages.into_iter().filter_map(|stage| self.stage(stage)).collect(),
         }
     }
@@ -213,12 +214,27 @@ impl Reader<'_> {
         Some(command.value)
     }
 
-    fn paths(&self, paths: Texts, key: &str) -> Vec<String> {
-        let paths = paths.map(|p| p.value).unwrap_or_default();
-        paths.into_iter().filter_map(|path| self.path(path, key, 0)).collect()
+    fn globs(&self, globs: Texts) -> Vec<String> {
+        let globs = globs.map(|g| g.value).unwrap_or_default();
+        let good = |glob: &Spanned<String>| self.parsed(&glob.at, Globs::parse(std::slice::from_ref(&glob.value)));
+        globs.into_iter().filter(|glob| good(glob).is_some()).map(|glob| glob.value).collect()
     }
 
-    /// A relative path or glob that climbs at most `depth` folders above the app's.
+    fn assets(&self, folders: Texts) -> Vec<String> {
+        let mut read = Vec::new();
+        for folder in folders.map(|f| f.value).unwrap_or_default() {
+            let whole = Path::new(&folder.value).components().all(|c| c == Component::CurDir);
+            if whole && !folder.value.is_empty() {
+                let message = format!("`{}` in `assets` is the whole app, its sources included", shown(&folder.value));
+                self.problem(&folder.at, message, "name the folders that everybody may see, such as \"dist/client\"");
+                continue;
+            }
+            read.extend(self.path(folder, "assets", 0));
+        }
+        read
+    }
+
+    /// A relative path that climbs at most `depth` folders above the app's.
     fn path(&self, path: Spanned<String>, key: &str, depth: usize) -> Option<String> {
         let why = match climb(&path.value) {
             _ if path.value.trim().is_empty() => "is empty",

@@ -193,7 +193,7 @@ fn read(dir: &Path) -> Result<Option<String>> {
 }
 
 /// A rewritten file keeps its permissions.
-fn mode_of(path: &Path) -> u32 {
+pub(crate) fn mode_of(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt;
     fs::metadata(path).map_or(0o644, |m| m.permissions().mode() & 0o777)
 }

@@ -8,7 +8,7 @@
 //! | `**`         | any number of folders, none included; it has a place between `/` to itself |
 //! | `[ab]` `[a-z]` `[!a]` | one character of these, or none of them |
 //! | `{a,b}`      | either, also nested, and with folders in it |
-//! | `\x`         | the character x and nothing special |
+//! | `[[]` `[*]` `[{]` or `\x` | this character and nothing special; TOML wants `\\x` where it is in double quotes |
 //! | a folder     | itself and all below it; a `/` at its end changes nothing |
 //!
 //! Capitals and small letters differ, on every machine. What other tools have and this one does not (a leading `/` or
@@ -94,7 +94,7 @@ fn compiled(glob: &str) -> Result<[Pattern; 2], Wrong> {
     let pattern = |glob: &str| {
         Pattern::new(glob).map_err(|e| match e.msg {
             "invalid range pattern" => {
-                wrong("a `[` is not closed or has nothing in it", "close it, or write `\\[` for the character")
+                wrong("a `[` is not closed or has nothing in it", "close it, or write `[[]` for the character")
             }
             _ => wrong("`**` stands beside something else", "give it a place of its own: `a/**/b`"),
         })
@@ -142,13 +142,15 @@ type Braces<'a> = (&'a str, Vec<&'a str>, &'a str);
 fn first_braces(glob: &str) -> Result<Option<Braces<'_>>, Wrong> {
     let (mut depth, mut start, mut choices) = (0, 0, Vec::new());
     let mut opened = 0;
-    let mut escaped = false;
+    let mut skipped = 0;
     for (at, c) in glob.char_indices() {
-        if std::mem::take(&mut escaped) {
+        if skipped > 0 {
+            skipped -= 1;
             continue;
         }
         match c {
-            '\\' => escaped = true,
+            '\\' => skipped = 1,
+            '[' if ["[{]", "[}]", "[,]"].iter().any(|class| glob[at..].starts_with(class)) => skipped = 2,
             '{' => {
                 if depth == 0 {
                     (opened, start) = (at, at + 1);
@@ -160,7 +162,7 @@ fn first_braces(glob: &str) -> Result<Option<Braces<'_>>, Wrong> {
                 start = at + 1;
             }
             '}' if depth == 0 => {
-                return Err(wrong("a `}` has no `{` before it", "remove it, or write `\\}` for the character"));
+                return Err(wrong("a `}` has no `{` before it", "remove it, or write `[}]` for the character"));
             }
             '}' => {
                 depth -= 1;
@@ -174,7 +176,7 @@ fn first_braces(glob: &str) -> Result<Option<Braces<'_>>, Wrong> {
     }
     match depth {
         0 => Ok(None),
-        _ => Err(wrong("a `{` is never closed", "close it, or write `\\{` for the character")),
+        _ => Err(wrong("a `{` is never closed", "close it, or write `[{]` for the character")),
     }
 }
 
@@ -240,6 +242,8 @@ mod tests {
         check("routes/\\[id\\].ts", "routes/i.ts", false);
         check("routes/[id].ts", "routes/i.ts", true);
         check("a\\{b\\}", "a{b}", true);
+        check("a[{]b[}]{c[,],d}", "a{b}c,", true);
+        check("routes/[[]id].ts", "routes/[id].ts", true);
         check("a\\*b", "a*b", true);
         check("a\\*b", "axb", false);
     }
@@ -268,8 +272,8 @@ mod tests {
         check("{a,..}/x", "without `..`");
         check("a**b", "a place of its own");
         check("**.js", "a place of its own");
-        check("[", "`\\[` for the character");
-        check("[]", "`\\[` for the character");
+        check("[", "`[[]` for the character");
+        check("[]", "`[[]` for the character");
         check("a[^b]", "write `[!`");
         check("{a", "a `{` is never closed");
         check("a}", "a `}` has no `{`");

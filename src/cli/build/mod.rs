@@ -35,6 +35,9 @@ use pick::Rule;
 use preset::Facts;
 use stage::Step;
 
+/// A .gitignore beyond this is somebody's own.
+const MAX_GITIGNORE: u64 = 64 << 10;
+
 /// What a release has of its own in its root, and what becomes of a file that a source has there.
 const REPLACED: [(&str, &str); 2] = [
     ("app.json", "your app.json is not in the release: Tako writes its own there, which says what the release is"),
@@ -127,12 +130,16 @@ pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say
     Ok(Built { file, packed, cached: false, how })
 }
 
-/// Of our own folder only the secrets are meant to be committed. Who wrote a rule of their own keeps it.
+/// Of our own folder only what a team shares is meant to be committed. Who wrote a rule of their own keeps it.
 fn keep_out_of_git(dir: &Path) -> Result<()> {
+    const RULES: &str = "*\n!secrets\n!build.lock.json\n";
+    /// As written by earlier versions.
+    const BEFORE: &str = "*\n!secrets\n";
     let path = dir.join(".gitignore");
-    match path.exists() {
-        true => Ok(()),
-        false => disk::write_atomic(&path, b"*\n!secrets\n", 0o644),
+    match disk::read_if_there(&path, MAX_GITIGNORE) {
+        Ok(Some(there)) if there != BEFORE.as_bytes() => Ok(()),
+        Ok(_) => disk::write_atomic(&path, RULES.as_bytes(), 0o644),
+        Err(_) => Ok(()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Build: from a Project to an Artifact, on this machine.
 //!
-//! `bundle` says which files are the source and what their Version is; `preset` which commands a runtime runs by
-//! default; `tree` makes a clean copy to run them in; `stage` runs them; `glob` and `pick` choose what of the result
+//! `bundle` says which files are the source and what their Version is; `preset` and `recipe` what is
+//! done with it by default; `tree` makes a clean copy to run them in; `stage` runs them; `glob` and `pick` choose what of the result
 //! is shipped; `cache` remembers what was made of what.
 //!
 //! **Invariant**: nothing is written into the user's tree but below `.tako/`.
@@ -11,6 +11,7 @@ pub(crate) mod cache;
 pub(crate) mod glob;
 pub(crate) mod pick;
 pub(crate) mod preset;
+pub(crate) mod recipe;
 pub(crate) mod stage;
 pub(crate) mod tree;
 
@@ -28,11 +29,14 @@ use bundle::Source;
 use glob::Globs;
 use pick::Rule;
 use preset::Facts;
+use recipe::Recipe;
 use stage::Step;
 
 /// What is known before anything is built: enough to refuse early and to ask the servers.
 pub(crate) struct Order {
     pub source: Source,
+    /// How it is built and started, once `tako.toml` and the presets are merged.
+    pub recipe: Recipe,
     pub runtime_version: Option<String>,
     pub target: Target,
     steps: Vec<Step>,
@@ -65,12 +69,13 @@ pub(crate) enum Said<'a> {
 /// # Errors
 /// Config naming what is wrong with the project.
 pub(crate) fn order(project: &Project) -> Result<Order> {
-    let include = Globs::parse(&project.build.include).context(|| "[build] include".into())?;
-    let exclude = Globs::parse(&project.build.exclude).context(|| "[build] exclude".into())?;
+    let recipe = preset::recipe(project)?;
+    let include = Globs::parse(recipe.include()).context(|| "[build] include".into())?;
+    let exclude = Globs::parse(&recipe.exclude()).context(|| "[build] exclude".into())?;
     let source = bundle::collect(&project.dir)?;
-    let steps = preset::steps(project, &source, &Facts::of(project, &source)?)?;
+    let steps = preset::steps(project, &recipe, &source, &Facts::of(project, &source)?)?;
     let runtime_version = preset::runtime_version(project);
-    Ok(Order { source, runtime_version, target: Target::of_this_machine()?, steps, include, exclude })
+    Ok(Order { source, recipe, runtime_version, target: Target::of_this_machine()?, steps, include, exclude })
 }
 
 /// The artifact of `order`, from the cache or built. `say` hears how it goes.
@@ -96,9 +101,11 @@ pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say
         stage::run(&tree, &order.source, step, interrupt, &mut |line| say(Said::Output(line)))?;
     }
     let app = tree.join(&order.source.app);
-    tree::merge_assets(&app, &project.build.assets)?;
-    check_main(&app, &project.main)?;
-    let files = pick::files(&tree, &Rule::new(project, &order.source, &order.include, &order.exclude))?;
+    preset::write_entry(&app, &order.recipe)?;
+    tree::merge_assets(&app, &preset::assets(&app, &order.recipe))?;
+    preset::check_made(&app, &order.recipe)?;
+    check_main(&app, &order.recipe.main.value)?;
+    let files = pick::files(&tree, &Rule::new(&order.recipe, &order.source, &order.include, &order.exclude))?;
     interrupt.check()?;
     say(Said::Doing(&format!("pack {} files", files.len())));
     let packed = cache::store(&file, |temp| pack(&tree, &files, temp))?;

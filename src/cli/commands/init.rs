@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(ended.unwrap(), Exit::Done, "{said}");
         let mut warnings = Vec::new();
         let project = Project::load(dir.path(), &mut |w| warnings.push(w)).unwrap();
-        assert_eq!((project.name.as_str(), project.runtime, project.main.as_str()), ("shop", Runtime::Bun, "index.ts"));
+        assert_eq!((project.name.as_str(), project.runtime, &project.main), ("shop", Runtime::Bun, &None));
         assert_eq!(
             project.env(&crate::proto::name::EnvName::production()).unwrap().routes[0].to_string(),
             "shop.example.com"
@@ -241,7 +241,7 @@ mod tests {
         let (ended, _) =
             init(dir.path(), &["--name", "a", "--runtime", "binary", "--main", "app", "--route", "a.test"], false);
         ended.unwrap();
-        assert_eq!(Project::load(dir.path(), &mut |_| {}).unwrap().main, "app");
+        assert_eq!(Project::load(dir.path(), &mut |_| {}).unwrap().main.as_deref(), Some("app"));
     }
 
     #[test]

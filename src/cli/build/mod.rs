@@ -1,6 +1,6 @@
 //! Build: from a Project to an Artifact, on this machine.
 //!
-//! `bundle` says which files are the source and what their Version is; `preset` which commands a runtime runs by
+//! `bundle` says which files are the source and what their Version is; `preset` and `recipe` what is done with it by
 //! default; `tree` makes a clean copy to run them in; `stage` runs them; `assets` merges what is served as files,
 //! `entry` looks whether the result can start, `glob` and `pick` choose what of it is shipped; `cache` remembers what
 //! was made of what.
@@ -14,6 +14,7 @@ pub(crate) mod entry;
 pub(crate) mod glob;
 pub(crate) mod pick;
 pub(crate) mod preset;
+pub(crate) mod recipe;
 pub(crate) mod stage;
 pub(crate) mod tree;
 
@@ -33,6 +34,7 @@ use entry::Entry;
 use glob::Globs;
 use pick::Rule;
 use preset::Facts;
+use recipe::Recipe;
 use stage::Step;
 
 /// A .gitignore beyond this is somebody's own.
@@ -47,6 +49,8 @@ const REPLACED: [(&str, &str); 2] = [
 /// What is known before anything is built: enough to refuse early and to ask the servers.
 pub(crate) struct Order {
     pub source: Source,
+    /// How it is built and started, once `tako.toml` and the presets are merged.
+    pub recipe: Recipe,
     pub runtime_version: Option<String>,
     pub target: Target,
     steps: Vec<Step>,
@@ -81,12 +85,13 @@ pub(crate) enum Said<'a> {
 /// # Errors
 /// Config naming what is wrong with the project.
 pub(crate) fn order(project: &Project) -> Result<Order> {
-    let include = Globs::parse(&project.build.include).context(|| "[build] include".into())?;
-    let exclude = Globs::parse(&project.build.exclude).context(|| "[build] exclude".into())?;
+    let recipe = preset::recipe(project)?;
+    let include = Globs::parse(recipe.include()).context(|| "[build] include".into())?;
+    let exclude = Globs::parse(&recipe.exclude()).context(|| "[build] exclude".into())?;
     let source = bundle::collect(&project.dir)?;
-    let steps = preset::steps(project, &source, &Facts::of(project, &source)?)?;
+    let steps = preset::steps(project, &recipe, &source, &Facts::of(project, &source)?)?;
     let runtime_version = preset::runtime_version(project);
-    Ok(Order { source, runtime_version, target: Target::of_this_machine()?, steps, include, exclude })
+    Ok(Order { source, recipe, runtime_version, target: Target::of_this_machine()?, steps, include, exclude })
 }
 
 /// The artifact of `order`, from the cache or built. `say` hears how it goes.
@@ -112,9 +117,11 @@ pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say
         stage::run(&tree, &order.source, step, interrupt, &mut |line| say(Said::Output(line)))?;
     }
     let app = tree.join(&order.source.app);
-    assets::merge(&tree, &order.source.root, &app, &project.build.assets)?;
+    preset::write_entry(&app, &order.recipe)?;
+    assets::merge(&tree, &order.source.root, &app, &preset::assets(&app, &order.recipe))?;
+    preset::check_made(&app, &order.recipe)?;
     entry::check(&app, &entry(project, order))?;
-    let files = pick::files(&tree, &Rule::new(project, &order.source, &order.include, &order.exclude))?;
+    let files = pick::files(&tree, &Rule::new(&order.recipe, &order.source, &order.include, &order.exclude))?;
     interrupt.check()?;
     REPLACED
         .iter()
@@ -144,9 +151,10 @@ fn keep_out_of_git(dir: &Path) -> Result<()> {
 }
 
 /// What the server will start.
-fn entry<'a>(project: &'a Project, order: &Order) -> Entry<'a> {
-    let executed = project.runtime == Runtime::Binary && project.start.is_none();
-    Entry { main: &project.main, runtime: project.runtime, executed, target: order.target }
+fn entry<'a>(project: &Project, order: &'a Order) -> Entry<'a> {
+    let recipe = &order.recipe;
+    let executed = project.runtime == Runtime::Binary && recipe.start.is_none();
+    Entry { main: &recipe.main.value, runtime: project.runtime, executed, target: order.target }
 }
 
 /// Held while the build tree is in use; it ends with the process, so it is never left behind.

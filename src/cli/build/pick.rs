@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use super::assets;
 use super::bundle::Source;
 use super::glob::Globs;
+use super::recipe::Recipe;
 use super::tree;
-use crate::cli::project::Project;
 use crate::error::{Context, Error, Kind, Result};
 
 /// A tree of folders deeper than this is a loop.
@@ -33,11 +33,11 @@ pub(crate) struct Rule<'a> {
 }
 
 impl<'a> Rule<'a> {
-    pub fn new(project: &Project, source: &'a Source, include: &'a Globs, exclude: &'a Globs) -> Rule<'a> {
+    pub fn new(recipe: &Recipe, source: &'a Source, include: &'a Globs, exclude: &'a Globs) -> Rule<'a> {
         Rule {
             app: &source.app,
-            main: source.app.join(&project.main).components().collect(),
-            public: (!project.build.assets.is_empty()).then(|| source.app.join(assets::PUBLIC)),
+            main: source.app.join(&recipe.main.value).components().collect(),
+            public: (!recipe.assets().is_empty()).then(|| source.app.join(assets::PUBLIC)),
             include,
             exclude,
             source_folders: tree::folders(source),

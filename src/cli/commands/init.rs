@@ -15,9 +15,11 @@ use serde_json::json;
 
 use super::Exit;
 use crate::cli::args::Args;
+use crate::cli::build::preset::built_in;
 use crate::cli::config::inventory::Inventory;
 use crate::cli::detect;
 use crate::cli::nearest::did_you_mean;
+use crate::cli::project::preset_ref::PresetRef;
 use crate::cli::project::{self, FILE};
 use crate::cli::ui::Ui;
 use crate::disk::{read_if_there, write_atomic};
@@ -63,6 +65,9 @@ fn tell(ui: &Ui, dir: &Path, found: &Found) {
     if let Some(Seen { value, why }) = &found.runtime {
         rows.push(("runtime", value.as_str(), why.clone()));
     }
+    if let Some(Seen { value, why }) = &found.preset {
+        rows.push(("preset", value, why.clone()));
+    }
     if let Some(habit) = &found.habit {
         rows.push(("main", habit, "it is there".into()));
     }
@@ -95,6 +100,7 @@ fn tell(ui: &Ui, dir: &Path, found: &Found) {
 /// What the command line says, checked before anything else is done.
 struct Wanted {
     name: Option<AppName>,
+    preset: Option<PresetRef>,
     main: Option<String>,
     route: Option<Route>,
     servers: Vec<ServerName>,
@@ -117,6 +123,7 @@ impl Wanted {
         Ok(Wanted {
             // Who says the route or `--yes` wants no more questions than needed.
             name: name.or(found.filter(|_| brief)),
+            preset: args.value("preset").map(PresetRef::parse).transpose().map_err(usage)?,
             main: args.value("main").map(main_of).transpose()?,
             route,
             servers,
@@ -144,10 +151,19 @@ impl Wanted {
             })?);
         }
         let runtime = runtime.ok_or_else(|| Error::new(Kind::Bug, "no runtime was chosen"))?;
+        if let Some(PresetRef { name, pin: None }) = &self.preset
+            && built_in::family(runtime, name).is_none()
+        {
+            return Err(built_in::unknown(runtime, name).with_kind(Kind::Usage));
+        }
+        // Who names a file to run has a server of their own.
+        let seen = found.preset.filter(|_| self.main.is_none()).map(|seen| seen.value);
+        let preset = self.preset.map(|preset| preset.to_string()).or(seen);
         // With another runtime, other files are looked for.
-        let habit = detect::main(dir, runtime).filter(|_| self.main.is_none());
+        let habit = detect::main(dir, runtime).filter(|_| self.main.is_none() && preset.is_none());
         let main = match (self.main, found.main, &habit) {
             (Some(main), ..) => Some(main),
+            (None, ..) if preset.is_some() => None,
             (None, _, Some(_)) => None,
             (None, Some(seen), None) if self.brief || !ui.is_interactive() => Some(seen.value),
             (None, seen, None) => {
@@ -166,6 +182,7 @@ impl Wanted {
         Ok(Start {
             name,
             runtime,
+            preset,
             main,
             habit,
             start: found.start,
@@ -191,7 +208,8 @@ impl Wanted {
         if runtime.is_none() {
             missing.push(("the runtime", "--runtime RUNTIME"));
         }
-        if self.main.is_none() && found.main.is_none() && found.habit.is_none() {
+        let preset = self.preset.is_some() || found.preset.is_some();
+        if self.main.is_none() && !preset && found.main.is_none() && found.habit.is_none() {
             missing.push(("the file to run", "--main FILE"));
         }
         if self.route.is_none() {
@@ -280,6 +298,7 @@ fn write(ui: &Ui, args: &Args, dir: &Path, start: &Start) -> Result<Exit> {
             "file": path.display().to_string(),
             "name": start.name,
             "runtime": start.runtime,
+            "preset": start.preset,
             "main": start.main.as_ref().or(start.habit.as_ref()),
             "route": start.route,
             "servers": start.servers,

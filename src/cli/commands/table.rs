@@ -15,6 +15,7 @@ pub(crate) const COMMANDS: &[Command] = &[
             value("name", "NAME", "name of the app; the directory's name by default"),
             value("route", "ROUTE", "where production answers, such as app.example.com"),
             value("runtime", "RUNTIME", "bun, node, deno or binary; detected by default"),
+            value("preset", "NAME", "such as nextjs; by the app's dependencies by default"),
             value("main", "FILE", "the file to run; detected by default"),
             value("server", "NAME", "where production runs, as named by `tako servers add`; may be repeated"),
             switch("force", "replace a tako.toml that is there"),

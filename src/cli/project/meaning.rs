@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Component, Path};
 
+use super::preset_ref::PresetRef;
 use super::{Build, Project, Stage};
 use crate::cli::build::glob::Globs;
 use crate::cli::config::problem::Problem;
@@ -31,10 +32,12 @@ pub(super) fn project(
     let reader = Reader { dir, problems };
     let name = reader.name(file.name);
     let runtime = reader.runtime(file.runtime);
-    let main = reader.main(file.main, runtime);
+    let main = file.main.and_then(|main| reader.path(main, "main", 0));
+    let preset = file.preset.and_then(|preset| reader.parsed(&preset.at, PresetRef::parse(&preset.value)));
     let runtime_version = reader.word(file.runtime_version, "runtime_version");
     let start = reader.argv(file.start, "start");
     let install = reader.list(file.install);
+    let dev = reader.argv(file.dev, "dev");
     let health = reader.health(file.health);
     let build = reader.build(file.build);
     let limits = reader.limits(file.limits);
@@ -62,9 +65,11 @@ pub(super) fn project(
         name: name?,
         runtime: runtime?,
         runtime_version,
-        main: main?,
+        main,
+        preset,
         start,
         install,
+        dev,
         health,
         build,
         limits,
@@ -115,28 +120,6 @@ impl Reader<'_> {
                 found
             }
         }
-    }
-
-    /// Its existence is checked after the build, which may make it.
-    fn main(&self, main: Text, runtime: Option<Runtime>) -> Option<String> {
-        if let Some(main) = main {
-            return self.path(main, "main", 0);
-        }
-        // Without a runtime there is a problem already.
-        let runtime = runtime?;
-        let found = detect::main(self.dir, runtime);
-        if found.is_none() {
-            let (message, example) = match runtime {
-                Runtime::Binary => ("a binary app needs to say which file to run", "bin/my-app"),
-                Runtime::Bun | Runtime::Node | Runtime::Deno => (
-                    "the file to run is not clear: there is no index.ts, index.js, src/index.ts or src/index.js",
-                    "server.js",
-                ),
-            };
-            let fix = format!("add a line to tako.toml such as: main = \"{example}\", also when the build makes it");
-            self.problem_around(message, &fix);
-        }
-        found
     }
 
     /// What ends up as a word in other files and arguments.

@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::cli::build::preset::built_in;
 use crate::cli::detect::{self, Package};
 use crate::disk::read_if_there;
 use crate::proto::manifest::Runtime;
@@ -27,6 +28,8 @@ pub(super) struct Seen<T> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
     pub runtime: Option<Seen<Runtime>>,
+    /// The preset for the framework that the package depends on.
+    pub preset: Option<Seen<String>>,
     /// A file that nobody would find by itself; `None` with a runtime that has one by habit too.
     pub main: Option<Seen<String>>,
     /// The file that is found by itself, each time.
@@ -62,11 +65,41 @@ impl Found {
 fn script(dir: &Path, runtime: Seen<Runtime>) -> Found {
     let habit = detect::main(dir, runtime.value);
     let package = Package::of(dir);
-    let main = match (&habit, &package) {
-        (Some(_), _) => None,
-        (None, package) => package.as_ref().and_then(|p| main_of(dir, p)).or_else(|| usual_main(dir)),
+    let started = package.as_ref().and_then(|p| main_of(dir, p));
+    let preset = package.as_ref().and_then(|p| preset(dir, p, runtime.value, started.is_some() || habit.is_some()));
+    let (main, habit) = match (&preset, habit) {
+        // It says what is run.
+        (Some(_), _) => (None, None),
+        (None, Some(habit)) => (None, Some(habit)),
+        (None, None) => (started.or_else(|| usual_main(dir)), None),
     };
-    Found { runtime: Some(runtime), main, habit, packages: packages(dir), ..Found::default() }
+    Found { runtime: Some(runtime), preset, main, habit, packages: packages(dir), ..Found::default() }
+}
+
+/// What an app is made with, as its dependencies tell, if there is a preset for that; the first that is there counts.
+/// Some of them are also only a part of an app that has a `server` of its own.
+fn preset(dir: &Path, package: &Package, runtime: Runtime, server: bool) -> Option<Seen<String>> {
+    /// A package, its preset, and whether it is always the whole app.
+    const KNOWN: [(&str, &str, bool); 10] = [
+        ("next", "nextjs", true),
+        ("@tanstack/react-start", "tanstack-start", true),
+        ("@tanstack/solid-start", "tanstack-start", true),
+        ("@sveltejs/kit", "sveltekit", true),
+        ("astro", "astro", true),
+        ("nuxt", "nuxt", true),
+        ("@react-router/dev", "react-router", true),
+        ("@remix-run/dev", "remix", true),
+        ("vite", "vite", false),
+        ("@hono/node-server", "hono", false),
+    ];
+    let page = dir.join("index.html").is_file();
+    let (package, name, _) = KNOWN.iter().find(|(needed, name, whole)| {
+        package.needs(needed)
+            && (*whole || !server)
+            && (*name != "vite" || page)
+            && built_in::family(runtime, name).is_some()
+    })?;
+    Some(Seen { value: (*name).into(), why: format!("`{package}` in package.json") })
 }
 
 /// The file that `npm start` runs, else the package's `main`.
@@ -339,6 +372,25 @@ mod tests {
         check(&script(long, ""), &["server.mjs"], Some(("server.mjs", start)));
         check(&script("next start", ""), &[], None);
         check(&script("node ../../x.js", r#","build":"x""#), &[], None);
+    }
+
+    #[test]
+    fn a_framework_is_told_by_its_package() {
+        let check = |package: &str, files: &[&str], expected: Option<&str>| {
+            let package = format!(r#"{{"dependencies":{{{package}}},"scripts":{{"start":"node server.js"}}}}"#);
+            let all: Vec<(&str, &str)> = files.iter().map(|f| (*f, "")).chain([("package.json", &*package)]).collect();
+            assert_eq!(found(&all).preset.map(|p| p.value).as_deref(), expected, "{package} {files:?}");
+        };
+        check("", &[], None);
+        check(r#""next":"15""#, &[], Some("nextjs"));
+        check(r#""next":"15","vite":"6""#, &["server.js", "index.html"], Some("nextjs"));
+        check(r#""vite":"6","@sveltejs/kit":"2""#, &["index.html"], Some("sveltekit"));
+        check(r#""vite":"6""#, &["index.html"], Some("vite"));
+        check(r#""vite":"6""#, &[], None);
+        check(r#""vite":"6""#, &["index.html", "server.js"], None);
+        check(r#""@hono/node-server":"1""#, &[], Some("hono"));
+        check(r#""@hono/node-server":"1""#, &["bun.lock"], None);
+        check(r#""left-pad":"1""#, &[], None);
     }
 
     #[test]

@@ -60,6 +60,7 @@ fn whatever_is_found_makes_a_file_that_loads() {
         crate::cli::golden::check(Path::new(&format!("tests/data/config/init-{name}.toml")), &written(dir.path()));
     };
     check("express", &[("package.json", r#"{"scripts":{"start":"node server.js"}}"#), ("server.js", "")]);
+    check("nextjs", &[("package.json", r#"{"dependencies":{"next":"15"}}"#), ("pnpm-lock.yaml", "")]);
     check("deno", &[("deno.json", "{}"), ("main.ts", "")]);
     check(
         "rust",
@@ -101,6 +102,8 @@ fn refuses_bad_answers_before_anything_is_written() {
         &["--name", "a", "--route", "a.test", "--runtime", "java"],
         &["--name", "a", "--route", "a.test", "--main", "../x.js"],
         &["--name", "a", "--route", "a.test", "--server", "no/name"],
+        &["--name", "a", "--route", "a.test", "--preset", "js/nextjs"],
+        &["--name", "a", "--route", "a.test", "--preset", "nextsj"],
     ] {
         assert_eq!(init(dir.path(), flags, true).0.unwrap_err().kind(), Kind::Usage, "{flags:?}");
     }

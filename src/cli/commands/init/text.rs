@@ -14,6 +14,7 @@ use crate::proto::route::Route;
 pub(super) struct Start {
     pub name: AppName,
     pub runtime: Runtime,
+    pub preset: Option<String>,
     pub main: Option<String>,
     /// What is run when nobody says more, for a comment.
     pub habit: Option<String>,
@@ -33,6 +34,9 @@ pub(super) fn text(start: &Start) -> String {
     };
     add(set("name", start.name.as_str()));
     add(set("runtime", start.runtime.as_str()));
+    if let Some(preset) = &start.preset {
+        add(format!("{}   # how it is built and started; `tako config` shows it", set("preset", preset.as_str())));
+    }
     match (&start.main, &start.habit) {
         (Some(main), _) => add(set("main", main.as_str())),
         (None, Some(habit)) => add(format!("# {}", set("main", habit.as_str()))),
@@ -50,6 +54,9 @@ pub(super) fn text(start: &Start) -> String {
     add(String::new());
     match &start.build {
         Some(build) => add(format!("[build]\n{}", set("build", build.as_str()))),
+        None if start.preset.is_some() => {
+            add("# [build]\n# build = \"npm run build\"   # instead of the preset's".into())
+        }
         None => add("# [build]\n# build = \"npm run build\"".into()),
     }
     add("\n# [vars]\n# LOG_LEVEL = \"info\"   # secrets have a place of their own: tako secrets set NAME\n".into());

@@ -95,16 +95,16 @@ impl Shipment<'_> {
     }
 
     fn manifest(&self, place: &Place) -> Result<Manifest> {
-        let source = &self.order.source;
+        let (source, recipe) = (&self.order.source, &self.order.recipe);
         Ok(Manifest {
             app: self.app(),
             version: self.version.clone(),
             runtime: self.project.runtime,
             runtime_version: self.order.runtime_version.clone(),
             dir: source.app_dir()?,
-            main: self.project.main.clone(),
-            start: self.project.start.clone(),
-            install: self.project.install.clone(),
+            main: recipe.main.value.clone(),
+            start: recipe.start.as_ref().map(|start| start.value.clone()),
+            install: recipe.install.as_ref().map(|install| install.value.clone()),
             health: self.project.health.clone(),
             vars: self.env.vars.clone(),
             limits: self.on(place).1,
@@ -172,6 +172,7 @@ fn build_step(ui: &Ui, shipment: &Shipment<'_>, task: Task, interrupt: &Interrup
             ui.detail(&format!("$ {command}"));
         }
         Said::Output(line) => ui.detail(&format!("  {line}")),
+        Said::Warning(text) => ui.warn(text),
     };
     let built = build::build(shipment.project, shipment.order, interrupt, &say);
     match &built {

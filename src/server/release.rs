@@ -4,6 +4,7 @@
 //!
 //! **Invariant**: a folder with the marker is whole. One without is nobody's, and is replaced.
 
+mod describe;
 mod prepare;
 
 use std::fs;
@@ -19,10 +20,11 @@ use crate::archive::unpack::unpack as unpack_archive;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::Artifact;
-use crate::proto::manifest::{Manifest, Runtime};
+use crate::proto::manifest::Manifest;
 use crate::proto::name::AppId;
 use crate::proto::version::Version;
 use crate::sys::User;
+pub(crate) use describe::describe;
 pub(crate) use prepare::Preparing;
 
 /// Releases younger than this are kept, up to [`KEEP_OTHERS`].
@@ -65,28 +67,6 @@ pub(crate) fn unpack(
         && e.kind() != std::io::ErrorKind::NotFound
     {
         log::warn!("the upload {} is left behind: {e}", upload.display());
-    }
-    Ok(())
-}
-
-/// Writes into the release what it is: `app.json` and `mise.toml`. What is there already costs nothing.
-pub(crate) fn describe(layout: &Layout, manifest: &Manifest) -> Result<()> {
-    let dir = layout.release(&manifest.app, &manifest.version);
-    let mut json = serde_json::to_vec_pretty(manifest).context(|| format!("write app.json of {}", manifest.app))?;
-    json.push(b'\n');
-    let file = dir.join("app.json");
-    // An installer may have put anything there: what is not a file is replaced without a look into it.
-    let is_like_it = fs::symlink_metadata(&file).is_ok_and(|m| m.is_file() && m.len() == json.len() as u64);
-    if !is_like_it || fs::read(&file).ok().as_ref() != Some(&json) {
-        disk::write_atomic(&file, &json, 0o644)?;
-    }
-    if let (Some(version), false) = (&manifest.runtime_version, manifest.runtime == Runtime::Binary) {
-        let file = dir.join("mise.toml");
-        // The app's own says more than ours.
-        if !file.exists() {
-            let text = format!("[tools]\n{} = \"{version}\"\n", manifest.runtime.as_str());
-            disk::write_atomic(&file, text.as_bytes(), 0o644)?;
-        }
     }
     Ok(())
 }

@@ -50,15 +50,11 @@ pub(crate) fn key(project: &Project, order: &Order) -> String {
     add(&order.source.app.to_string_lossy());
     add(project.runtime.as_str());
     add(order.runtime_version.as_deref().unwrap_or_default());
-    add(&project.main);
+    // All of it, with who said what: two recipes that differ are two builds, whatever they have in common.
+    add(&format!("{:?}", order.recipe));
     for step in &order.steps {
         add(&step.command);
         add(&step.dir.to_string_lossy());
-    }
-    for list in [&project.build.include, &project.build.exclude, &project.build.assets] {
-        // The length keeps a glob from passing from one list to the next.
-        add(&list.len().to_string());
-        list.iter().for_each(|glob| add(glob));
     }
     hash.finish()[..32].to_string()
 }

@@ -228,15 +228,43 @@ fn finds_the_lockfile_of_a_workspace_above_the_app_and_not_above_the_release() {
 fn activating_points_current_at_the_release_and_describes_it() {
     let w = world();
     w.unpack("v1", &[("run", "x")]);
-    let release = w.unpack("v2", &[("run", "x")]);
+    let release =
+        w.unpack("v2", &[("run", "x"), ("app.json", "the app's own"), ("mise.toml", "[tools]\njq = \"1\"\n")]);
     activate(&w.layout, &w.manifest("v1")).unwrap();
-    let node = Manifest { runtime: Runtime::Node, runtime_version: Some("22.1.0".into()), ..w.manifest("v2") };
+    let node = Manifest {
+        app: AppId::parse("shop.staging").unwrap(),
+        runtime: Runtime::Node,
+        runtime_version: Some("22.1.0".into()),
+        dir: "apps/web".into(),
+        start: Some(vec!["node".into(), "{main}".into()]),
+        install: Some(vec![]),
+        vars: [("A".to_owned(), "b".to_owned())].into(),
+        commit_message: Some("Fix the cart".into()),
+        git_dirty: true,
+        ..w.manifest("v2")
+    };
+    let staging = w.layout.release(&node.app, &node.version);
+    fs::create_dir_all(staging.parent().unwrap()).unwrap();
+    fs::rename(&release, &staging).unwrap();
     describe(&w.layout, &node).unwrap();
-    activate(&w.layout, &node).unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&fs::read(staging.join("app.json")).unwrap()).unwrap();
+    let expected = serde_json::json!({
+        "app": "shop", "env": "staging", "version": "v2", "runtime": "node", "runtime_version": "22.1.0",
+        "dir": "apps/web", "main": "run", "start": ["node", "{main}"], "install": [], "vars": { "A": "b" },
+        "limits": {
+            "idle_timeout_s": 300, "startup_timeout_s": 30, "drain_timeout_s": 30, "request_body": 128 << 20,
+        },
+        "commit_message": "Fix the cart", "git_dirty": true,
+    });
+    assert_eq!(told, expected);
+    let mise = fs::read_to_string(staging.join("mise.toml")).unwrap();
+    assert_eq!(mise, "[tools]\njq = \"1\"\nnode = \"22.1.0\"\n");
+    // Again, it touches nothing.
+    let before = staging.join("app.json").metadata().unwrap().ino();
+    describe(&w.layout, &node).unwrap();
+    assert_eq!(staging.join("app.json").metadata().unwrap().ino(), before);
+    activate(&w.layout, &w.manifest("v2")).unwrap();
     assert_eq!(fs::read_link(w.layout.current(&w.id)).unwrap(), Path::new("releases/v2"));
-    let told: Manifest = serde_json::from_slice(&fs::read(release.join("app.json")).unwrap()).unwrap();
-    assert_eq!(told, node);
-    assert_eq!(fs::read_to_string(release.join("mise.toml")).unwrap(), "[tools]\nnode = \"22.1.0\"\n");
 }
 
 #[test]

@@ -77,6 +77,11 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
+/// Whether an archive may hold a file at `path`, or a link there.
+pub(crate) fn takes(path: &Path, link: Option<&Path>) -> bool {
+    check_name(path).is_ok() && link.is_none_or(|target| check_link(path, target).is_ok())
+}
+
 /// Relative, made of plain names, without control characters, not longer than the kernel takes.
 fn check_name(path: &Path) -> Result<(), String> {
     let bytes = path.as_os_str().as_bytes();

@@ -4,6 +4,7 @@
 //! yields all of them at once, and no `Project`.
 
 pub(crate) mod preset_ref;
+pub(crate) mod lines;
 mod meaning;
 mod environment;
 #[cfg(test)]
@@ -184,7 +185,7 @@ fn no_file(dir: &Path) -> Error {
 }
 
 /// The text of `tako.toml` in `dir`, if there is one.
-fn read(dir: &Path) -> Result<Option<String>> {
+pub(crate) fn read(dir: &Path) -> Result<Option<String>> {
     let path = dir.join(FILE);
     let Some(bytes) = read_if_there(&path, MAX_FILE).map_err(|e| e.with_kind(Kind::Config))? else { return Ok(None) };
     match String::from_utf8(bytes) {

@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
 use super::pick::never_ships;
+use crate::cli::nearest::nearest;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::Runtime;
 use crate::proto::target::{Arch, Libc, Target};
@@ -113,7 +114,7 @@ fn absent(app: &Path, main: &str) -> Error {
     }
 }
 
-/// A file of the same name elsewhere in the app, or beside it with another extension.
+/// A file beside it with another extension or a slip in its name, or one of the same name elsewhere in the app.
 fn alike(app: &Path, main: &str) -> Option<String> {
     let name = Path::new(main).file_name()?;
     let stem = Path::new(main).file_stem()?;
@@ -122,6 +123,12 @@ fn alike(app: &Path, main: &str) -> Option<String> {
     beside.sort();
     if let Some(found) = beside.iter().find(|p| p.is_file() && p.file_stem() == Some(stem)) {
         return found.strip_prefix(app).ok()?.to_str().map(Into::into);
+    }
+    let names: Vec<&str> = beside.iter().filter_map(|p| p.file_name()?.to_str()).collect();
+    if let Some(near) = nearest(name.to_str()?, names.iter().copied())
+        && let Some(found) = Path::new(main).with_file_name(near).to_str().filter(|found| app.join(found).is_file())
+    {
+        return Some(found.into());
     }
     let (mut open, mut looked) = (vec![app.to_path_buf()], 0);
     // The nearest folders first.
@@ -387,6 +394,7 @@ mod tests {
         };
         check("src/server.ts", &[]);
         check("src/server.js", &["does not exist after the build", "there is `src/server.ts`"]);
+        check("src/sevrer.ts", &["there is `src/server.ts`"]);
         check("app.js", &["there is `deep/er/app.js`"]);
         check("other.js", &["does not exist", "set `main` in tako.toml"]);
         check("dist", &["is a folder", "main = \"dist/index.js\""]);

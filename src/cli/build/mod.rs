@@ -55,7 +55,7 @@ pub(crate) struct Order {
     pub recipe: Recipe,
     pub runtime_version: Option<String>,
     pub target: Target,
-    steps: Vec<Step>,
+    pub steps: Vec<Step>,
     include: Globs,
     exclude: Globs,
 }

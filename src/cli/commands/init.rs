@@ -69,13 +69,20 @@ fn tell(ui: &Ui, dir: &Path, found: &Found) {
         rows.push(("preset", value, why.clone()));
     }
     if let Some(habit) = &found.habit {
-        rows.push(("main", habit, "it is there".into()));
+        rows.push(("main", habit, "found here".into()));
     }
     if let Some(Seen { value, why }) = &found.main {
         rows.push(("main", value, why.clone()));
     }
     if let Some(Seen { value, why }) = &found.build {
         rows.push(("build", value, why.clone()));
+    }
+    let (install, start) = (words(found.install.as_ref()), words(found.start.as_ref()));
+    if let Some(install) = &install {
+        rows.push(("install", install, String::new()));
+    }
+    if let Some(start) = &start {
+        rows.push(("start", start, String::new()));
     }
     if let Some(Seen { value, why }) = &found.health {
         rows.push(("health", value, why.clone()));
@@ -89,12 +96,24 @@ fn tell(ui: &Ui, dir: &Path, found: &Found) {
     if !below.is_empty() {
         rows.push(("app", &below, whole));
     }
-    let wide = |pick: fn(&(&str, &str, String)) -> usize| rows.iter().map(pick).max().unwrap_or(0);
-    let (first, second) = (wide(|r| r.0.len()), wide(|r| r.1.chars().count()).min(32));
+    // What is long has no reason behind it.
+    let second = rows.iter().filter(|r| !r.2.is_empty()).map(|r| r.1.chars().count()).max().unwrap_or(0);
+    let first = rows.iter().map(|r| r.0.len()).max().unwrap_or(0);
     for (what, value, why) in &rows {
-        ui.note(&format!("{what:first$}  {value:second$}  {why}"));
+        ui.note(format!("{what:first$}  {value:second$}  {why}").trim_end());
     }
     found.remarks.iter().for_each(|remark| ui.warn(remark));
+    if ui.is_interactive() && !rows.is_empty() {
+        ui.note("");
+    }
+}
+
+/// A command as it would be typed; what a shell is given is that.
+fn words(argv: Option<&Vec<String>>) -> Option<String> {
+    Some(match argv?.as_slice() {
+        [shell, flag, line] if shell == "sh" && flag == "-c" => line.clone(),
+        words => words.join(" "),
+    })
 }
 
 /// What the command line says, checked before anything else is done.
@@ -104,8 +123,6 @@ struct Wanted {
     main: Option<String>,
     route: Option<Route>,
     servers: Vec<ServerName>,
-    /// Nothing is asked that has an answer already.
-    brief: bool,
 }
 
 impl Wanted {
@@ -127,7 +144,6 @@ impl Wanted {
             main: args.value("main").map(main_of).transpose()?,
             route,
             servers,
-            brief,
         })
     }
 
@@ -165,11 +181,10 @@ impl Wanted {
             (Some(main), ..) => Some(main),
             (None, ..) if preset.is_some() => None,
             (None, _, Some(_)) => None,
-            (None, Some(seen), None) if self.brief || !ui.is_interactive() => Some(seen.value),
-            (None, seen, None) => {
-                let seen = seen.map(|seen| seen.value);
+            (None, Some(seen), None) => Some(seen.value),
+            (None, None, None) => {
                 let question = "File to run, also when the build makes it";
-                Some(again(ui, || main_of(&ui.ask(question, seen.as_deref(), "`--main FILE`")?))?)
+                Some(again(ui, || main_of(&ui.ask(question, None, "`--main FILE`")?))?)
             }
         };
         let route = match self.route {
@@ -281,7 +296,7 @@ fn write(ui: &Ui, args: &Args, dir: &Path, start: &Start) -> Result<Exit> {
     // Through a link, not over it.
     let real = path.canonicalize().unwrap_or_else(|_| path.clone());
     write_atomic(&real, text.as_bytes(), project::mode_of(&real))?;
-    ui.success(&format!("wrote {FILE}: {} on {}, at {}", start.name, start.runtime.as_str(), start.route));
+    ui.success(&format!("wrote {FILE}: {} ({}) at {}", start.name, start.runtime.as_str(), start.route));
     match ignore::ignore(dir) {
         Ignored::Added => ui.note("added .tako/ to .gitignore, but for the files in it that belong in git"),
         Ignored::Nothing => {}

@@ -35,6 +35,20 @@ pub(crate) const COMMANDS: &[Command] = &[
         does: Does::Run(init::run),
     },
     Command {
+        name: "config",
+        aliases: &[],
+        about: "the configuration in effect, and where each value came from",
+        args: &[],
+        flags: &[ENV, value("server", "NAME", "also what this server gets; may be repeated")],
+        examples: &[
+            ("tako config", "of production, as a tako.toml that says everything"),
+            ("tako config --env staging", "of another environment"),
+            ("tako config --json", "for a program"),
+        ],
+        hidden: false,
+        does: Does::Run(super::config::run),
+    },
+    Command {
         name: "deploy",
         aliases: &[],
         about: "build this project and put it live, without dropping a request",

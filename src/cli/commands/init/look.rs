@@ -13,6 +13,8 @@ use crate::proto::manifest::Runtime;
 
 /// A source file or a list of dependencies beyond this is not looked into.
 const MAX_TEXT: u64 = 256 << 10;
+/// Places in a source that are looked at for a port; a short program has a few hundred.
+const MAX_MARKS: usize = 2_000;
 /// Folders of a workspace that are named as a hint.
 const MAX_APPS: usize = 6;
 /// Folders that are looked into for them.
@@ -97,6 +99,7 @@ fn preset(dir: &Path, package: &Package, runtime: Runtime, server: bool) -> Opti
         package.needs(needed)
             && (*whole || !server)
             && (*name != "vite" || page)
+            && (*name != "hono" || runtime == Runtime::Node)
             && built_in::family(runtime, name).is_some()
     })?;
     Some(Seen { value: (*name).into(), why: format!("`{package}` in package.json") })
@@ -143,7 +146,7 @@ fn usual_main(dir: &Path) -> Option<Seen<String>> {
     const STEMS: [&str; 6] = ["server", "src/server", "app", "src/app", "main", "src/main"];
     let names = STEMS.iter().flat_map(|stem| ["ts", "js", "mjs"].map(|ext| format!("{stem}.{ext}")));
     let found = names.into_iter().find(|name| dir.join(name).is_file())?;
-    Some(Seen { why: "it is there".into(), value: found })
+    Some(Seen { why: "found here".into(), value: found })
 }
 
 fn packages(dir: &Path) -> Option<Seen<&'static str>> {
@@ -290,17 +293,22 @@ impl Found {
 
 /// A port in a text such as `":8080"`, `0.0.0.0:3000` or `port=8000`.
 fn port_in(source: &str) -> Option<u16> {
-    let starts = source.match_indices([':', '=', '(', ',']).map(|(at, mark)| (at + mark.len(), mark));
-    starts.take(100_000).find_map(|(at, mark)| {
-        let rest = source.get(at..)?.trim_start_matches(' ');
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let before = source.get(..at - 1)?;
+    let starts = source.match_indices([':', '=', '(', ',']);
+    starts.take(MAX_MARKS).find_map(|(at, mark)| {
+        let (before, rest) = (source.get(..at)?, source.get(at + 1..)?);
+        let number = if mark == ":" { rest } else { rest.trim_start_matches(' ') };
+        let digits = number.bytes().take_while(u8::is_ascii_digit).count();
+        let after = number.get(digits..)?.chars().next();
         let meant = match mark {
-            ":" => before.ends_with(['"', '\'']) || before.ends_with(|c: char| c.is_ascii_digit()),
+            // The colon is within the text: `":8080"`, and not behind one: `"a":1999`.
+            ":" => match before.chars().next_back() {
+                Some(quote @ ('"' | '\'')) => after == Some(quote),
+                last => last.is_some_and(|c| c.is_ascii_digit()),
+            },
             "=" => before.trim_end().to_ascii_lowercase().ends_with("port"),
             _ => before.to_ascii_lowercase().ends_with("listen") || before.ends_with(['"', '\'']),
         };
-        let port = rest.get(..digits).filter(|d| (4..=5).contains(&d.len()))?.parse().ok()?;
+        let port = number.get(..digits).filter(|d| (4..=5).contains(&d.len()))?.parse().ok()?;
         (meant && port >= 1024).then_some(port)
     })
 }
@@ -360,7 +368,7 @@ mod tests {
         };
         check("{}", &[], None);
         check("{}", &["index.js", "server.js"], None);
-        check("{}", &["server.js", "app.js"], Some(("server.js", "it is there")));
+        check("{}", &["server.js", "app.js"], Some(("server.js", "found here")));
         check(r#"{"main":"./lib/run.js"}"#, &["lib/run.js"], Some(("lib/run.js", "main of package.json")));
         check(r#"{"main":"dist/run.js"}"#, &[], None);
         let script = |start: &str, more: &str| format!(r#"{{"scripts":{{"start":"{start}"{more}}}}}"#);
@@ -457,7 +465,7 @@ mod tests {
         check("listen(\"0.0.0.0:3000\")", Some(3000), None);
         check("listen(\":8080\")", Some(8080), None);
         check("serve(('', int(os.environ['PORT'])))", None, None);
-        check("x = 2024\ny = {'a': 1999}", None, None);
+        check("x = 2024\ny = {'a': 1999, \"b\":1998}", None, None);
     }
 
     #[test]

@@ -51,11 +51,13 @@ fn writes_a_file_that_loads() {
 
 #[test]
 fn whatever_is_found_makes_a_file_that_loads() {
-    let check = |name: &str, files: &[(&str, &str)]| {
+    let mut screens = String::new();
+    let mut check = |name: &str, files: &[(&str, &str)]| {
         let dir = tempfile::tempdir().unwrap();
         write_all(dir.path(), files);
         let (ended, said) = init(dir.path(), &["--name", "shop", "--route", "shop.example.com"], true);
         ended.unwrap_or_else(|e| panic!("{name}: {e}: {said}"));
+        screens += &format!("# {name}\n{said}\n");
         Project::load(dir.path(), &mut |w| panic!("{name}: {w}")).unwrap();
         crate::cli::golden::check(Path::new(&format!("tests/data/config/init-{name}.toml")), &written(dir.path()));
     };
@@ -71,6 +73,11 @@ fn whatever_is_found_makes_a_file_that_loads() {
         &[("main.py", "app = FastAPI()\n"), ("pyproject.toml", "dependencies = [\"fastapi\"]"), ("uv.lock", "")],
     );
     check("odd-names", &[("package.json", r#"{"scripts":{"start":"node 'a\"b.js"}}"#), ("'a\"b.js", "")]);
+    check(
+        "a-port-of-its-own",
+        &[("go.mod", "module example.com/api\n"), ("main.go", "http.ListenAndServe(\":8080\")")],
+    );
+    crate::cli::golden::check(Path::new("tests/data/screens/init.txt"), &screens);
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(super) struct Start {
 }
 
 pub(super) fn text(start: &Start) -> String {
-    let mut text = String::from("# What Tako deploys, and where. `tako config` shows all that it means.\n");
+    let mut text = String::from("# What Tako deploys, and where; `tako config` explains it.\n");
     let mut add = |line: String| {
         text.push_str(&line);
         text.push('\n');
@@ -35,7 +35,7 @@ pub(super) fn text(start: &Start) -> String {
     add(set("name", start.name.as_str()));
     add(set("runtime", start.runtime.as_str()));
     if let Some(preset) = &start.preset {
-        add(format!("{}   # how it is built and started; `tako config` shows it", set("preset", preset.as_str())));
+        add(format!("{}   # how it is built and started", set("preset", preset.as_str())));
     }
     match (&start.main, &start.habit) {
         (Some(main), _) => add(set("main", main.as_str())),
@@ -43,7 +43,7 @@ pub(super) fn text(start: &Start) -> String {
         (None, None) => {}
     }
     if let Some(words) = &start.install {
-        add(format!("{}   # on the server, once per release", set("install", words.iter().collect::<Array>())));
+        add(format!("{}   # on the server", set("install", words.iter().collect::<Array>())));
     }
     if let Some(words) = &start.start {
         add(set("start", words.iter().collect::<Array>()));
@@ -54,20 +54,27 @@ pub(super) fn text(start: &Start) -> String {
     add(String::new());
     match &start.build {
         Some(build) => add(format!("[build]\n{}", set("build", build.as_str()))),
-        None if start.preset.is_some() => {
-            add("# [build]\n# build = \"npm run build\"   # instead of the preset's".into())
-        }
-        None => add("# [build]\n# build = \"npm run build\"".into()),
+        None => add(format!("# [build]\n# {}", set("build", example(start.runtime)))),
     }
-    add("\n# [vars]\n# LOG_LEVEL = \"info\"   # secrets have a place of their own: tako secrets set NAME\n".into());
+    add("\n# [vars]\n# LOG_LEVEL = \"info\"   # secrets: tako secrets set NAME\n".into());
     add("[envs.production]".into());
     add(set("route", start.route.to_string()));
     match start.servers.as_slice() {
-        [] => add("# servers = [\"fra1\"]   # as named by `tako servers add`; not needed while there is one".into()),
+        [] => add("# servers = [\"fra1\"]   # needed once you have several".into()),
         servers => add(set("servers", servers.iter().map(ServerName::as_str).collect::<Array>())),
     }
-    add("# instances = 2         # 0 starts the app on its first request".into());
+    add("# instances = 2        # 0: started by its first request".into());
     text
+}
+
+/// What may be run to build it, where nothing is known of that.
+fn example(runtime: Runtime) -> &'static str {
+    match runtime {
+        Runtime::Bun => "bun run build",
+        Runtime::Node => "npm run build",
+        Runtime::Deno => "deno task build",
+        Runtime::Binary => "make",
+    }
 }
 
 fn set(key: &str, value: impl Into<Value>) -> String {

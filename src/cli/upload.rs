@@ -9,7 +9,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
@@ -182,7 +182,9 @@ impl<'a> Uploads<'a> {
         let name = format!("{}-{}.{}.delta", short(from.sha256), short(sha256), std::process::id());
         let file = self.dir.join(name);
         let to = Whole { file: &built.file, sha256, unpacked: *unpacked };
+        let begun = Instant::now();
         let bytes = delta::make(from, to, &file)?;
+        self.ui.detail(&format!("made a delta of {} in {} ms", units::size(bytes), begun.elapsed().as_millis()));
         if !is_worth(bytes, *full) {
             fs::remove_file(&file).context(|| format!("remove {}", file.display()))?;
             self.ui.detail(&format!("a delta would take {} of {}", units::size(bytes), units::size(*full)));

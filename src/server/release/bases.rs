@@ -10,7 +10,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::{SPARE_BYTES, check_space, crash, entries, remove_any};
 use crate::archive::delta::{self, Whole};
@@ -56,6 +56,7 @@ pub(super) fn rebuild(layout: &Layout, id: &AppId, wanted: &str, artifact: &Arti
     // The archive beside the release, at worst as large as its tar.
     check_space(layout, artifact.unpacked.saturating_mul(2))?;
     let file = layout.bases(id).join(REBUILT);
+    let begun = Instant::now();
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     check_memory(delta::memory(base.unpacked, artifact.unpacked), available())?;
     let old = Whole { file: &base.file, sha256: &base.base.sha256, unpacked: base.unpacked };
@@ -65,11 +66,16 @@ pub(super) fn rebuild(layout: &Layout, id: &AppId, wanted: &str, artifact: &Arti
     match applied {
         Ok(()) => {
             crash::point("unpack: rebuilt by a delta");
+            let ms = begun.elapsed().as_millis();
+            log::info!("app={id} rebuilt from={} delta={} ms={ms}", base.base.version, artifact.bytes);
             Ok(file)
         }
         Err(e) => {
-            log::warn!("app={id} base={} is in doubt and goes: {e}", base.base.version);
-            remove(&base.file);
+            // Which of the two was wrong is not worth finding out; a disk that is full says nothing about either.
+            if e.kind() == Kind::Refused {
+                log::warn!("app={id} base={} is in doubt and goes: {e}", base.base.version);
+                remove(&base.file);
+            }
             Err(e)
         }
     }

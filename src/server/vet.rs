@@ -179,7 +179,9 @@ mod tests {
 
     #[test]
     fn an_artifact_is_a_plain_name() {
-        let check = |file: &str| artifact(&Artifact { file: file.into(), sha256: "0".into(), bytes: 1, unpacked: 1 });
+        let check = |file: &str| {
+            artifact(&Artifact { file: file.into(), sha256: "0".into(), bytes: 1, unpacked: 1, base: None })
+        };
         check("4f2c9ab-linux.tar.zst").unwrap();
         for bad in ["", ".", "..", ".x", "a/b", "/etc/passwd", "../host.key", "a\0b", "a b", "é", &"a".repeat(256)] {
             assert_eq!(check(bad).unwrap_err().kind(), Kind::Refused, "{bad}");

@@ -1,9 +1,9 @@
 //! Build: from a Project to an Artifact, on this machine.
 //!
-//! `bundle` says which files are the source and what their Version is; `preset` and `recipe` what is done with it by
-//! default; `tree` makes a clean copy to run them in; `stage` runs them; `assets` merges what is served as files,
-//! `entry` looks whether the result can start, `glob` and `pick` choose what of it is shipped; `cache` remembers what
-//! was made of what.
+//! `bundle` says which files are the source and what their Version is, and `sources` keeps them; `preset` and `recipe`
+//! what is done with it by default; `tree` makes a clean copy to run them in; `stage` runs them; `assets` merges what is
+//! served as files, `entry` looks whether the result can start, `glob` and `pick` choose what of it is shipped; `cache`
+//! remembers what was made of what.
 //!
 //! **Invariant**: nothing is written into the user's tree but below `.tako/`.
 
@@ -12,9 +12,11 @@ pub(crate) mod bundle;
 pub(crate) mod cache;
 pub(crate) mod entry;
 pub(crate) mod glob;
+mod many;
 pub(crate) mod pick;
 pub(crate) mod preset;
 pub(crate) mod recipe;
+mod sources;
 pub(crate) mod stage;
 pub(crate) mod tree;
 
@@ -107,10 +109,17 @@ pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say
     let _lock = lock(&dir)?;
     let key = cache::key(project, order);
     let file = cache::file(&artifacts, order.target, &key);
+    let keep_sources = |from: &Path| -> Result<()> {
+        let left_out = sources::keep(&artifacts, &order.source, from)?;
+        left_out.iter().for_each(|path| say(Said::Doing(&format!("the source archive cannot hold {path:?}"))));
+        Ok(())
+    };
     if let Some(packed) = cache::find(&file)? {
+        keep_sources(&order.source.root)?;
         return Ok(Built { file, packed, cached: true, how: "nothing changed".into() });
     }
     let tree = tree::make(&dir.join("build"), &order.source, &order.steps)?;
+    keep_sources(&tree)?;
     for step in &order.steps {
         interrupt.check()?;
         say(Said::Running(&step.command));

@@ -71,6 +71,9 @@ impl<'a> Rule<'a> {
     fn is_made_elsewhere(&self, path: &Path) -> bool {
         let name = path.file_name().map(OsStr::as_bytes);
         let made = matches!(name, Some(b"node_modules" | b"target"));
+        if tree::is_cache(path, &self.source_folders) {
+            return true;
+        }
         made && path.parent().is_some_and(|folder| self.source_folders.contains(folder))
     }
 }

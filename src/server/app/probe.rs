@@ -490,7 +490,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let app = std::thread::spawn(move || {
-            let mut answer = |after: Duration| {
+            let answer = |after: Duration| {
                 let (mut stream, _) = listener.accept().unwrap();
                 assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
                 // An app that works on something else.

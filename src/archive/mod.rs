@@ -12,6 +12,7 @@
 pub(crate) mod inflate;
 pub(crate) mod pack;
 pub(crate) mod unpack;
+pub(crate) mod delta;
 
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;

@@ -176,6 +176,27 @@ fn list(root: &Path, below: &Path, options: &[OsString], depth: u32, files: &mut
     Ok(())
 }
 
+/// The rule that keeps `path`, relative to `dir`, out of the repository: `file:line:pattern`; `None` when there is none.
+///
+/// # Errors
+/// When git is not there, or `dir` is in no repository.
+pub(crate) fn ignored_by(dir: &Path, path: &Path) -> Result<Option<String>> {
+    let mut args: Vec<&OsStr> = ["check-ignore", "--verbose", "--no-index", "--"].map(OsStr::new).to_vec();
+    args.push(path.as_os_str());
+    match run(dir, &args)? {
+        Some(out) if out.status.success() => {
+            let rule = plain(out.stdout.split(|b| *b == b'\t').next().unwrap_or_default());
+            // A rule that takes back counts as found too.
+            let taken_back = rule.splitn(3, ':').nth(2).is_some_and(|pattern| pattern.starts_with('!'));
+            Ok((!rule.is_empty() && !taken_back).then_some(rule))
+        }
+        // 1 is: no rule.
+        Some(out) if out.status.code() == Some(1) => Ok(None),
+        Some(out) => Err(failed("ask git what it ignores", &out)),
+        None => Err(Error::new(Kind::NotFound, "git is not on PATH")),
+    }
+}
+
 fn checked(dir: &Path, args: &[impl AsRef<OsStr>]) -> Result<Vec<u8>> {
     let out = run(dir, args)?.ok_or_else(|| Error::new(Kind::NotFound, "git is gone from PATH"))?;
     let verb = || args.iter().map(|arg| arg.as_ref().to_string_lossy()).find(|arg| !arg.starts_with('-'));

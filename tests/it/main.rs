@@ -23,6 +23,7 @@ mod control;
 mod deploy;
 mod deploys;
 mod monorepo;
+mod uploads;
 mod operations;
 mod assets;
 mod websocket;

@@ -179,7 +179,7 @@ fn set(pattern: &[u8]) -> Option<(Box<[bool; 256]>, &[u8])> {
                 let length = name.iter().position(|b| *b == b']')?;
                 if let Some(class) = name[..length].strip_suffix(b":") {
                     let class = class_of(class)?;
-                    (0..=255u8).filter(|b| class(b)).for_each(|b| set[usize::from(b)] = true);
+                    (0..=255u8).filter(class).for_each(|b| set[usize::from(b)] = true);
                     at += 1 + length + 1;
                     (before, first) = (None, false);
                     continue;

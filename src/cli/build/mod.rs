@@ -1,20 +1,25 @@
 //! Build: from a Project to an Artifact, on this machine.
 //!
 //! `bundle` says which files are the source and what their Version is; `preset` which commands a runtime runs by
-//! default; `tree` makes a clean copy to run them in; `stage` runs them; `glob` and `pick` choose what of the result
-//! is shipped; `cache` remembers what was made of what.
+//! default, `packages` how dependencies are installed; `tree` makes a clean copy to run them in; `stage` runs them in an
+//! `environment`, one build in its `turn`, and `verdict` has the words for those that fail; `glob` and `pick` choose what
+//! of the result is shipped; `cache` remembers what was made of what, installed `modules` included.
 //!
 //! **Invariant**: nothing is written into the user's tree but below `.tako/`.
 
 pub(crate) mod bundle;
 pub(crate) mod cache;
+pub(crate) mod environment;
 pub(crate) mod glob;
+pub(crate) mod modules;
+pub(crate) mod packages;
 pub(crate) mod pick;
 pub(crate) mod preset;
 pub(crate) mod stage;
 pub(crate) mod tree;
+pub(crate) mod turn;
+pub(crate) mod verdict;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::interrupt::Interrupt;
@@ -25,6 +30,7 @@ use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::target::Target;
 use bundle::Source;
+use environment::Environment;
 use glob::Globs;
 use pick::Rule;
 use preset::Facts;
@@ -36,6 +42,7 @@ pub(crate) struct Order {
     pub runtime_version: Option<String>,
     pub target: Target,
     steps: Vec<Step>,
+    environment: Environment,
     include: Globs,
     exclude: Globs,
 }
@@ -54,6 +61,9 @@ pub(crate) struct Built {
 /// What a build says while it works.
 pub(crate) enum Said<'a> {
     Doing(&'a str),
+    /// Somebody else builds here.
+    Waiting(&'a str),
+    Warning(&'a str),
     /// A command was started.
     Running(&'a str),
     /// A line of a command's output.
@@ -69,31 +79,45 @@ pub(crate) fn order(project: &Project) -> Result<Order> {
     let exclude = Globs::parse(&project.build.exclude).context(|| "[build] exclude".into())?;
     let source = bundle::collect(&project.dir)?;
     let steps = preset::steps(project, &source, &Facts::of(project, &source)?)?;
-    let runtime_version = preset::runtime_version(project);
-    Ok(Order { source, runtime_version, target: Target::of_this_machine()?, steps, include, exclude })
+    let runtime_version = preset::runtime_version(project, &source);
+    // After the runtime was asked for: that may have made `mise` install it.
+    let environment = Environment::of(&source, &steps)?;
+    Ok(Order { source, runtime_version, target: Target::of_this_machine()?, steps, environment, include, exclude })
 }
 
-/// The artifact of `order`, from the cache or built. `say` hears how it goes.
+/// The artifact of `order`, from the cache unless it is to be made `anew`, or built. `say` hears how it goes.
 ///
 /// # Errors
-/// Build with the last output of the command that failed; Busy while another `tako` builds the same project;
-/// Interrupted.
-pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say: &dyn Fn(Said<'_>)) -> Result<Built> {
+/// Build with the last output of the command that failed; Refused when the sources changed meanwhile; Interrupted.
+pub(crate) fn build(
+    project: &Project,
+    order: &Order,
+    anew: bool,
+    interrupt: &Interrupt,
+    say: &dyn Fn(Said<'_>),
+) -> Result<Built> {
     let dir = project.dir.join(".tako");
     let artifacts = dir.join("artifacts");
     disk::make_dirs(&artifacts, 0o755)?;
     keep_out_of_git(&dir)?;
-    let _lock = lock(&dir)?;
-    let key = cache::key(project, order);
+    let turn = turn::take(&dir, interrupt, &mut |whom| say(Said::Waiting(whom)))?;
+    let key = cache::key(project, order)?;
     let file = cache::file(&artifacts, order.target, &key);
-    if let Some(packed) = cache::find(&file)? {
-        return Ok(Built { file, packed, cached: true, how: "nothing changed".into() });
+    if !anew && let Some(packed) = cache::find(&file)? {
+        return Ok(Built { file, packed, cached: true, how: "from the cache, nothing changed".into() });
+    }
+    if turn.waited && bundle::collect(&project.dir)?.hash != order.source.hash {
+        return Err(
+            Error::new(Kind::Refused, "the sources changed while another build was waited for").hint("run it again")
+        );
     }
     let tree = tree::make(&dir.join("build"), &order.source, &order.steps)?;
     for step in &order.steps {
         interrupt.check()?;
-        say(Said::Running(&step.command));
-        stage::run(&tree, &order.source, step, interrupt, &mut |line| say(Said::Output(line)))?;
+        step.warning.iter().for_each(|warning| say(Said::Warning(warning)));
+        say(Said::Running(&step.title()));
+        let mut on = |line: &str| say(Said::Output(line));
+        stage::run(&tree, &order.source, &order.environment, step, interrupt, &mut on)?;
     }
     let app = tree.join(&order.source.app);
     tree::merge_assets(&app, &project.build.assets)?;
@@ -104,7 +128,7 @@ pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say
     let packed = cache::store(&file, |temp| pack(&tree, &files, temp))?;
     cache::prune(&artifacts, &file);
     let how = match order.steps.last() {
-        Some(step) => format!("{} · {} files", step.command, files.len()),
+        Some(step) => format!("{} · {} files", step.title(), files.len()),
         None => format!("{} files", files.len()),
     };
     Ok(Built { file, packed, cached: false, how })
@@ -125,20 +149,6 @@ fn check_main(app: &Path, main: &str) -> Result<()> {
         true => Ok(()),
         false => Err(Error::new(Kind::Build, format!("`{main}` does not exist after the build"))
             .hint("set `main` in tako.toml to the file that starts the app, or `[build] build` to what makes it")),
-    }
-}
-
-/// Held while the build tree is in use; it ends with the process, so it is never left behind.
-fn lock(dir: &Path) -> Result<File> {
-    let path = dir.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.context(|| format!("open {}", path.display()))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err(Error::new(Kind::Busy, "another tako is building this project").hint("wait until it is done"))
-        }
-        Err(e) => Err(e).context(|| format!("lock {}", path.display())),
     }
 }
 

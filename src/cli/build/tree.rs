@@ -26,14 +26,17 @@ pub(crate) fn make(dir: &Path, source: &Source, steps: &[Step]) -> Result<PathBu
         let (from, to) = (source.root.join(&entry.path), dir.join(&entry.path));
         copy(&from, &to, &entry.what)?;
     }
-    for folder in folders.iter().filter(|folder| !installs(steps, folder)) {
-        let modules = source.root.join(folder).join("node_modules");
-        if modules.is_dir() {
-            let link = dir.join(folder).join("node_modules");
-            symlink(&modules, &link).context(|| format!("link {}", link.display()))?;
-        }
+    for modules in linked(source, steps) {
+        let link = dir.join(&modules);
+        symlink(source.root.join(&modules), &link).context(|| format!("link {}", link.display()))?;
     }
     Ok(dir)
+}
+
+/// The `node_modules` folders that are linked from the user's tree, relative to the root.
+pub(crate) fn linked(source: &Source, steps: &[Step]) -> Vec<PathBuf> {
+    let folders = folders(source).into_iter().filter(|folder| !installs(steps, folder));
+    folders.map(|folder| folder.join("node_modules")).filter(|modules| source.root.join(modules).is_dir()).collect()
 }
 
 /// Every folder that has a file of the source in or below it, the root included.

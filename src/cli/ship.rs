@@ -169,10 +169,7 @@ pub(crate) fn ship(ui: &Ui, shipment: &Shipment<'_>, interrupt: &Interrupt) -> R
 fn build_step(ui: &Ui, shipment: &Shipment<'_>, task: Task, interrupt: &Interrupt) -> Result<Built> {
     let say = |said: Said<'_>| match said {
         Said::Doing(what) => ui.detail(what),
-        Said::Waiting(whom) => {
-            task.set(whom);
-            ui.note(whom);
-        }
+        Said::Waiting(whom) => ui.note(whom),
         Said::Warning(words) => ui.warn(words),
         Said::Running(command) => {
             task.set(command);

@@ -44,9 +44,10 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    /// The command in one line.
+    /// The command in one line: of a script the first that does something.
     pub fn title(&self) -> String {
-        let mut lines = self.command.lines().map(str::trim).filter(|line| !line.is_empty());
+        let says_little = |line: &str| line.is_empty() || line.starts_with('#') || line.starts_with("set -");
+        let mut lines = self.command.lines().map(str::trim).filter(|line| !says_little(line));
         let first = lines.next().unwrap_or_default();
         let short: String = first.chars().take(NAMED).collect();
         match short.len() < first.len() || lines.next().is_some() {
@@ -87,7 +88,7 @@ pub(crate) fn run(
             let _ = line.send(text);
         });
     });
-    let mut last = VecDeque::new();
+    let (mut first, mut last) = (Vec::new(), VecDeque::new());
     let mut ended = None;
     let [signal, sibling] = interrupt.bells();
     let status = loop {
@@ -99,6 +100,9 @@ pub(crate) fn run(
             recv(lines) -> text => match text {
                 Ok(text) => {
                     on(&text);
+                    if first.len() < SHOWN {
+                        first.push(text.clone());
+                    }
                     if last.len() == SHOWN {
                         last.pop_front();
                     }
@@ -113,17 +117,20 @@ pub(crate) fn run(
     };
     match status {
         Some(status) if status.success() => Ok(()),
-        status => Err(failed(step, status, last.into())),
+        status => Err(failed(step, status, &first, last.into())),
     }
 }
 
-fn failed(step: &Step, status: Option<ExitStatus>, lines: Vec<String>) -> Error {
+/// The end is shown. What helps may be found in the beginning, too: npm says first what is wrong, and then for fifty lines
+/// how it could be used.
+fn failed(step: &Step, status: Option<ExitStatus>, first: &[String], lines: Vec<String>) -> Error {
     let place = match step.dir.as_os_str().is_empty() {
         true => String::new(),
         false => format!(" in {}", step.dir.display()),
     };
     let message = format!("{}: `{}`{place} {}", step.name, step.title(), verdict::ending(status));
     let hint = verdict::hint(status, &lines)
+        .or_else(|| verdict::hint(status, first))
         .or_else(|| (lines.len() == SHOWN).then(|| "with `--verbose` you see all that it says".into()));
     let error = Error::new(Kind::Build, message).with_detail(lines);
     match hint {

@@ -407,7 +407,7 @@ fn a_failure_says_how_it_ended_and_what_helps() {
     );
     check(
         "set -e\nno-such-tool --x\n",
-        "build: `set -e …` ended with exit code 127",
+        "build: `no-such-tool --x` ended with exit code 127",
         Some("there is no `no-such-tool` here"),
     );
     check("touch x; ./x", "build: `touch x; ./x` ended with exit code 126", Some("chmod +x"));

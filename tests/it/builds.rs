@@ -20,14 +20,14 @@ const APP: &str = "#!/usr/bin/env node\n\
     require('node:http').createServer((_, a) => a.end('up')).listen(process.env.PORT, '127.0.0.1');\n";
 
 /// A project and its owner's home.
-struct Shop {
+pub struct Shop {
     dir: TempDir,
     path: String,
 }
 
 impl Shop {
     /// An app that is built by `build`.
-    fn new(build: &str) -> Shop {
+    pub fn new(build: &str) -> Shop {
         let shop = Shop { dir: TempDir::new().unwrap(), path: std::env::var("PATH").unwrap() };
         shop.write("run", APP);
         fs::set_permissions(shop.at("run"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -35,7 +35,7 @@ impl Shop {
         shop
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub fn at(&self, name: &str) -> PathBuf {
         self.dir.path().join("shop").join(name)
     }
 
@@ -58,7 +58,7 @@ impl Shop {
         command
     }
 
-    fn run(&self, args: &[&str]) -> Ran {
+    pub fn run(&self, args: &[&str]) -> Ran {
         Ran::from(args, self.command(args).output().unwrap())
     }
 

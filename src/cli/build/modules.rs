@@ -114,17 +114,14 @@ fn sorted(dir: &Path) -> Result<Vec<PathBuf>> {
 
 /// The content, or that there is none.
 fn add_file(hash: &mut Sha256, path: &Path) -> io::Result<()> {
-    let file = match File::open(path) {
-        Ok(file) if file.metadata()?.is_file() => file,
-        Ok(_) => return Ok(hash.update(b"-")),
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(hash.update(b"-"));
-        }
+    let mut content = Vec::new();
+    let found = match File::open(path) {
+        Ok(file) if file.metadata()?.is_file() => file.take(MAX_READ).read_to_end(&mut content).map(|_| true)?,
+        Ok(_) => false,
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => false,
         Err(e) => return Err(e),
     };
-    let mut content = Vec::new();
-    file.take(MAX_READ).read_to_end(&mut content)?;
-    hash.update(b"+");
+    hash.update(if found { b"+" } else { b"-" });
     frame(hash, &content);
     Ok(())
 }

@@ -68,7 +68,7 @@ impl Shop {
         let ran = self.run(&args);
         assert_eq!(ran.code, 0, "{ran}");
         let events = ran.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let result = events.filter(|event| event["event"] == "result").last();
+        let result = events.rev().find(|event| event["event"] == "result");
         result.unwrap_or_else(|| panic!("no result: {ran}"))["artifact"]["cached"].as_bool().unwrap()
     }
 }

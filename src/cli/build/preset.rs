@@ -15,6 +15,8 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 
 use super::bundle::Source;
+use super::environment::mise;
+use super::packages::Packages;
 use super::recipe::{self, Layers, Origin, Recipe};
 use super::stage::Step;
 use crate::cli::child::{Owned, each_line};
@@ -38,11 +40,7 @@ pub(crate) struct Facts {
     pub dependencies: bool,
     /// `node_modules` lies in the app or the source root.
     pub installed: bool,
-    /// Lock files of the app or the source root.
-    pub locks: Vec<&'static str>,
 }
-
-const LOCKS: [&str; 5] = ["bun.lock", "bun.lockb", "pnpm-lock.yaml", "yarn.lock", "package-lock.json"];
 
 impl Facts {
     pub fn of(project: &Project, source: &Source) -> Result<Facts> {
@@ -59,7 +57,6 @@ impl Facts {
             build_script: package["scripts"]["build"].as_str().is_some_and(|s| !s.trim().is_empty()),
             dependencies: some("dependencies") || some("devDependencies"),
             installed: there("node_modules"),
-            locks: LOCKS.into_iter().filter(|lock| there(lock)).collect(),
         })
     }
 }
@@ -108,23 +105,24 @@ fn no_main(runtime: Runtime) -> Error {
 /// # Errors
 /// Config for a stage that leaves the source root.
 pub(crate) fn steps(project: &Project, recipe: &Recipe, source: &Source, facts: &Facts) -> Result<Vec<Step>> {
+    let packages = Packages::of(project.runtime, source);
     let build = recipe.build.as_ref().map(|b| b.value.clone());
-    let build = build.or_else(|| default_build(project.runtime, facts).map(Into::into));
-    let install = recipe.build_install.as_ref().map(|i| i.value.clone()).or_else(|| {
-        // A checkout that was never installed, as in CI; otherwise the user's packages are linked. Who has a build of
-        // their own installs for it, too.
-        let ours = recipe.build.as_ref().is_none_or(|build| build.from != Origin::Config);
-        let needed = build.is_some() && ours && facts.dependencies && !facts.installed;
-        needed.then(|| default_install(project.runtime, facts).map(Into::into)).flatten()
-    });
-    let mut steps = Vec::new();
+    let build = build.or_else(|| default_build(project.runtime, facts, &packages));
+    // A checkout that was never installed, as in CI; otherwise the user's packages are linked. Who has a build of their
+    // own installs for it, too.
+    let default = recipe.build.as_ref().is_none_or(|build| build.from != Origin::Config);
+    let needed = build.is_some() && default && facts.dependencies && !facts.installed;
+    let ours = needed && recipe.build_install.is_none() && matches!(project.runtime, Runtime::Bun | Runtime::Node);
+    let mut steps: Vec<Step> = ours.then(|| packages.install()).into_iter().collect();
     let mut add = |name: String, command: &str, dir: &Path, below: Option<&Path>| {
         if !command.trim().is_empty() {
             let installs_below = below.map(Path::to_path_buf);
-            steps.push(Step { name, command: command.trim().into(), dir: dir.into(), installs_below });
+            let (command, dir) = (command.trim().into(), dir.into());
+            steps.push(Step { name, command, dir, installs_below, warning: None });
         }
     };
     // A workspace installs for all its packages.
+    let install = recipe.build_install.as_ref().map(|install| &install.value);
     install.iter().for_each(|command| add("install".into(), command, &source.app, Some(Path::new(""))));
     build.iter().for_each(|command| add("build".into(), command, &source.app, None));
     recipe.after.iter().for_each(|after| add("after the build".into(), &after.value, &source.app, None));
@@ -137,24 +135,12 @@ pub(crate) fn steps(project: &Project, recipe: &Recipe, source: &Source, facts: 
     Ok(steps)
 }
 
-fn default_build(runtime: Runtime, facts: &Facts) -> Option<&'static str> {
+fn default_build(runtime: Runtime, facts: &Facts, packages: &Packages) -> Option<String> {
     match runtime {
-        Runtime::Bun if facts.build_script => Some("bun run build"),
-        Runtime::Node if facts.build_script => Some("npm run build"),
+        // Where Bun is the runtime, Node may not be there.
+        Runtime::Bun if facts.build_script => Some("bun run build".into()),
+        Runtime::Node if facts.build_script => Some(packages.run("build")),
         Runtime::Bun | Runtime::Node | Runtime::Deno | Runtime::Binary => None,
-    }
-}
-
-fn default_install(runtime: Runtime, facts: &Facts) -> Option<&'static str> {
-    let has = |lock| facts.locks.contains(&lock);
-    match runtime {
-        Runtime::Bun if has("bun.lock") || has("bun.lockb") => Some("bun install --frozen-lockfile"),
-        Runtime::Bun => Some("bun install"),
-        Runtime::Node if has("pnpm-lock.yaml") => Some("pnpm install --frozen-lockfile"),
-        Runtime::Node if has("yarn.lock") => Some("yarn install"),
-        Runtime::Node if has("package-lock.json") => Some("npm ci"),
-        Runtime::Node => Some("npm install"),
-        Runtime::Deno | Runtime::Binary => None,
     }
 }
 
@@ -215,18 +201,26 @@ fn working_dir(app: &Path, stage: &Stage) -> Result<PathBuf> {
 
 /// The version of the runtime: as configured, else as `mise` would run it, else as `mise.toml` says, else as the one
 /// on PATH says; `None` when nobody can tell.
-pub(crate) fn runtime_version(project: &Project) -> Option<String> {
+pub(crate) fn runtime_version(project: &Project, source: &Source) -> Option<String> {
     let tool = match project.runtime {
         Runtime::Binary => return project.runtime_version.clone(),
         tool => tool.as_str(),
     };
-    let ask = |argv: &[&str]| ask(&project.dir, argv).as_deref().and_then(version_in);
+    let ask = |mut command: Command| {
+        command.arg("--version").current_dir(&project.dir);
+        ask(command).as_deref().and_then(version_in)
+    };
+    let by_mise = || {
+        let mut command = mise(&source.root);
+        command.args(["exec", "--", tool]);
+        ask(command)
+    };
     project
         .runtime_version
         .clone()
-        .or_else(|| ask(&["mise", "exec", "--", tool, "--version"]))
+        .or_else(by_mise)
         .or_else(|| in_mise_toml(&project.dir, tool))
-        .or_else(|| ask(&[tool, "--version"]))
+        .or_else(|| ask(Command::new(tool)))
 }
 
 fn in_mise_toml(dir: &Path, tool: &str) -> Option<String> {
@@ -236,9 +230,8 @@ fn in_mise_toml(dir: &Path, tool: &str) -> Option<String> {
 }
 
 /// The first output line of a program that says its version and nothing else.
-fn ask(dir: &Path, argv: &[&str]) -> Option<String> {
-    let mut command = Command::new(argv[0]);
-    command.args(&argv[1..]).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+fn ask(mut command: Command) -> Option<String> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut owned = Owned::spawn(&mut command).ok()?;
     let stdout = owned.child.stdout.take()?;
     let (line, first) = bounded(1);
@@ -281,26 +274,19 @@ mod tests {
 
     #[test]
     fn a_runtime_builds_only_what_has_a_build_script() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("pnpm-lock.yaml"), "").unwrap();
+        let source = crate::cli::build::bundle::collect(dir.path()).unwrap();
         let script = Facts { build_script: true, ..Facts::default() };
-        let check = |runtime, facts: &Facts, expected| assert_eq!(default_build(runtime, facts), expected);
+        let check = |runtime, facts: &Facts, expected: Option<&str>| {
+            let packages = Packages::of(runtime, &source);
+            assert_eq!(default_build(runtime, facts, &packages).as_deref(), expected);
+        };
         check(Runtime::Bun, &script, Some("bun run build"));
-        check(Runtime::Node, &script, Some("npm run build"));
+        check(Runtime::Node, &script, Some("pnpm run build"));
         check(Runtime::Bun, &Facts::default(), None);
         check(Runtime::Deno, &script, None);
         check(Runtime::Binary, &script, None);
-    }
-
-    #[test]
-    fn a_lock_file_tells_the_package_manager() {
-        let check = |runtime, locks: &[&'static str], expected| {
-            let facts = Facts { locks: locks.to_vec(), ..Facts::default() };
-            assert_eq!(default_install(runtime, &facts), expected);
-        };
-        check(Runtime::Bun, &["bun.lock"], Some("bun install --frozen-lockfile"));
-        check(Runtime::Bun, &[], Some("bun install"));
-        check(Runtime::Node, &["pnpm-lock.yaml"], Some("pnpm install --frozen-lockfile"));
-        check(Runtime::Node, &["package-lock.json"], Some("npm ci"));
-        check(Runtime::Deno, &[], None);
     }
 
     #[test]

@@ -60,8 +60,16 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let checked = start.elapsed();
 
     let places: Vec<Place> = servers.into_iter().map(Place::Ssh).collect();
-    let shipment =
-        Shipment { project: &project, env_name: &env_name, env, order: &order, version, secrets, places: &places };
+    let shipment = Shipment {
+        project: &project,
+        env_name: &env_name,
+        env,
+        order: &order,
+        build_anew: args.flag("no-cache"),
+        version,
+        secrets,
+        places: &places,
+    };
     let shipped = ship(ui, &shipment, &interrupt).map_err(|e| match e.kind() {
         Kind::Interrupted => Error::new(Kind::Interrupted, "interrupted; every server is as it was"),
         _ => e,

@@ -53,7 +53,7 @@ pub(crate) const COMMANDS: &[Command] = &[
         aliases: &[],
         about: "build this project and put it live, without dropping a request",
         args: &[],
-        flags: &[ENV, value("server", "NAME", "only this server of the environment; may be repeated"), YES],
+        flags: &[ENV, value("server", "NAME", "only this server of the environment; may be repeated"), NO_CACHE, YES],
         examples: &[
             ("tako deploy", "ship to production"),
             ("tako deploy --env staging", "ship to another environment"),
@@ -71,6 +71,7 @@ pub(crate) const COMMANDS: &[Command] = &[
             ENV,
             switch("traffic", "send steady requests while a second version is deployed, and count the failures"),
             switch("keep", "keep serving until Ctrl-C"),
+            NO_CACHE,
         ],
         examples: &[
             ("tako rehearse", "does it build, start and answer?"),
@@ -352,6 +353,7 @@ pub(crate) const GLOBAL_FLAGS: &[Flag] = &[
 
 const ENV: Flag = value("env", "NAME", "the environment; production by default");
 const ENV_ANY: Flag = value("env", "NAME", "only this environment");
+const NO_CACHE: Flag = switch("no-cache", "build again, also when nothing changed since an earlier build");
 const YES: Flag =
     Flag { name: "yes", short: Some('y'), takes: Takes::Nothing, help: "answer yes to questions of yes or no" };
 

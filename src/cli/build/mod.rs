@@ -15,7 +15,8 @@ pub(crate) mod recipe;
 pub(crate) mod stage;
 pub(crate) mod tree;
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::interrupt::Interrupt;
@@ -28,7 +29,9 @@ use crate::proto::target::Target;
 use bundle::Source;
 use glob::Globs;
 use pick::Rule;
-use preset::Facts;
+use preset::lock::Locked;
+use preset::resolve::Wish;
+use preset::{Effective, Facts};
 use recipe::Recipe;
 use stage::Step;
 
@@ -37,6 +40,9 @@ pub(crate) struct Order {
     pub source: Source,
     /// How it is built and started, once `tako.toml` and the presets are merged.
     pub recipe: Recipe,
+    /// What the user should know about how it was chosen.
+    pub notes: Vec<String>,
+    locked: Option<Locked>,
     pub runtime_version: Option<String>,
     pub target: Target,
     steps: Vec<Step>,
@@ -64,18 +70,18 @@ pub(crate) enum Said<'a> {
     Output(&'a str),
 }
 
-/// Resolves everything that a build depends on, and writes nothing.
+/// Resolves everything that a build depends on, and writes nothing into the project.
 ///
 /// # Errors
 /// Config naming what is wrong with the project.
-pub(crate) fn order(project: &Project) -> Result<Order> {
-    let recipe = preset::recipe(project)?;
+pub(crate) fn order(project: &Project, wish: Wish) -> Result<Order> {
+    let Effective { recipe, locked, notes } = preset::effective(project, wish)?;
     let include = Globs::parse(recipe.include()).context(|| "[build] include".into())?;
     let exclude = Globs::parse(&recipe.exclude()).context(|| "[build] exclude".into())?;
     let source = bundle::collect(&project.dir)?;
     let steps = preset::steps(project, &recipe, &source, &Facts::of(project, &source)?)?;
     let runtime_version = preset::runtime_version(project);
-    Ok(Order { source, recipe, runtime_version, target: Target::of_this_machine()?, steps, include, exclude })
+    Ok(Order { source, recipe, notes, locked, runtime_version, target: Target::of_this_machine()?, steps, include, exclude })
 }
 
 /// The artifact of `order`, from the cache or built. `say` hears how it goes.
@@ -89,6 +95,7 @@ pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say
     disk::make_dirs(&artifacts, 0o755)?;
     keep_out_of_git(&dir)?;
     let _lock = lock(&dir)?;
+    preset::lock::save(&project.dir, order.locked.as_ref())?;
     let key = cache::key(project, order);
     let file = cache::file(&artifacts, order.target, &key);
     if let Some(packed) = cache::find(&file)? {
@@ -117,12 +124,20 @@ pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say
     Ok(Built { file, packed, cached: false, how })
 }
 
-/// Of our own folder only the secrets are meant to be committed. Who wrote a rule of their own keeps it.
+/// Of our own folder only these are meant to be committed. Who wrote a rule of their own keeps it.
+const IGNORED: &str = "*\n!secrets\n!build.lock.json\n";
+/// What an earlier Tako wrote.
+const IGNORED_BEFORE: &str = "*\n!secrets\n";
+
 fn keep_out_of_git(dir: &Path) -> Result<()> {
     let path = dir.join(".gitignore");
-    match path.exists() {
-        true => Ok(()),
-        false => disk::write_atomic(&path, b"*\n!secrets\n", 0o644),
+    match fs::read_to_string(&path) {
+        Ok(there) if there != IGNORED_BEFORE => Ok(()),
+        Ok(_) => disk::write_atomic(&path, IGNORED.as_bytes(), 0o644),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => disk::write_atomic(&path, IGNORED.as_bytes(), 0o644),
+        // Not text: a rule of somebody's own, whatever it says.
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(()),
+        Err(e) => Err(e).context(|| format!("read {}", path.display())),
     }
 }
 

@@ -176,3 +176,103 @@ impl Recipe {
         self.assets.as_ref().map_or(&[], |list| &list.value)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(config: &Layer, preset: &Layer, base: &Layer, found: Option<&str>) -> Option<Recipe> {
+        merge(&Layers { config, preset, base, runtime: Runtime::Bun, found })
+    }
+
+    /// A layer in which everything says `word`, or nothing says anything.
+    fn layer(word: Option<&str>) -> Layer {
+        let Some(word) = word else { return Layer::default() };
+        let (text, list) = (|| Some(word.to_string()), || Some(vec![word.to_string()]));
+        Layer {
+            main: text(),
+            entry: text(),
+            start: list(),
+            install: list(),
+            dev: list(),
+            build_install: text(),
+            build: text(),
+            after: text(),
+            makes: list(),
+            otherwise: text(),
+            include: list(),
+            exclude: vec![word.into(), "common".into()],
+            assets: list(),
+            container: Some(word == "config"),
+            targets: list(),
+        }
+    }
+
+    /// Every combination of who speaks, and for each field who is heard.
+    #[test]
+    fn the_strongest_voice_is_heard_and_excludes_are_added() {
+        for speaks in 0..8_u8 {
+            let voices = ["config", "preset", "base"];
+            let origins = [Origin::Config, Origin::Preset, Origin::Base];
+            let said = |n: usize| (speaks & (1 << n) != 0).then_some(voices[n]);
+            let [config, preset, base] = [0, 1, 2].map(|n| layer(said(n)));
+            let heard = (0..3).find(|n| said(*n).is_some());
+            let Some(recipe) = merged(&config, &preset, &base, None) else {
+                assert_eq!(heard, None, "nobody knows what to run only when nobody says it");
+                continue;
+            };
+            let n = heard.unwrap();
+            let text = |n: Option<usize>| n.map(|n| Chosen { value: voices[n].to_string(), from: origins[n] });
+            let list = |n: Option<usize>| text(n).map(|c| Chosen { value: vec![c.value], from: c.from });
+            assert_eq!(Some(recipe.main), text(heard));
+            for field in [recipe.start, recipe.install, recipe.dev, recipe.include, recipe.assets, recipe.targets] {
+                assert_eq!(field, list(heard), "{speaks:b}");
+            }
+            assert_eq!((recipe.build, recipe.build_install), (text(heard), text(heard)), "{speaks:b}");
+            assert_eq!(recipe.container, Some(Chosen { value: n == 0, from: origins[n] }), "{speaks:b}");
+            // Not a key of tako.toml.
+            assert_eq!(recipe.after, text((1..3).find(|n| said(*n).is_some())), "{speaks:b}");
+            // What belongs to a preset's own main.
+            let theirs = heard.filter(|n| *n == 1);
+            assert_eq!((recipe.entry, recipe.otherwise), (text(theirs), text(theirs)), "{speaks:b}");
+            assert_eq!(recipe.makes, list(theirs), "{speaks:b}");
+            let exclude: Vec<&str> = recipe.exclude.iter().map(|e| e.value.as_str()).collect();
+            let mut expected: Vec<&str> = (0..3).rev().filter_map(said).collect();
+            expected.insert(1, "common");
+            assert_eq!(exclude, expected, "{speaks:b}");
+            assert_eq!(recipe.exclude[1].from, recipe.exclude[0].from, "{speaks:b}");
+        }
+    }
+
+    #[test]
+    fn main_is_looked_for_where_it_has_its_name_by_habit() {
+        let check = |runtime, config: Option<&str>, preset: Option<&str>, found: Option<&str>, expected: Option<_>| {
+            let with = |main: Option<&str>| Layer { main: main.map(Into::into), ..Layer::default() };
+            let (config, preset, base) = (&with(config), &with(preset), &Layer::default());
+            let main = merge(&Layers { config, preset, base, runtime, found }).map(|r| (r.main.value, r.main.from));
+            let expected = expected.map(|(main, from): (&str, _)| (main.to_string(), from));
+            assert_eq!(main, expected, "{runtime:?} {config:?} {preset:?} {found:?}");
+        };
+        let (config, preset, found) = (Origin::Config, Origin::Preset, Origin::Detected);
+        use Runtime::{Binary, Bun, Node};
+        check(Bun, Some("a.js"), Some("b.js"), Some("index.ts"), Some(("a.js", config)));
+        check(Bun, None, Some("b.js"), Some("index.ts"), Some(("b.js", preset)));
+        check(Bun, None, Some("build/index.js"), Some("index.ts"), Some(("build/index.js", preset)));
+        check(Node, None, Some("index.js"), Some("src/index.tsx"), Some(("src/index.tsx", found)));
+        check(Bun, None, Some("src/index.ts"), Some("index.js"), Some(("index.js", found)));
+        check(Bun, None, Some("src/index.ts"), None, Some(("src/index.ts", preset)));
+        check(Bun, None, None, Some("index.js"), Some(("index.js", found)));
+        check(Bun, None, None, None, None);
+        check(Binary, None, None, None, None);
+        check(Binary, None, Some("index.js"), Some("index.js"), Some(("index.js", preset)));
+    }
+
+    #[test]
+    fn what_a_preset_knows_of_its_main_never_meets_another_one() {
+        let preset = Layer { main: Some("index.ts".into()), ..layer(Some("preset")) };
+        let entry = |config: &Layer, found| merged(config, &preset, &Layer::default(), found).unwrap().entry.is_some();
+        assert!(entry(&Layer::default(), None));
+        assert!(!entry(&Layer::default(), Some("index.js")));
+        assert!(!entry(&Layer { main: Some("index.ts".into()), ..Layer::default() }, None));
+    }
+}

@@ -25,6 +25,10 @@ fn project(dir: &Path, main: &str) -> Project {
     }
 }
 
+fn order(project: &Project) -> Result<Order> {
+    super::order(project, Wish::Locked)
+}
+
 /// Runs the steps of a build as `build` does, up to what would be packed.
 fn shipped(project: &Project) -> Result<Vec<String>> {
     let order = order(project)?;

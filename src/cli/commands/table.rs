@@ -30,7 +30,12 @@ pub(crate) const COMMANDS: &[Command] = &[
         aliases: &[],
         about: "build this project and put it live, without dropping a request",
         args: &[],
-        flags: &[ENV, value("server", "NAME", "only this server of the environment; may be repeated"), YES],
+        flags: &[
+            ENV,
+            value("server", "NAME", "only this server of the environment; may be repeated"),
+            UPDATE_PRESET,
+            YES,
+        ],
         examples: &[
             ("tako deploy", "ship to production"),
             ("tako deploy --env staging", "ship to another environment"),
@@ -48,6 +53,7 @@ pub(crate) const COMMANDS: &[Command] = &[
             ENV,
             switch("traffic", "send steady requests while a second version is deployed, and count the failures"),
             switch("keep", "keep serving until Ctrl-C"),
+            UPDATE_PRESET,
         ],
         examples: &[
             ("tako rehearse", "does it build, start and answer?"),
@@ -328,6 +334,8 @@ pub(crate) const GLOBAL_FLAGS: &[Flag] = &[
 ];
 
 const ENV: Flag = value("env", "NAME", "the environment; production by default");
+const UPDATE_PRESET: Flag =
+    switch("update-preset", "take the preset as it is now, instead of the one in .tako/build.lock.json");
 const ENV_ANY: Flag = value("env", "NAME", "only this environment");
 const YES: Flag =
     Flag { name: "yes", short: Some('y'), takes: Takes::Nothing, help: "answer yes to questions of yes or no" };

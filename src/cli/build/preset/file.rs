@@ -164,3 +164,76 @@ impl Check<'_> {
         Some(path.value)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_read() {
+        let text = "
+main = \"m.mjs\"
+entry = \"e\"
+start = [\"s\"]
+install = []
+dev = [\"d\"]
+[build]
+install = \"i\"
+build = \"b\"
+after = \"a\"
+makes = [\"k\"]
+otherwise = \"o\"
+include = [\"n\"]
+exclude = [\"x\"]
+assets = [\"t?\"]
+container = true
+targets = [\"linux-x86_64-musl\"]
+";
+        let (text_of, list) = (|s: &str| Some(s.to_string()), |s: &str| Some(vec![s.to_string()]));
+        let expected = Layer {
+            main: text_of("m.mjs"),
+            entry: text_of("e"),
+            start: list("s"),
+            install: Some(Vec::new()),
+            dev: list("d"),
+            build_install: text_of("i"),
+            build: text_of("b"),
+            after: text_of("a"),
+            makes: list("k"),
+            otherwise: text_of("o"),
+            include: list("n"),
+            exclude: vec!["x".into()],
+            assets: list("t?"),
+            container: Some(true),
+            targets: list("linux-x86_64-musl"),
+        };
+        assert_eq!(read("p", text).unwrap(), expected);
+        assert_eq!(read("p", "").unwrap(), Layer::default());
+    }
+
+    #[test]
+    fn what_has_no_place_in_a_preset_is_refused_with_the_reason() {
+        let check = |text: &str, said: &str| {
+            let e = read("p", text).unwrap_err();
+            let all = format!("{e} {}", e.detail().join(" "));
+            assert!(e.kind() == Kind::Config && all.contains(said), "{text}: {all}");
+        };
+        for (key, why) in REFUSED {
+            check(&format!("{key} = \"x\"\n"), why);
+            check(&format!("[{key}]\nx = 1\n"), why);
+        }
+        for (key, why) in REFUSED_IN_BUILD {
+            check(&format!("[build]\n{key} = \"x\"\n"), why);
+        }
+        check("[[build.stages]]\nrun = \"x\"\n", "stages belong to the app");
+        check("[build]\nbiuld = \"x\"\n", "did you mean `build`?");
+        check("main = \"../x\"\n", "outside of the app");
+        check("[build]\nassets = [\"/etc\"]\n", "outside of the app");
+        check("start = []\n", "names no program");
+        check("[build]\nbuild = \" \"\n", "says nothing");
+        check("entry = \"x\"\n", "the text of no file");
+        check("entry = \"x\"\nmain = \"node_modules/x.js\"\n", "the text of no file");
+        check("[build]\ncontainer = 1\n", "is a number");
+        check("<html>", "not TOML");
+    }
+}

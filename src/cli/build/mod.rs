@@ -8,6 +8,7 @@
 
 pub(crate) mod bundle;
 pub(crate) mod cache;
+mod copied;
 pub(crate) mod glob;
 pub(crate) mod pick;
 pub(crate) mod preset;
@@ -102,6 +103,10 @@ pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say
         return Ok(Built { file, packed, cached: true, how: "nothing changed".into() });
     }
     let tree = tree::make(&dir.join("build"), &order.source, &order.steps)?;
+    if order.recipe.copies_modules() {
+        say(Said::Doing("copy the installed packages"));
+        copied::modules(&tree, &order.source, interrupt)?;
+    }
     for step in &order.steps {
         interrupt.check()?;
         say(Said::Running(&step.command));

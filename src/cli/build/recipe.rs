@@ -7,7 +7,7 @@
 //! | `start` `install` `dev` | `tako.toml`, preset, base: the first that says something |
 //! | `[build] install build include assets container targets` | the same |
 //! | `[build] exclude` | all of them: base, preset, `tako.toml`, each pattern once |
-//! | `[build] after` | preset, base: `tako.toml` has stages |
+//! | `[build] after modules` | preset, base: `tako.toml` has stages and installs of its own |
 //! | `entry`, `[build] makes otherwise` | the preset, while `main` is its own |
 //!
 //! It must never look at a disk or a network: what was found there is an argument.
@@ -44,6 +44,15 @@ pub(crate) struct Recipe {
     pub assets: Option<Chosen<Vec<String>>>,
     pub container: Option<Chosen<bool>>,
     pub targets: Option<Chosen<Vec<String>>>,
+    /// `None` is links, which cost nothing.
+    pub modules: Option<Chosen<Modules>>,
+}
+
+/// How installed packages come into the build tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Modules {
+    Link,
+    Copy,
 }
 
 /// A value, and who chose it.
@@ -98,6 +107,7 @@ pub(crate) fn merge(layers: &Layers<'_>) -> Option<Recipe> {
         assets: first(all, |l| l.assets.clone()),
         container: first(all, |l| l.container),
         targets: first(all, |l| l.targets.clone()),
+        modules: first(presets, |l| l.modules),
     })
 }
 
@@ -159,11 +169,16 @@ impl Layer {
             assets: list(&project.build.assets),
             container: None,
             targets: None,
+            modules: None,
         }
     }
 }
 
 impl Recipe {
+    pub fn copies_modules(&self) -> bool {
+        self.modules.as_ref().is_some_and(|modules| modules.value == Modules::Copy)
+    }
+
     pub fn include(&self) -> &[String] {
         self.include.as_ref().map_or(&[], |list| &list.value)
     }
@@ -205,6 +220,7 @@ mod tests {
             assets: list(),
             container: Some(word == "config"),
             targets: list(),
+            modules: Some(if word == "preset" { Modules::Copy } else { Modules::Link }),
         }
     }
 
@@ -232,6 +248,7 @@ mod tests {
             assert_eq!(recipe.container, Some(Chosen { value: n == 0, from: origins[n] }), "{speaks:b}");
             // Not a key of tako.toml.
             assert_eq!(recipe.after, text((1..3).find(|n| said(*n).is_some())), "{speaks:b}");
+            assert_eq!(recipe.modules.is_some_and(|m| m.value == Modules::Copy), speaks & 2 != 0, "{speaks:b}");
             // What belongs to a preset's own main.
             let theirs = heard.filter(|n| *n == 1);
             assert_eq!((recipe.entry, recipe.otherwise), (text(theirs), text(theirs)), "{speaks:b}");

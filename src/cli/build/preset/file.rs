@@ -4,6 +4,7 @@
 //! A preset may come from elsewhere, so it says nothing of where an app runs, with which secrets or for whom: those keys
 //! are refused by name, and unknown ones as in `tako.toml`.
 
+use crate::cli::build::recipe::Modules;
 use crate::cli::config::problem::{Problem, report};
 use crate::cli::config::section::{Problems, Section, Spanned, parse};
 use crate::error::{Error, Kind, Result};
@@ -26,6 +27,7 @@ pub(crate) struct Layer {
     pub assets: Option<Vec<String>>,
     pub container: Option<bool>,
     pub targets: Option<Vec<String>>,
+    pub modules: Option<Modules>,
 }
 
 /// Keys that a preset may not have, and why.
@@ -93,6 +95,7 @@ fn layer(root: Section<'_>, problems: &Problems) -> Layer {
         layer.assets = check.paths(build.texts("assets"), "assets");
         layer.container = build.flag("container").map(|flag| flag.value);
         layer.targets = check.words(build.texts("targets"));
+        layer.modules = check.modules(build.text("modules"));
         refuse(&build, &REFUSED_IN_BUILD, problems);
         build.finish();
     }
@@ -129,6 +132,18 @@ impl Check<'_> {
             self.0.add(Problem::at(&word.at, "a word cannot hold a zero byte", "remove it"));
         }
         Some(list.into_iter().map(|word| word.value).collect())
+    }
+
+    fn modules(&self, text: Text) -> Option<Modules> {
+        let text = text?;
+        match text.value.as_str() {
+            "link" => Some(Modules::Link),
+            "copy" => Some(Modules::Copy),
+            _ => {
+                self.0.add(Problem::at(&text.at, "`modules` is neither `link` nor `copy`", "write one of them"));
+                None
+            }
+        }
     }
 
     fn argv(&self, list: Texts, key: &str) -> Option<Vec<String>> {
@@ -188,6 +203,7 @@ exclude = [\"x\"]
 assets = [\"t?\"]
 container = true
 targets = [\"linux-x86_64-musl\"]
+modules = \"copy\"
 ";
         let (text_of, list) = (|s: &str| Some(s.to_string()), |s: &str| Some(vec![s.to_string()]));
         let expected = Layer {
@@ -206,6 +222,7 @@ targets = [\"linux-x86_64-musl\"]
             assets: list("t?"),
             container: Some(true),
             targets: list("linux-x86_64-musl"),
+            modules: Some(Modules::Copy),
         };
         assert_eq!(read("p", text).unwrap(), expected);
         assert_eq!(read("p", "").unwrap(), Layer::default());
@@ -234,6 +251,7 @@ targets = [\"linux-x86_64-musl\"]
         check("entry = \"x\"\n", "the text of no file");
         check("entry = \"x\"\nmain = \"node_modules/x.js\"\n", "the text of no file");
         check("[build]\ncontainer = 1\n", "is a number");
+        check("[build]\nmodules = \"hard\"\n", "neither");
         check("<html>", "not TOML");
     }
 }

@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::MAX_PRESET;
 use crate::cli::project::preset_ref::PresetRef;
@@ -19,8 +19,8 @@ use crate::proto::manifest::Runtime;
 
 /// Raised when an older Tako would misread it.
 const FORMAT: u32 = 1;
-/// A preset in which every byte is escaped, and what is said of it.
-const MAX_LOCK: u64 = MAX_PRESET * 6 + (16 << 10);
+/// A preset of empty lines, each with its indentation, quotes and comma; and what is said of it.
+const MAX_LOCK: u64 = MAX_PRESET * 8 + (16 << 10);
 /// Where a preset of ours comes from.
 pub(crate) const EMBEDDED: &str = "embedded";
 
@@ -37,7 +37,17 @@ pub(crate) struct Locked {
     pub reference: String,
     /// Of `text`, lower-case hex.
     pub sha256: String,
+    /// Line by line, so that a change of it can be read.
+    #[serde(rename = "lines", serialize_with = "as_lines", deserialize_with = "from_lines")]
     pub text: String,
+}
+
+fn as_lines<S: Serializer>(text: &str, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.collect_seq(text.split('\n'))
+}
+
+fn from_lines<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<String, D::Error> {
+    Ok(Vec::<String>::deserialize(from)?.join("\n"))
 }
 
 impl Locked {

@@ -82,7 +82,17 @@ pub(crate) fn order(project: &Project, wish: Wish) -> Result<Order> {
     let source = bundle::collect(&project.dir)?;
     let steps = preset::steps(project, &recipe, &source, &Facts::of(project, &source)?)?;
     let runtime_version = preset::runtime_version(project);
-    Ok(Order { source, recipe, notes, locked, runtime_version, target: Target::of_this_machine()?, steps, include, exclude })
+    Ok(Order {
+        source,
+        recipe,
+        notes,
+        locked,
+        runtime_version,
+        target: Target::of_this_machine()?,
+        steps,
+        include,
+        exclude,
+    })
 }
 
 /// The artifact of `order`, from the cache or built. `say` hears how it goes.

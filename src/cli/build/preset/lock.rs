@@ -102,7 +102,9 @@ pub(crate) fn save(dir: &Path, locked: Option<&Locked>) -> Result<()> {
     let path = path(dir);
     let Some(locked) = locked else {
         return match fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).context(|| format!("remove {}", path.display())),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e).context(|| format!("remove {}", path.display()))
+            }
             _ => Ok(()),
         };
     };
@@ -149,7 +151,8 @@ mod tests {
         save(dir.path(), Some(&locked(dir.path()))).unwrap();
         let text = fs::read_to_string(path(dir.path())).unwrap();
         let merged = format!("<<<<<<< ours\n{text}");
-        for bad in [text.replace("main", "mian"), text.replace(": 1", ": 9"), text[..40].into(), merged, String::new()] {
+        for bad in [text.replace("main", "mian"), text.replace(": 1", ": 9"), text[..40].into(), merged, String::new()]
+        {
             fs::write(path(dir.path()), &bad).unwrap();
             let e = load(dir.path()).unwrap_err();
             assert_eq!(e.kind(), Kind::Config, "{bad}");

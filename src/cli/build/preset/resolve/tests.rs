@@ -74,7 +74,8 @@ fn serve(mut stream: TcpStream, answer: &Answer, heard: &Mutex<Vec<String>>) {
     }
     let head = String::from_utf8(head).unwrap();
     let with = |body: &str, etag: &str| {
-        format!("HTTP/1.1 200 OK\r\n{etag}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len()).into_bytes()
+        format!("HTTP/1.1 200 OK\r\n{etag}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+            .into_bytes()
     };
     let bytes = match answer {
         Answer::Preset(text, etag) => with(text, &etag.map_or(String::new(), |e| format!("ETag: {e}\r\n"))),
@@ -274,7 +275,8 @@ fn without_a_place_there_is_what_tako_brings() {
     std::fs::create_dir(dir.path().join(".tako")).unwrap();
     let check = |name: &str, runtime| {
         let mut notes = Vec::new();
-        let found = resolve(dir.path(), &PresetRef::parse(name).unwrap(), runtime, Wish::Locked, || Ok(None), &mut notes);
+        let found =
+            resolve(dir.path(), &PresetRef::parse(name).unwrap(), runtime, Wish::Locked, || Ok(None), &mut notes);
         (found, notes)
     };
     let found = check("nextjs", RUNTIME).0.unwrap();

@@ -50,7 +50,7 @@ struct Meta {
 /// | hash of the source; the app's folder in it | the files themselves; where commands run |
 /// | runtime and its version | it runs the build, and compiles native packages for itself |
 /// | `main` and what a preset writes there, `include`, `exclude`, `assets` | what of the result is shipped, and where |
-/// | each command, its folder, what it installs | what is done |
+/// | how packages lie in the tree; each command, its folder, what it installs | what is done |
 /// | the version, where there is a command | `TAKO_BUILD`, and what a command reads of the repository: the commit |
 /// | variables that frameworks bake in, what `mise` adds | see [`super::environment`] |
 /// | installed packages that are linked from the user's tree | see [`super::modules`]; others are in the lock file |
@@ -61,7 +61,18 @@ struct Meta {
 ///
 /// The structs are taken apart by name, so that a new field is no input by oversight.
 pub(crate) fn key(project: &Project, order: &Order) -> Result<String> {
-    let Order { source, recipe, runtime_version, target, steps, environment, include: _, exclude: _ } = order;
+    let Order {
+        source,
+        recipe,
+        notes: _,
+        locked: _,
+        runtime_version,
+        target,
+        steps,
+        environment,
+        include: _,
+        exclude: _,
+    } = order;
     let Source { root, app, entries: _, hash: source_hash, version, subject: _, dirty: _ } = source;
     // What of the project is an input has become part of the recipe and of the steps.
     let runtime = project.runtime;
@@ -77,6 +88,7 @@ pub(crate) fn key(project: &Project, order: &Order) -> Result<String> {
         build_install: _,
         build: _,
         after: _,
+        modules: packages,
         makes: _,
         otherwise: _,
         container: _,
@@ -94,6 +106,7 @@ pub(crate) fn key(project: &Project, order: &Order) -> Result<String> {
     add(runtime_version.as_deref().unwrap_or_default());
     add(&main.value);
     add(entry.as_ref().map_or("", |entry| &entry.value));
+    add(&format!("{:?}", packages.as_ref().map(|packages| packages.value)));
     let chosen = |list: &Option<Chosen<Vec<String>>>| list.as_ref().map_or(Vec::new(), |list| list.value.clone());
     let exclude = exclude.iter().map(|pattern| pattern.value.clone()).collect();
     let assets = chosen(assets);

@@ -11,6 +11,7 @@
 pub(crate) mod assets;
 pub(crate) mod bundle;
 pub(crate) mod cache;
+mod copied;
 pub(crate) mod entry;
 pub(crate) mod environment;
 pub(crate) mod glob;
@@ -41,7 +42,9 @@ use entry::Entry;
 use environment::Environment;
 use glob::Globs;
 use pick::Rule;
-use preset::Facts;
+use preset::lock::Locked;
+use preset::resolve::Wish;
+use preset::{Effective, Facts};
 use recipe::Recipe;
 use stage::Step;
 
@@ -59,6 +62,9 @@ pub(crate) struct Order {
     pub source: Source,
     /// How it is built and started, once `tako.toml` and the presets are merged.
     pub recipe: Recipe,
+    /// What the user should know about how it was chosen.
+    pub notes: Vec<String>,
+    locked: Option<Locked>,
     pub runtime_version: Option<String>,
     pub target: Target,
     pub steps: Vec<Step>,
@@ -91,12 +97,12 @@ pub(crate) enum Said<'a> {
     Output(&'a str),
 }
 
-/// Resolves everything that a build depends on, and writes nothing.
+/// Resolves everything that a build depends on, and writes nothing into the project.
 ///
 /// # Errors
 /// Config naming what is wrong with the project.
-pub(crate) fn order(project: &Project) -> Result<Order> {
-    let recipe = preset::recipe(project)?;
+pub(crate) fn order(project: &Project, wish: Wish) -> Result<Order> {
+    let Effective { recipe, locked, notes } = preset::effective(project, wish)?;
     let include = Globs::parse(recipe.include()).context(|| "[build] include".into())?;
     let exclude = Globs::parse(&recipe.exclude()).context(|| "[build] exclude".into())?;
     let source = bundle::collect(&project.dir)?;
@@ -105,7 +111,7 @@ pub(crate) fn order(project: &Project) -> Result<Order> {
     // After the runtime was asked for: that may have made `mise` install it.
     let environment = Environment::of(&source, &steps)?;
     let target = Target::of_this_machine()?;
-    Ok(Order { source, recipe, runtime_version, target, steps, environment, include, exclude })
+    Ok(Order { source, recipe, notes, locked, runtime_version, target, steps, environment, include, exclude })
 }
 
 /// The artifact of `order`, from the cache unless it is to be made `anew`, or built. `say` hears how it goes.
@@ -124,6 +130,7 @@ pub(crate) fn build(
     disk::make_dirs(&artifacts, 0o755)?;
     keep_out_of_git(&dir)?;
     let turn = turn::take(&dir, interrupt, &mut |whom| say(Said::Waiting(whom)))?;
+    preset::lock::save(&project.dir, order.locked.as_ref())?;
     let key = cache::key(project, order)?;
     let file = cache::file(&artifacts, order.target, &key);
     let keep_sources = |from: &Path| -> Result<()> {
@@ -142,6 +149,10 @@ pub(crate) fn build(
     }
     let tree = tree::make(&dir.join("build"), &order.source, &order.steps)?;
     keep_sources(&tree)?;
+    if order.recipe.copies_modules() {
+        say(Said::Doing("copy the installed packages"));
+        copied::modules(&tree, &order.source, interrupt)?;
+    }
     for step in &order.steps {
         interrupt.check()?;
         step.warning.iter().for_each(|warning| say(Said::Warning(warning)));

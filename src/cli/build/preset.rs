@@ -1,10 +1,14 @@
 //! Presets: from what a project says and has to its Recipe and the commands of its build; and which version of the
 //! runtime is in use.
 //!
-//! `file` reads a preset, `built_in` has ours; how voices are merged is the business of `recipe`.
+//! `file` reads a preset, `built_in` has ours, `resolve` says which text a name stands for: that of `lock`, of `fetch`
+//! or of ours. How voices are merged is the business of `recipe`.
 
 pub(crate) mod file;
 pub(crate) mod built_in;
+pub(crate) mod resolve;
+pub(crate) mod lock;
+pub(crate) mod fetch;
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -21,15 +25,18 @@ use super::recipe::{self, Layers, Origin, Recipe};
 use super::stage::Step;
 use crate::cli::child::{Owned, each_line};
 use crate::cli::detect;
-use crate::cli::project::preset_ref::PresetRef;
 use crate::cli::project::{Project, Stage};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::Runtime;
+use lock::Locked;
+use resolve::Wish;
 
 /// `<tool> --version` takes milliseconds; `mise` may look at a slow disk.
 const ASK: Duration = Duration::from_secs(5);
 const MAX_PACKAGE_JSON: u64 = 1 << 20;
+/// Ours take two or three KiB.
+const MAX_PRESET: u64 = 64 << 10;
 
 /// What lies in the project, as far as the defaults depend on it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,23 +68,34 @@ impl Facts {
     }
 }
 
+/// The effective preset, and what it was made of.
+#[derive(Debug)]
+pub(crate) struct Effective {
+    pub recipe: Recipe,
+    /// For `build.lock.json`; `None` where no preset is named.
+    pub locked: Option<Locked>,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
 /// What is done with `project`, everybody heard.
 ///
 /// # Errors
-/// Config when nobody knows which file to run.
-pub(crate) fn recipe(project: &Project) -> Result<Recipe> {
-    let base = file::read(&format!("the base preset {}", project.runtime.as_str()), built_in::base(project.runtime))?;
-    let preset = match &project.preset {
-        Some(PresetRef { name, pin: None }) => {
-            let text = built_in::family(project.runtime, name);
-            file::read(name, text.ok_or_else(|| built_in::unknown(project.runtime, name))?)?
+/// Config when nobody knows which file to run; those of [`resolve::resolve`].
+pub(crate) fn effective(project: &Project, wish: Wish) -> Result<Effective> {
+    let mut notes = Vec::new();
+    let locked = match &project.preset {
+        Some(wanted) => {
+            let shelf = || resolve::shelf();
+            Some(resolve::resolve(&project.dir, wanted, project.runtime, wish, shelf, &mut notes)?)
         }
-        Some(pinned) => {
-            return Err(Error::new(Kind::Config, format!("the pinned preset `{pinned}` cannot be fetched yet"))
-                .hint(format!("write preset = \"{}\"", pinned.name)));
-        }
+        None => None,
+    };
+    let preset = match &locked {
+        Some(locked) => file::read(&format!("preset {}", locked.preset), &locked.text)?,
         None => file::Layer::default(),
     };
+    let base = file::read(&format!("base preset {}", project.runtime.as_str()), built_in::base(project.runtime))?;
     let found = detect::main(&project.dir, project.runtime);
     let layers = Layers {
         config: &file::Layer::of(project),
@@ -86,18 +104,29 @@ pub(crate) fn recipe(project: &Project) -> Result<Recipe> {
         runtime: project.runtime,
         found: found.as_deref(),
     };
-    recipe::merge(&layers).ok_or_else(|| no_main(project.runtime))
+    let recipe = recipe::merge(&layers).ok_or_else(|| no_main(project))?;
+    let undecided = project.preset.is_none() && project.main.is_none() && project.start.is_none();
+    if let Some(family) = detect::family(&project.dir, project.runtime).filter(|_| undecided) {
+        notes.push(format!("this looks like an app for the preset `{family}`: preset = \"{family}\" in tako.toml"));
+    }
+    Ok(Effective { recipe, locked, notes })
 }
 
-fn no_main(runtime: Runtime) -> Error {
-    let (message, example) = match runtime {
-        Runtime::Binary => ("a binary app needs to say which file to run", "bin/my-app"),
-        Runtime::Bun | Runtime::Node | Runtime::Deno => {
-            ("the file to run is not clear: there is no index.ts, index.js, src/index.ts or src/index.js", "server.js")
-        }
-    };
-    Error::new(Kind::Config, message)
-        .hint(format!("add a line to tako.toml such as: main = \"{example}\", also when the build makes it"))
+/// What the files suggest is said, never done: a wrong guess would only fail on a server.
+fn no_main(project: &Project) -> Error {
+    let said = |message: &str| Error::new(Kind::Config, message);
+    if project.runtime == Runtime::Binary {
+        let line = "add a line to tako.toml such as: main = \"bin/my-app\", also when the build makes it";
+        return said("a binary app needs to say which file to run").hint(line);
+    }
+    let error = said("the file to run is not clear: there is no index.ts, index.js, src/index.ts or src/index.js");
+    if let Some(family) = detect::family(&project.dir, project.runtime) {
+        return error.hint(format!("add a line to tako.toml: preset = \"{family}\""));
+    }
+    match detect::started(&project.dir) {
+        Some(main) => error.hint(format!("package.json starts it: add a line to tako.toml: main = \"{main}\"")),
+        None => error.hint("add a line to tako.toml such as: main = \"server.js\", also when the build makes it"),
+    }
 }
 
 /// The commands of a build in order: install and build of the recipe, else the package manager's; then the stages.

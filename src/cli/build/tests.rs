@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use super::recipe::{Chosen, Origin};
+use super::recipe::{Chosen, Modules, Origin};
 use super::*;
 use crate::cli::git::tests::{git, write};
 use crate::cli::project;
@@ -25,6 +25,10 @@ fn project(dir: &Path, main: &str) -> Project {
         limits: Limits::default(),
         envs: BTreeMap::new(),
     }
+}
+
+fn order(project: &Project) -> Result<Order> {
+    super::order(project, Wish::Locked)
 }
 
 /// Runs the steps of a build as `build` does, up to what would be packed.
@@ -245,6 +249,7 @@ fn the_key_feels_every_input_and_nothing_else() {
         ("two assets", |_, o| o.recipe.assets = list(&["x", "y"])),
         ("their order", |_, o| o.recipe.assets = list(&["y", "x"])),
         ("entry", |_, o| o.recipe.entry = Some(chosen("x".into()))),
+        ("copied packages", |_, o| o.recipe.modules = Some(chosen(Modules::Copy))),
         ("command", |_, o| o.steps[0].command = "make all".into()),
         ("its folder", |_, o| o.steps[0].dir = "b".into()),
         ("what it installs", |_, o| o.steps[0].installs_below = Some("b".into())),
@@ -427,4 +432,91 @@ fn a_failure_says_how_it_ended_and_what_helps() {
         Some("there is no `no-such-tool` here"),
     );
     check("touch x; ./x", "build: `touch x; ./x` ended with exit code 126", Some("chmod +x"));
+}
+
+#[test]
+fn a_preset_may_want_packages_as_files_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    write(&dir.join("main"), "");
+    for (file, text) in [("pkg/index.js", "installed"), (".cache/x", "cache"), ("@s/deep/a/b.js", "deep")] {
+        write(&dir.join("node_modules").join(file), text);
+    }
+    std::os::unix::fs::symlink("../pkg/index.js", dir.join("node_modules/@s/link")).unwrap();
+    let project = project(dir, "main");
+    let order = order(&project).unwrap();
+    let tree = tree::make(&dir.join(".tako/build"), &order.source, &order.steps).unwrap();
+    copied::modules(&tree, &order.source, &Interrupt::never()).unwrap();
+    let modules = tree.join("node_modules");
+    assert!(!modules.is_symlink() && !modules.join("pkg").is_symlink() && !modules.join(".cache").exists());
+    fs::write(modules.join("pkg/index.js"), "built").unwrap();
+    assert_eq!(fs::read_to_string(modules.join("@s/link")).unwrap(), "built");
+    assert_eq!(fs::read_to_string(modules.join("@s/deep/a/b.js")).unwrap(), "deep");
+    assert_eq!(fs::read_to_string(dir.join("node_modules/pkg/index.js")).unwrap(), "installed");
+}
+
+#[test]
+fn a_named_preset_is_remembered_where_git_sees_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    write(&dir.join("src/index.ts"), "");
+    let mut project = project(dir, "main");
+    (project.main, project.runtime) = (None, Runtime::Bun);
+    project.preset = Some(project::preset_ref::PresetRef::parse("hono").unwrap());
+    write(&dir.join(".tako/.gitignore"), "*\n!secrets\n");
+    let say = |_: Said<'_>| {};
+    build(&project, &order(&project).unwrap(), false, &Interrupt::never(), &say).unwrap();
+    let locked = preset::lock::load(dir).unwrap().unwrap();
+    assert_eq!((locked.preset.as_str(), locked.source.as_str()), ("hono", "embedded"));
+    assert_eq!(fs::read_to_string(dir.join(".tako/.gitignore")).unwrap(), "*\n!secrets\n!build.lock.json\n");
+    // Rules of somebody's own stay, and a preset that nobody names is forgotten.
+    write(&dir.join(".tako/.gitignore"), "mine\n");
+    project.preset = None;
+    build(&project, &order(&project).unwrap(), false, &Interrupt::never(), &say).unwrap();
+    assert_eq!(fs::read_to_string(dir.join(".tako/.gitignore")).unwrap(), "mine\n");
+    assert!(preset::lock::load(dir).unwrap().is_none());
+}
+
+#[test]
+fn what_is_not_clear_is_told_with_what_the_files_suggest() {
+    let check = |package: &str, runtime, hint: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir.path().join("package.json"), package);
+        let mut project = project(dir.path(), "main");
+        (project.main, project.runtime) = (None, runtime);
+        let e = order(&project).err().unwrap();
+        assert!(e.kind() == Kind::Config && e.next_step().unwrap().contains(hint), "{e}: {:?}", e.next_step());
+    };
+    check(r#"{"dependencies":{"next":"16"}}"#, Runtime::Node, "preset = \"nextjs\"");
+    check(r#"{"scripts":{"start":"node ./app.js"}}"#, Runtime::Node, "main = \"app.js\"");
+    check("{}", Runtime::Bun, "main = \"server.js\"");
+    check("{}", Runtime::Binary, "main = \"bin/my-app\"");
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("package.json"), r#"{"dependencies":{"astro":"5"}}"#);
+    write(&dir.path().join("index.js"), "");
+    let mut project = project(dir.path(), "index.js");
+    project.runtime = Runtime::Node;
+    assert!(order(&project).unwrap().notes.is_empty(), "who says `main` knows");
+    (project.main, project.start) = (None, None);
+    assert!(order(&project).unwrap().notes[0].contains("preset = \"astro\""));
+}
+
+#[test]
+fn the_main_of_a_preset_is_written_once_and_its_promises_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let mut project = project(dir, "main");
+    (project.main, project.runtime) = (None, Runtime::Node);
+    project.preset = Some(project::preset_ref::PresetRef::parse("static").unwrap());
+    write(&dir.join("dist/page.html"), "<p>");
+    let e = shipped(&project).unwrap_err();
+    assert!(e.kind() == Kind::Build && e.to_string().contains("public/index.html"), "{e}");
+    assert!(e.next_step().unwrap().contains("assets"), "{:?}", e.next_step());
+    write(&dir.join("dist/index.html"), "<p>");
+    assert_eq!(shipped(&project).unwrap(), ["public/index.html", "public/page.html", "tako-entry.mjs"]);
+    let built = dir.join(".tako/build/tako-entry.mjs");
+    assert!(fs::read_to_string(&built).unwrap().contains("export default"));
+    write(&dir.join("tako-entry.mjs"), "mine");
+    shipped(&project).unwrap();
+    assert_eq!(fs::read_to_string(&built).unwrap(), "mine");
 }

@@ -42,7 +42,8 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let project = aim::project(ui, args)?;
     let env_name = aim::env_name(args)?;
     let env = rehearsed(&project, &env_name)?;
-    let order = build::order(&project)?;
+    let order = build::order(&project, aim::preset_wish(args))?;
+    order.notes.iter().for_each(|note| ui.note(note));
     let secrets = secrets(&project, &env_name)?;
 
     let task = ui.task("Server");

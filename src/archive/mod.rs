@@ -14,11 +14,13 @@ pub(crate) mod pack;
 pub(crate) mod unpack;
 mod tree;
 mod ahead;
+pub(crate) mod delta;
 pub(crate) mod inflate;
 #[cfg(any(test, feature = "lab"))]
 pub mod lab;
 
 use std::io::{self, Read, Write};
+use std::path::Path;
 
 use crate::crypto::Sha256;
 
@@ -84,6 +86,11 @@ impl<R: Read> Read for Hashing<R> {
         self.saw(&buf[..n]);
         Ok(n)
     }
+}
+
+/// Whether an archive may hold a file at `path`, or a link there.
+pub(crate) fn takes(path: &Path, link: Option<&Path>) -> bool {
+    bounds::check_name(path).is_ok() && link.is_none_or(|target| bounds::check_link(path, target).is_ok())
 }
 
 #[cfg(test)]

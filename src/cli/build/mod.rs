@@ -1,16 +1,22 @@
 //! Build: from a Project to an Artifact, on this machine.
 //!
-//! `bundle` says which files are the source and what their Version is; `preset` which commands a runtime runs by
-//! default; `tree` makes a clean copy to run them in; `stage` runs them; `glob` and `pick` choose what of the result
-//! is shipped; `cache` remembers what was made of what.
+//! `bundle` says which files are the source and what their Version is, and `sources` keeps them; `preset` and `recipe`
+//! what is done with it by default; `tree` makes a clean copy to run them in; `stage` runs them; `assets` merges what is
+//! served as files, `entry` looks whether the result can start, `glob` and `pick` choose what of it is shipped; `cache`
+//! remembers what was made of what.
 //!
 //! **Invariant**: nothing is written into the user's tree but below `.tako/`.
 
+pub(crate) mod assets;
 pub(crate) mod bundle;
 pub(crate) mod cache;
+pub(crate) mod entry;
 pub(crate) mod glob;
+mod many;
 pub(crate) mod pick;
 pub(crate) mod preset;
+pub(crate) mod recipe;
+mod sources;
 pub(crate) mod stage;
 pub(crate) mod tree;
 
@@ -23,19 +29,33 @@ use crate::archive::Packed;
 use crate::archive::pack::pack;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
+use crate::proto::manifest::Runtime;
 use crate::proto::target::Target;
 use bundle::Source;
+use entry::Entry;
 use glob::Globs;
 use pick::Rule;
 use preset::Facts;
+use recipe::Recipe;
 use stage::Step;
+
+/// A .gitignore beyond this is somebody's own.
+const MAX_GITIGNORE: u64 = 64 << 10;
+
+/// What a release has of its own in its root, and what becomes of a file that a source has there.
+const REPLACED: [(&str, &str); 2] = [
+    ("app.json", "your app.json is not in the release: Tako writes its own there, which says what the release is"),
+    ("logs", "your folder logs/ is not in the release: there it is the place of the app's logs on the server"),
+];
 
 /// What is known before anything is built: enough to refuse early and to ask the servers.
 pub(crate) struct Order {
     pub source: Source,
+    /// How it is built and started, once `tako.toml` and the presets are merged.
+    pub recipe: Recipe,
     pub runtime_version: Option<String>,
     pub target: Target,
-    steps: Vec<Step>,
+    pub steps: Vec<Step>,
     include: Globs,
     exclude: Globs,
 }
@@ -58,6 +78,8 @@ pub(crate) enum Said<'a> {
     Running(&'a str),
     /// A line of a command's output.
     Output(&'a str),
+    /// Something is not as its author may think.
+    Warning(&'a str),
 }
 
 /// Resolves everything that a build depends on, and writes nothing.
@@ -65,12 +87,13 @@ pub(crate) enum Said<'a> {
 /// # Errors
 /// Config naming what is wrong with the project.
 pub(crate) fn order(project: &Project) -> Result<Order> {
-    let include = Globs::parse(&project.build.include).context(|| "[build] include".into())?;
-    let exclude = Globs::parse(&project.build.exclude).context(|| "[build] exclude".into())?;
+    let recipe = preset::recipe(project)?;
+    let include = Globs::parse(recipe.include()).context(|| "[build] include".into())?;
+    let exclude = Globs::parse(&recipe.exclude()).context(|| "[build] exclude".into())?;
     let source = bundle::collect(&project.dir)?;
-    let steps = preset::steps(project, &source, &Facts::of(project, &source)?)?;
+    let steps = preset::steps(project, &recipe, &source, &Facts::of(project, &source)?)?;
     let runtime_version = preset::runtime_version(project);
-    Ok(Order { source, runtime_version, target: Target::of_this_machine()?, steps, include, exclude })
+    Ok(Order { source, recipe, runtime_version, target: Target::of_this_machine()?, steps, include, exclude })
 }
 
 /// The artifact of `order`, from the cache or built. `say` hears how it goes.
@@ -86,20 +109,33 @@ pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say
     let _lock = lock(&dir)?;
     let key = cache::key(project, order);
     let file = cache::file(&artifacts, order.target, &key);
+    let keep_sources = |from: &Path| -> Result<()> {
+        let left_out = sources::keep(&artifacts, &order.source, from)?;
+        left_out.iter().for_each(|path| say(Said::Doing(&format!("the source archive cannot hold {path:?}"))));
+        Ok(())
+    };
     if let Some(packed) = cache::find(&file)? {
+        keep_sources(&order.source.root)?;
         return Ok(Built { file, packed, cached: true, how: "nothing changed".into() });
     }
     let tree = tree::make(&dir.join("build"), &order.source, &order.steps)?;
+    keep_sources(&tree)?;
     for step in &order.steps {
         interrupt.check()?;
         say(Said::Running(&step.command));
         stage::run(&tree, &order.source, step, interrupt, &mut |line| say(Said::Output(line)))?;
     }
     let app = tree.join(&order.source.app);
-    tree::merge_assets(&app, &project.build.assets)?;
-    check_main(&app, &project.main)?;
-    let files = pick::files(&tree, &Rule::new(project, &order.source, &order.include, &order.exclude))?;
+    preset::write_entry(&app, &order.recipe)?;
+    assets::merge(&tree, &order.source.root, &app, &preset::assets(&app, &order.recipe))?;
+    preset::check_made(&app, &order.recipe)?;
+    entry::check(&app, &entry(project, order))?;
+    let files = pick::files(&tree, &Rule::new(&order.recipe, &order.source, &order.include, &order.exclude))?;
     interrupt.check()?;
+    REPLACED
+        .iter()
+        .filter(|(path, _)| files.iter().any(|f| f.starts_with(path)))
+        .for_each(|(_, said)| say(Said::Warning(said)));
     say(Said::Doing(&format!("pack {} files", files.len())));
     let packed = cache::store(&file, |temp| pack(&tree, &files, temp))?;
     cache::prune(&artifacts, &file);
@@ -110,22 +146,24 @@ pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say
     Ok(Built { file, packed, cached: false, how })
 }
 
-/// Of our own folder only the secrets are meant to be committed. Who wrote a rule of their own keeps it.
+/// Of our own folder only what a team shares is meant to be committed. Who wrote a rule of their own keeps it.
 fn keep_out_of_git(dir: &Path) -> Result<()> {
+    const RULES: &str = "*\n!secrets\n!build.lock.json\n";
+    /// As written by earlier versions.
+    const BEFORE: &str = "*\n!secrets\n";
     let path = dir.join(".gitignore");
-    match path.exists() {
-        true => Ok(()),
-        false => disk::write_atomic(&path, b"*\n!secrets\n", 0o644),
+    match disk::read_if_there(&path, MAX_GITIGNORE) {
+        Ok(Some(there)) if there != BEFORE.as_bytes() => Ok(()),
+        Ok(_) => disk::write_atomic(&path, RULES.as_bytes(), 0o644),
+        Err(_) => Ok(()),
     }
 }
 
-/// `main` is checked before anything is packed, so that a server never sees a release that cannot start.
-fn check_main(app: &Path, main: &str) -> Result<()> {
-    match app.join(main).is_file() {
-        true => Ok(()),
-        false => Err(Error::new(Kind::Build, format!("`{main}` does not exist after the build"))
-            .hint("set `main` in tako.toml to the file that starts the app, or `[build] build` to what makes it")),
-    }
+/// What the server will start.
+fn entry<'a>(project: &Project, order: &'a Order) -> Entry<'a> {
+    let recipe = &order.recipe;
+    let executed = project.runtime == Runtime::Binary && recipe.start.is_none();
+    Entry { main: &recipe.main.value, runtime: project.runtime, executed, target: order.target }
 }
 
 /// Held while the build tree is in use; it ends with the process, so it is never left behind.

@@ -123,14 +123,22 @@ fn ships_what_the_globs_say_and_always_main() {
     write(&dir.join("lib/b.js"), "");
     let mut project = project(dir, "target/release/app");
     project.build.run = Some(
-        "mkdir -p target/release .output/server/node_modules/x empty; touch target/release/app target/release/junk \
-         .output/server/node_modules/x/i.js .env.local"
+        "mkdir -p target/release .output/server/node_modules/x .output/.tako lib/.tako empty; touch target/release/app \
+         target/release/junk .output/server/node_modules/x/i.js .output/.tako/j.js lib/.tako/k.js .env.local"
             .into(),
     );
-    let all = [".output/server/node_modules/x/i.js", "a.js", "a.test.js", "empty", "lib/b.js", "target/release/app"];
+    let all = [
+        ".output/.tako/j.js",
+        ".output/server/node_modules/x/i.js",
+        "a.js",
+        "a.test.js",
+        "empty",
+        "lib/b.js",
+        "target/release/app",
+    ];
     assert_eq!(shipped(&project).unwrap(), all);
     project.build.exclude = vec!["**/*.test.js".into(), "empty".into(), "target".into()];
-    assert_eq!(shipped(&project).unwrap(), [all[0], "a.js", "lib/b.js", "target/release/app"]);
+    assert_eq!(shipped(&project).unwrap(), [all[0], all[1], "a.js", "lib/b.js", "target/release/app"]);
     project.build.include = vec!["lib".into()];
     assert_eq!(shipped(&project).unwrap(), ["lib/b.js", "target/release/app"]);
     project.build.include = vec!["../x".into()];

@@ -58,12 +58,12 @@ fn row(small: &Small, apps: u32, each: u32, watched: Duration) -> BTreeMap<Strin
     ids.iter().for_each(|id| drop(small.deploy(&server, id, "v1", each)));
     thread::sleep(SETTLE);
     let pid = server.pid();
-    let (started, accepted, before) = (Instant::now(), accepted(&server, &ids), work(pid));
+    let (started, asked, before) = (Instant::now(), asked(&server, &ids), work(pid));
     thread::sleep(watched);
     let done = between(&before, &work(pid));
     let (took, figures) = (started.elapsed().as_secs_f64(), Figures::of(pid));
-    // The second look is one connection more for each.
-    let probes = (self::accepted(&server, &ids) - accepted - u64::from(apps * each)) as f64 / took;
+    // The second look is one request more for each.
+    let probes = (self::asked(&server, &ids) - asked - u64::from(apps * each)) as f64 / took;
     let ran: Duration = done.values().map(|w| w.ran).sum();
     println!(
         "{apps:>5} {:>10} {:>9.1} {:>8} {:>6} {:>9.2} {probes:>9.0}",
@@ -76,11 +76,11 @@ fn row(small: &Small, apps: u32, each: u32, watched: Duration) -> BTreeMap<Strin
     done
 }
 
-/// Connections that the instances have accepted: nobody but the probe asks them, except us here, on a kept link each.
-fn accepted(server: &Server, ids: &[String]) -> u64 {
+/// Requests that the instances have had: nobody but the probe asks them, except us here.
+fn asked(server: &Server, ids: &[String]) -> u64 {
     let instances = |id: &String| server.status(id).unwrap()["instances"].as_array().unwrap().clone();
     let ports = ids.iter().flat_map(instances).map(|i| u16::try_from(i["port"].as_u64().unwrap()).unwrap());
-    let ask = |port: u16| Client::plain(([127, 0, 0, 1], port).into(), "localhost").unwrap().get("/accepted").unwrap();
+    let ask = |port: u16| Client::plain(([127, 0, 0, 1], port).into(), "localhost").unwrap().get("/asked").unwrap();
     ports.map(|port| ask(port).text().parse::<u64>().unwrap()).sum()
 }
 

@@ -303,7 +303,11 @@ impl<S: Stage> Actor<S> {
         for action in actions {
             match action {
                 Action::Probe => process.probe(spec, threads, to_us),
-                Action::Terminate => threads.watch.signal(endpoint, Signal::TERM),
+                Action::Terminate => {
+                    // A connection of ours would keep some apps from ending.
+                    threads.probe.forget(endpoint);
+                    threads.watch.signal(endpoint, Signal::TERM);
+                }
                 Action::Kill => threads.watch.signal(endpoint, Signal::KILL),
                 Action::GaveUp(why) => {
                     process.look();

@@ -34,12 +34,12 @@ pub(crate) enum Bad {
 }
 
 impl Check {
-    /// All of it, for one connection; nothing where a connection is enough.
+    /// All of it; nothing where a connection is enough.
     pub fn request(&self) -> Zeroizing<Vec<u8>> {
         let Check::Http { path, host, token, .. } = self else { return Zeroizing::new(Vec::new()) };
         let token = token.as_ref().map_or(String::new(), |t| format!("X-Tako-Internal-Token: {}\r\n", t.as_str()));
         Zeroizing::new(
-            format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{token}User-Agent: tako\r\nAccept: */*\r\nConnection: close\r\n\r\n")
+            format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{token}User-Agent: tako\r\nAccept: */*\r\n\r\n")
                 .into_bytes(),
         )
     }
@@ -66,6 +66,26 @@ pub(super) fn status(answer: &[u8]) -> Option<u16> {
     let line = &answer[..memchr::memchr(b'\n', answer)?];
     let code = std::str::from_utf8(line.strip_prefix(b"HTTP/1.")?.get(2..5)?).ok()?;
     code.parse().ok().filter(|code| (100..600).contains(code))
+}
+
+/// Whether this is all of an answer, and another may follow it on the connection (RFC 9112 §6.3, §9.3). In doubt it is
+/// not, and the connection is not used again.
+pub(super) fn is_whole(answer: &[u8]) -> bool {
+    let Some(end) = memchr::memmem::find(answer, b"\r\n\r\n") else { return false };
+    let Ok(head) = std::str::from_utf8(&answer[..end]) else { return false };
+    let mut lines = head.split("\r\n");
+    let is_newest = lines.next().is_some_and(|line| line.starts_with("HTTP/1.1 "));
+    let mut length = None;
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        match name.to_ascii_lowercase().as_str() {
+            "transfer-encoding" => return false,
+            "connection" if !value.trim().eq_ignore_ascii_case("keep-alive") => return false,
+            "content-length" if length.is_some() => return false,
+            "content-length" => length = value.trim().parse::<usize>().ok(),
+            _ => {}
+        }
+    }
+    is_newest && length == Some(answer.len() - end - 4)
 }
 
 /// As the end of a sentence: `/status answered 500`.
@@ -101,6 +121,23 @@ pub(super) fn gist(answer: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_is_whole_when_its_end_can_be_told() {
+        let check = |answer: &str, expected: bool| assert_eq!(is_whole(answer.as_bytes()), expected, "{answer:?}");
+        check("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", true);
+        check("HTTP/1.1 500 Oh\r\ncontent-length:0\r\nConnection: keep-alive\r\n\r\n", true);
+        check("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no", false);
+        check("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokay", false);
+        check("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", false);
+        check("HTTP/1.1 200 OK\r\n\r\n", false);
+        check("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false);
+        check("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", false);
+        check("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n", false);
+        check("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n", false);
+        check("HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999999\r\n\r\n", false);
+        check("", false);
+    }
 
     #[test]
     fn the_gist_of_an_answer_is_its_first_lines() {

@@ -34,6 +34,7 @@ mod watch;
 mod lines;
 mod check;
 mod probe;
+mod probing;
 mod logs;
 mod writer;
 mod entry;

@@ -4,26 +4,26 @@
 //! it; from then on once a second. A probe that has no answer in time has failed.
 //!
 //! Fifty idle instances must cost next to nothing, so those who are well are asked in turns that several share
-//! ([`TURN`]), the request goes out with the connection, the answer is fetched in the next turn instead of waking the
+//! [`TURN`]) on connections that last for several questions, the answer is fetched in the next turn instead of waking the
 //! thread, and good news is told once.
 //!
-//! **Invariant**: an instance has one probe at a time, and of its answer at most [`MAX_ANSWER`] bytes are read. Whoever
-//! was told that it is well and has heard nothing since may rely on it.
+//! **Invariant**: an instance has one probe at a time. Whoever was told that it is well and has heard nothing since may
+//! rely on it.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Registry, Token};
 use zeroize::Zeroizing;
 
 use super::check::{Bad, Check, TIMEOUT, Verdict, gist, judge, status};
 use super::instance::Event;
 use super::poller::{BELL, Poller};
+use super::probing::{Next, Probing, Progress};
 use super::usage::Meter;
 use crate::error::Result;
 use crate::proxy::table::EndpointId;
@@ -36,8 +36,6 @@ const EAGER: Duration = Duration::from_millis(10);
 const TURN: Duration = Duration::from_millis(50);
 /// Not more often than this once it was good, however often somebody asks for a probe at once.
 const HURRY: Duration = Duration::from_millis(100);
-/// The status line is all we want; the rest is read so that the app sees an orderly end.
-const MAX_ANSWER: usize = 4 << 10;
 
 /// A cloneable way to the thread.
 #[derive(Clone)]
@@ -99,17 +97,6 @@ struct Target {
     /// What was last told of a bad answer.
     answered: String,
     probing: Option<Probing>,
-}
-
-struct Probing {
-    stream: TcpStream,
-    written: usize,
-    answer: Vec<u8>,
-    /// When the answer is looked for; from then on, and of those who are not known to be well from the start, it is
-    /// the poll that tells.
-    look: Option<Instant>,
-    /// The verdict is told; the rest of the answer is read for the app's sake.
-    told: bool,
 }
 
 impl Prober {
@@ -198,20 +185,36 @@ impl Target {
     }
 
     fn begin(&mut self, registry: &Registry, now: Instant) {
-        self.end(registry);
         self.started = now;
-        let Ok(stream) = TcpStream::connect(self.addr) else {
+        let patient = self.is_good && !self.hurried;
+        let look = patient.then(|| self.next_turn(now));
+        self.hurried = false;
+        let again = look.is_some_and(|look| self.probing.as_mut().is_some_and(|probing| probing.renew(look)));
+        match again {
+            true => self.advance(registry, now),
+            false => {
+                self.end(registry);
+                self.ask(look, registry, now);
+            }
+        }
+    }
+
+    /// On a new connection.
+    fn ask(&mut self, look: Option<Instant>, registry: &Registry, now: Instant) {
+        let Ok(probing) = Probing::open(self.addr, look) else {
             return self.tell(Verdict::Bad(Bad::Refused), now);
         };
-        let patient = self.is_good && !self.hurried;
-        let look = patient.then(|| on_grid(self.epoch, TURN, Duration::ZERO, now + TURN / 8));
-        self.hurried = false;
-        self.probing = Some(Probing { stream, written: 0, answer: Vec::new(), look, told: false });
+        self.probing = Some(probing);
         // On this machine a connection stands at once, or never: the rest is seldom more than one wait for the answer.
         self.advance(registry, now);
         if look.is_none() {
             self.watch(registry, now);
         }
+    }
+
+    /// When all who are asked now will have answered, and the thread is awake for others anyway.
+    fn next_turn(&self, now: Instant) -> Instant {
+        on_grid(self.epoch, TURN, Duration::ZERO, now + TURN / 8)
     }
 
     /// The answer is there by now, as good as always; who is slower is waited for.
@@ -225,7 +228,7 @@ impl Target {
     fn watch(&mut self, registry: &Registry, now: Instant) {
         let Some(probing) = &mut self.probing else { return };
         probing.look = None;
-        let interest = match probing.written < self.request.len() || self.request.is_empty() {
+        let interest = match probing.waits_to_write(&self.request) {
             true => Interest::READABLE | Interest::WRITABLE,
             false => Interest::READABLE,
         };
@@ -237,15 +240,22 @@ impl Target {
 
     fn advance(&mut self, registry: &Registry, now: Instant) {
         let Some(probing) = &mut self.probing else { return };
-        let Progress { verdict, over } = probing.advance(&self.check, &self.request);
+        let Progress { verdict, next } = probing.advance(&self.check, &self.request);
+        let patient = probing.look.is_some();
         if let Some(verdict) = verdict
             && !probing.told
         {
             probing.told = true;
             self.tell(verdict, now);
         }
-        if over {
-            self.end(registry);
+        match next {
+            Next::More => {}
+            Next::Idle if patient => {}
+            Next::Idle | Next::Over => self.end(registry),
+            Next::Stale => {
+                self.end(registry);
+                self.ask(patient.then(|| self.next_turn(now)), registry, now);
+            }
         }
     }
 
@@ -270,8 +280,7 @@ impl Target {
         if let Some(mut probing) = self.probing.take() {
             match probing.look {
                 None => drop(registry.deregister(&mut probing.stream)),
-                // What came after the look is taken too, so that the app sees an orderly end.
-                Some(_) => drop(probing.read()),
+                Some(_) => probing.drain(),
             }
             self.tell_answer(&probing.answer);
         }
@@ -302,85 +311,9 @@ fn on_grid(epoch: Instant, step: Duration, phase: Duration, earliest: Instant) -
     epoch + phase + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX / 2))
 }
 
-struct Progress {
-    verdict: Option<Verdict>,
-    /// The connection is of no more use.
-    over: bool,
-}
-
-impl Probing {
-    fn advance(&mut self, check: &Check, request: &[u8]) -> Progress {
-        let bad = |why| Progress { verdict: Some(Verdict::Bad(why)), over: true };
-        let later = Progress { verdict: None, over: false };
-        let Check::Http { redirects, .. } = check else {
-            return match self.is_connected() {
-                Ok(true) => Progress { verdict: Some(Verdict::Good), over: true },
-                Ok(false) => later,
-                Err(_) => bad(Bad::Refused),
-            };
-        };
-        if self.written < request.len() {
-            // An answer to what has just been said is not there yet.
-            return match self.write(request) {
-                Ok(()) => later,
-                Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
-                    bad(Bad::Broken)
-                }
-                Err(_) => bad(Bad::Refused),
-            };
-        }
-        let over = self.read();
-        match status(&self.answer) {
-            Some(status) => Progress { verdict: Some(judge(status, *redirects)), over },
-            None if over => bad(Bad::Broken),
-            None => later,
-        }
-    }
-
-    /// connect(2), EINPROGRESS: the socket's error tells how it went, and having a peer that it went well.
-    fn is_connected(&self) -> io::Result<bool> {
-        if let Some(e) = self.stream.take_error()? {
-            return Err(e);
-        }
-        match self.stream.peer_addr() {
-            Ok(_) => Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(false),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// As much of the request as can be: nothing until the connection stands, whose failure shows here too.
-    fn write(&mut self, request: &[u8]) -> io::Result<()> {
-        while self.written < request.len() {
-            match self.stream.write(&request[self.written..]) {
-                Ok(n) => self.written += n,
-                // Where it is not EAGAIN that a connection under way says.
-                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => break,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
-
-    /// True when no more will come, or no more is wanted. What was said before a connection broke still counts.
-    fn read(&mut self) -> bool {
-        let mut buffer = [0; 1 << 10];
-        while self.answer.len() < MAX_ANSWER {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return true,
-                Ok(n) => self.answer.extend_from_slice(&buffer[..n]),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return true,
-            }
-        }
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::thread::JoinHandle;
 
@@ -505,6 +438,27 @@ mod tests {
         });
         let run = probe(addr, http());
         assert_eq!([run.next(), run.next()], [Verdict::Good, Verdict::Bad(Bad::Silent)]);
+        app.join().unwrap();
+    }
+
+    #[test]
+    fn a_connection_lasts_for_more_than_one_question_and_its_end_is_no_verdict() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let app = std::thread::spawn(move || {
+            // How many questions each connection brings, as far as it is answered.
+            for questions in [1, 3, 1] {
+                let (mut stream, _) = listener.accept().unwrap();
+                for _ in 0..questions {
+                    assert!(stream.read(&mut [0; 4096]).unwrap() > 0, "asked on another connection");
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+                }
+            }
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"HTTP/1.1 500 Oh\r\n\r\n").unwrap();
+        });
+        let run = probe(addr, http());
+        assert_eq!([run.next(), run.next()], [Verdict::Good, Verdict::Bad(Bad::Status(500))]);
         app.join().unwrap();
     }
 

@@ -1,6 +1,6 @@
 //! The smallest app that can be measured around: one program without dependencies, a thread for each connection.
 //!
-//! `GET /` names its version, `POST /echo` sends the body back, `GET /accepted` tells how many connections there were.
+//! `GET /` names its version, `POST /echo` sends the body back, `GET /asked` tells how many requests there were.
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -22,20 +22,19 @@ fn main() -> io::Result<()> {
     let version: Arc<str> = env::var("TAKO_BUILD").unwrap_or_else(|_| "dev".into()).into();
     let listener = TcpListener::bind(format!("127.0.0.1:{port}"))?;
     println!("TAKO:READY:{}", listener.local_addr()?.port());
-    let accepted = Arc::new(AtomicU64::new(0));
+    let asked = Arc::new(AtomicU64::new(0));
     for stream in listener.incoming() {
         let Ok(stream) = stream else { continue };
-        accepted.fetch_add(1, Ordering::Relaxed);
-        let (version, accepted) = (version.clone(), accepted.clone());
+        let (version, asked) = (version.clone(), asked.clone());
         // A client that leaves in the middle is no news.
-        let run = move || drop(serve(&stream, &version, &accepted));
+        let run = move || drop(serve(&stream, &version, &asked));
         thread::Builder::new().stack_size(STACK).spawn(run)?;
     }
     Ok(())
 }
 
 /// Answers one request after the other until the client closes.
-fn serve(stream: &TcpStream, version: &str, accepted: &AtomicU64) -> io::Result<()> {
+fn serve(stream: &TcpStream, version: &str, asked: &AtomicU64) -> io::Result<()> {
     stream.set_read_timeout(Some(IDLE))?;
     stream.set_nodelay(true)?;
     let mut reader = BufReader::with_capacity(8 << 10, stream);
@@ -57,11 +56,12 @@ fn serve(stream: &TcpStream, version: &str, accepted: &AtomicU64) -> io::Result<
             }
         }
         line.clear();
+        asked.fetch_add(1, Ordering::Relaxed);
         let mut body = vec![0; length as usize];
         reader.read_exact(&mut body)?;
         let answer = match (method.as_str(), path.as_str()) {
             ("POST", "/echo") => body,
-            ("GET", "/accepted") => accepted.load(Ordering::Relaxed).to_string().into_bytes(),
+            ("GET", "/asked") => asked.load(Ordering::Relaxed).to_string().into_bytes(),
             _ => version.as_bytes().to_vec(),
         };
         let connection = if keep { "keep-alive" } else { "close" };

@@ -85,12 +85,12 @@ fn a_hostile_release_serves_nothing_but_its_files() {
     let (server, _sshd, user) = world();
     user.write("tako.toml", &config("\"shop.localhost\"", 4));
     put(&user, "dist/good.txt", "good");
-    symlink("../tako.toml", user.project().join("dist/config.txt")).unwrap();
-    symlink("..", user.project().join("dist/up")).unwrap();
     put(&user, "dist/folder.css/inner.txt", "inner");
     let version = deploy(&user);
-    // What no archive can bring, an app can make.
+    // What no build lets pass, an app can make.
     let public = server.app("shop").join("releases").join(version).join("public");
+    symlink("../tako.toml", public.join("config.txt")).unwrap();
+    symlink("..", public.join("up")).unwrap();
     symlink("/etc/passwd", public.join("passwd.txt")).unwrap();
     fs::write(public.join(".env.txt"), "SECRET").unwrap();
     assert!(Command::new("mkfifo").arg(public.join("pipe.css")).status().unwrap().success());

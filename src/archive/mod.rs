@@ -78,7 +78,7 @@ impl<R: Read> Read for Hashing<R> {
 }
 
 /// Relative, made of plain names, without control characters, not longer than the kernel takes.
-fn check_name(path: &Path) -> Result<(), String> {
+pub(crate) fn check_name(path: &Path) -> Result<(), String> {
     let bytes = path.as_os_str().as_bytes();
     if bytes.is_empty() || bytes.len() > MAX_PATH {
         return Err("its name is empty or longer than 4096 bytes".into());
@@ -95,7 +95,7 @@ fn check_name(path: &Path) -> Result<(), String> {
 }
 
 /// A target must be relative, climb at its start alone, and not above the root.
-fn check_link(path: &Path, target: &Path) -> Result<(), String> {
+pub(crate) fn check_link(path: &Path, target: &Path) -> Result<(), String> {
     let depth = path.components().count() - 1;
     let mut climbs = 0;
     let mut descended = false;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Order;
 use super::bundle::frame;
+use super::native::Native;
 use crate::archive::Packed;
 use crate::cli::project::Project;
 use crate::crypto::Sha256;
@@ -20,7 +21,7 @@ use crate::error::{Context, Result};
 use crate::proto::target::Target;
 
 /// Raised when what is packed changes for the same inputs.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Artifacts that are kept, newest use first.
 const KEPT: usize = 90;
 const MAX_META: u64 = 64 << 10;
@@ -37,15 +38,17 @@ struct Meta {
     unpacked: u64,
     /// Of the archive as it lies here.
     file_sha256: String,
+    natives: Vec<Native>,
 }
 
 /// Thirty-two hex digits.
-pub(crate) fn key(project: &Project, order: &Order) -> String {
+pub(crate) fn key(project: &Project, order: &Order, target: Target) -> String {
     let mut hash = Sha256::new();
     let mut add = |field: &str| frame(&mut hash, field.as_bytes());
     add(&FORMAT.to_string());
     add(env!("CARGO_PKG_VERSION"));
-    add(&order.target.to_string());
+    add(&target.to_string());
+    add(order.place.image(target).unwrap_or_default());
     add(&order.source.hash);
     add(&order.source.app.to_string_lossy());
     add(project.runtime.as_str());
@@ -68,7 +71,7 @@ pub(crate) fn file(artifacts: &Path, target: Target, key: &str) -> PathBuf {
 }
 
 /// What is in `file`, if it is there and whole; a bad entry is removed.
-pub(crate) fn find(file: &Path) -> Result<Option<Packed>> {
+pub(crate) fn find(file: &Path) -> Result<Option<(Packed, Vec<Native>)>> {
     let Some(bytes) = disk::read_if_there(&meta_of(file), MAX_META).unwrap_or_default() else { return Ok(None) };
     let meta = serde_json::from_slice::<Meta>(&bytes).ok().filter(|meta| meta.format == FORMAT && matches(file, meta));
     let Some(meta) = meta else {
@@ -78,18 +81,19 @@ pub(crate) fn find(file: &Path) -> Result<Option<Packed>> {
     // Pruning goes by the last use.
     let used = File::options().append(true).open(file).and_then(|f| f.set_modified(SystemTime::now()));
     used.context(|| format!("touch {}", file.display()))?;
-    Ok(Some(Packed { sha256: meta.sha256, bytes: meta.bytes, unpacked: meta.unpacked }))
+    Ok(Some((Packed { sha256: meta.sha256, bytes: meta.bytes, unpacked: meta.unpacked }, meta.natives)))
 }
 
 /// Has `pack` make the archive under a temporary name, and puts it in place with its `.json`.
-pub(crate) fn store(file: &Path, pack: impl FnOnce(&Path) -> Result<Packed>) -> Result<Packed> {
+pub(crate) fn store(file: &Path, natives: &[Native], pack: impl FnOnce(&Path) -> Result<Packed>) -> Result<Packed> {
     let temp = file.with_extension("tmp");
     let _ = fs::remove_file(&temp);
     let stored = pack(&temp).and_then(|packed| {
         let file_sha256 = sha256_of(&temp).context(|| format!("read {}", temp.display()))?;
         fs::rename(&temp, file).context(|| format!("write {}", file.display()))?;
         let Packed { sha256, bytes, unpacked } = packed.clone();
-        let meta = Meta { format: FORMAT, sha256, bytes, unpacked, file_sha256 };
+        let natives = natives.to_vec();
+        let meta = Meta { format: FORMAT, sha256, bytes, unpacked, file_sha256, natives };
         let meta = serde_json::to_vec(&meta).context(|| "describe the artifact".into())?;
         disk::write_atomic(&meta_of(file), &meta, 0o644)?;
         Ok(packed)
@@ -167,7 +171,7 @@ mod tests {
 
     fn entry(dir: &Path, name: &str) -> PathBuf {
         let file = dir.join(format!("{PREFIX}{name}{ARCHIVE}"));
-        let packed = store(&file, |temp| {
+        let packed = store(&file, &[], |temp| {
             fs::write(temp, name).unwrap();
             Ok(Packed { sha256: "ab".into(), bytes: name.len() as u64, unpacked: 9 })
         });
@@ -186,7 +190,7 @@ mod tests {
     fn finds_what_it_stored() {
         let dir = tempfile::tempdir().unwrap();
         let file = entry(dir.path(), "one");
-        let packed = find(&file).unwrap().unwrap();
+        let (packed, _) = find(&file).unwrap().unwrap();
         assert_eq!(packed, Packed { sha256: "ab".into(), bytes: 3, unpacked: 9 });
         assert_eq!(find(&dir.path().join("artifact-cache-other.tar.zst")).unwrap(), None);
         assert_eq!(names(dir.path()), ["artifact-cache-one.json", "artifact-cache-one.tar.zst"]);
@@ -214,7 +218,7 @@ mod tests {
     fn a_pack_that_fails_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("artifact-cache-x.tar.zst");
-        let failed = store(&file, |temp| {
+        let failed = store(&file, &[], |temp| {
             fs::write(temp, "half").unwrap();
             Err(Error::new(Kind::Io, "disk full"))
         });

@@ -1,14 +1,18 @@
 //! Build: from a Project to an Artifact, on this machine.
 //!
 //! `bundle` says which files are the source and what their Version is; `preset` which commands a runtime runs by
-//! default; `tree` makes a clean copy to run them in; `stage` runs them; `glob` and `pick` choose what of the result
-//! is shipped; `cache` remembers what was made of what.
+//! default; `tree` makes a clean copy to run them in; `stage` runs them here and `container` in Docker; `glob` and `pick`
+//! choose what of the result is shipped; `native` tells which machines it is for, and `fit` which server gets it;
+//! `cache` remembers what was made of what.
 //!
 //! **Invariant**: nothing is written into the user's tree but below `.tako/`.
 
 pub(crate) mod bundle;
 pub(crate) mod cache;
+pub(crate) mod container;
+pub(crate) mod fit;
 pub(crate) mod glob;
+pub(crate) mod native;
 pub(crate) mod pick;
 pub(crate) mod preset;
 pub(crate) mod stage;
@@ -23,9 +27,12 @@ use crate::archive::Packed;
 use crate::archive::pack::pack;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
+use crate::proto::manifest::Runtime;
 use crate::proto::target::Target;
 use bundle::Source;
+use container::{Wanted, Where};
 use glob::Globs;
+use native::Native;
 use pick::Rule;
 use preset::Facts;
 use stage::Step;
@@ -34,7 +41,11 @@ use stage::Step;
 pub(crate) struct Order {
     pub source: Source,
     pub runtime_version: Option<String>,
-    pub target: Target,
+    /// One artifact for each.
+    pub targets: Vec<Target>,
+    /// They are those of `tako.toml`, not just this machine's.
+    named: bool,
+    place: Where,
     steps: Vec<Step>,
     include: Globs,
     exclude: Globs,
@@ -43,8 +54,11 @@ pub(crate) struct Order {
 /// An artifact in the local cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Built {
+    pub target: Target,
     pub file: PathBuf,
     pub packed: Packed,
+    /// What is compiled in it.
+    pub natives: Vec<Native>,
     /// It was made by an earlier build of the same inputs.
     pub cached: bool,
     /// The command that took the most of it: `bun run build`.
@@ -68,46 +82,111 @@ pub(crate) fn order(project: &Project) -> Result<Order> {
     let include = Globs::parse(&project.build.include).context(|| "[build] include".into())?;
     let exclude = Globs::parse(&project.build.exclude).context(|| "[build] exclude".into())?;
     let source = bundle::collect(&project.dir)?;
-    let steps = preset::steps(project, &source, &Facts::of(project, &source)?)?;
+    // A script runs anywhere: its runtimes build here, whatever they build for.
+    let place = Where::of(&project.build, (project.runtime != Runtime::Binary).then_some(false))?;
+    let mut facts = Facts::of(project, &source)?;
+    // What is installed here is for this machine.
+    facts.installed &= place == Where::Here;
+    let steps = preset::steps(project, &source, &facts)?;
     let runtime_version = preset::runtime_version(project);
-    Ok(Order { source, runtime_version, target: Target::of_this_machine()?, steps, include, exclude })
+    let named = !project.build.targets.is_empty();
+    let targets = if named { project.build.targets.clone() } else { vec![Target::of_this_machine()?] };
+    Ok(Order { source, runtime_version, targets, named, place, steps, include, exclude })
 }
 
-/// The artifact of `order`, from the cache or built. `say` hears how it goes.
+/// The artifacts of `order`, one for each target, from the cache or built. `say` hears how it goes.
 ///
 /// # Errors
 /// Build with the last output of the command that failed; Busy while another `tako` builds the same project;
 /// Interrupted.
-pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say: &dyn Fn(Said<'_>)) -> Result<Built> {
+pub(crate) fn build(
+    project: &Project,
+    order: &Order,
+    interrupt: &Interrupt,
+    say: &dyn Fn(Said<'_>),
+) -> Result<Vec<Built>> {
     let dir = project.dir.join(".tako");
     let artifacts = dir.join("artifacts");
     disk::make_dirs(&artifacts, 0o755)?;
     keep_out_of_git(&dir)?;
     let _lock = lock(&dir)?;
-    let key = cache::key(project, order);
-    let file = cache::file(&artifacts, order.target, &key);
-    if let Some(packed) = cache::find(&file)? {
-        return Ok(Built { file, packed, cached: true, how: "nothing changed".into() });
+    order.targets.iter().map(|target| build_for(*target, project, order, &artifacts, interrupt, say)).collect()
+}
+
+fn build_for(
+    target: Target,
+    project: &Project,
+    order: &Order,
+    artifacts: &Path,
+    interrupt: &Interrupt,
+    say: &dyn Fn(Said<'_>),
+) -> Result<Built> {
+    let key = cache::key(project, order, target);
+    let file = cache::file(artifacts, target, &key);
+    if let Some((packed, natives)) = cache::find(&file)? {
+        return Ok(Built { target, file, packed, natives, cached: true, how: "nothing changed".into() });
     }
-    let tree = tree::make(&dir.join("build"), &order.source, &order.steps)?;
-    for step in &order.steps {
-        interrupt.check()?;
-        say(Said::Running(&step.command));
-        stage::run(&tree, &order.source, step, interrupt, &mut |line| say(Said::Output(line)))?;
-    }
+    let rule = Rule::new(project, &order.source, &order.include, &order.exclude);
+    let tree = tree::make(&project.dir.join(".tako/build"), &order.source, &order.steps)?;
+    run_steps(&tree, &rule, target, project, order, interrupt, say)?;
     let app = tree.join(&order.source.app);
     tree::merge_assets(&app, &project.build.assets)?;
     check_main(&app, &project.main)?;
-    let files = pick::files(&tree, &Rule::new(project, &order.source, &order.include, &order.exclude))?;
+    let files = pick::files(&tree, &rule)?;
+    let natives = native::of(&tree, &files, &rule.main);
+    check_natives(order, &natives, target)?;
     interrupt.check()?;
     say(Said::Doing(&format!("pack {} files", files.len())));
-    let packed = cache::store(&file, |temp| pack(&tree, &files, temp))?;
-    cache::prune(&artifacts, &file);
+    let packed = cache::store(&file, &natives, |temp| pack(&tree, &files, temp))?;
+    cache::prune(artifacts, &file);
     let how = match order.steps.last() {
         Some(step) => format!("{} · {} files", step.command, files.len()),
         None => format!("{} files", files.len()),
     };
-    Ok(Built { file, packed, cached: false, how })
+    Ok(Built { target, file, packed, natives, cached: false, how })
+}
+
+fn run_steps(
+    tree: &Path,
+    rule: &Rule<'_>,
+    target: Target,
+    project: &Project,
+    order: &Order,
+    interrupt: &Interrupt,
+    say: &dyn Fn(Said<'_>),
+) -> Result<()> {
+    let Some(image) = order.place.image(target) else {
+        for step in &order.steps {
+            interrupt.check()?;
+            say(Said::Running(&step.command));
+            stage::run(tree, &order.source, step, target, interrupt, &mut |line| say(Said::Output(line)))?;
+        }
+        return Ok(());
+    };
+    let assets: Vec<PathBuf> = project.build.assets.iter().map(|asset| order.source.app.join(asset)).collect();
+    let wanted = Wanted {
+        enters: &|dir| rule.enters(dir) || assets.iter().any(|a| a.starts_with(dir) || dir.starts_with(a)),
+        ships: &|path| rule.ships(path) || assets.iter().any(|a| path.starts_with(a)),
+    };
+    let (source, steps, runtime) = (&order.source, &order.steps[..], project.runtime);
+    let work = container::Work { project: &project.dir, runtime, source, steps, target, image, tree, wanted: &wanted };
+    container::run(&work, interrupt, say)
+}
+
+/// What was named must be what was built.
+fn check_natives(order: &Order, natives: &[Native], target: Target) -> Result<()> {
+    match native::misfit(natives, target).filter(|_| order.named) {
+        None => Ok(()),
+        Some(native) => {
+            let message = format!("`{}` was compiled for {}, not for {target}", native.file, native.machine());
+            Err(Error::new(Kind::Build, message).hint(match &order.place {
+                Where::Here => "build for $TAKO_TARGET, which is set to it, or write `container = true` in [build]",
+                Where::Container { .. } => {
+                    "does the image have that C library? look at `image` and `targets` in [build]"
+                }
+            }))
+        }
+    }
 }
 
 /// Of our own folder only the secrets are meant to be committed. Who wrote a rule of their own keeps it.

@@ -14,6 +14,7 @@ use super::bundle::Source;
 use crate::cli::child::{Owned, each_line};
 use crate::cli::interrupt::{Interrupt, interrupted};
 use crate::error::{Context, Error, Kind, Result};
+use crate::proto::target::Target;
 
 /// Lines of output that a failure shows.
 const SHOWN: usize = 40;
@@ -36,7 +37,7 @@ pub(crate) struct Step {
     pub installs_below: Option<PathBuf>,
 }
 
-/// Runs `step` in `tree`; `on` hears its output, both streams as one.
+/// Runs `step` in `tree` for `target`; `on` hears its output, both streams as one.
 ///
 /// # Errors
 /// Build with the last lines, when it does not end with 0; Interrupted.
@@ -44,17 +45,56 @@ pub(crate) fn run(
     tree: &Path,
     source: &Source,
     step: &Step,
+    target: Target,
     interrupt: &Interrupt,
     on: &mut dyn FnMut(&str),
 ) -> Result<()> {
-    let doing = || format!("run `{}`", step.command);
-    let (reader, writer) = std::io::pipe().context(doing)?;
     let mut command = Command::new("/bin/sh");
     command.arg("-c").arg(&step.command).current_dir(tree.join(&step.dir)).env("PATH", path(tree, source, step));
+    command.env("TAKO_TARGET", target.to_string());
+    hear(&mut command, &step.command, interrupt, on)?.or_failed(step)
+}
+
+/// How a command ended, and the last lines that it printed.
+pub(super) struct Heard {
+    status: Option<ExitStatus>,
+    pub last: Vec<String>,
+}
+
+impl Heard {
+    pub fn succeeded(&self) -> bool {
+        self.status.is_some_and(|status| status.success())
+    }
+
+    /// # Errors
+    /// Build with the last lines, when it did not end with 0.
+    pub fn or_failed(self, step: &Step) -> Result<()> {
+        match self.succeeded() {
+            true => Ok(()),
+            false => {
+                let message = format!("{}: `{}` {}", step.name, step.command, ending(self.status));
+                Err(Error::new(Kind::Build, message).with_detail(self.last))
+            }
+        }
+    }
+}
+
+/// Runs `command`, which is `shown` to people; `on` hears its output, both streams as one.
+///
+/// # Errors
+/// Interrupted; then it is gone with all that it started.
+pub(super) fn hear(
+    command: &mut Command,
+    shown: &str,
+    interrupt: &Interrupt,
+    on: &mut dyn FnMut(&str),
+) -> Result<Heard> {
+    let doing = || format!("run `{shown}`");
+    let (reader, writer) = std::io::pipe().context(doing)?;
     command.stdin(Stdio::null()).stdout(writer.try_clone().context(doing)?).stderr(writer);
-    let mut owned = Owned::spawn(&mut command).context(doing)?;
+    let mut owned = Owned::spawn(command).context(doing)?;
     // The command holds our ends of the pipe too; without this the reader would never see its end.
-    drop(command);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
 
     let (line, lines) = bounded(AHEAD);
     thread::spawn(move || {
@@ -87,11 +127,7 @@ pub(crate) fn run(
             default(LOOK) => {}
         }
     };
-    match status {
-        Some(status) if status.success() => Ok(()),
-        status => Err(Error::new(Kind::Build, format!("{}: `{}` {}", step.name, step.command, ending(status)))
-            .with_detail(last.into())),
-    }
+    Ok(Heard { status, last: last.into() })
 }
 
 fn ending(status: Option<ExitStatus>) -> String {

@@ -28,7 +28,7 @@ fn shipped(project: &Project) -> Result<Vec<String>> {
     let order = order(project)?;
     let tree = tree::make(&project.dir.join(".tako/build"), &order.source, &order.steps)?;
     for step in &order.steps {
-        stage::run(&tree, &order.source, step, &Interrupt::never(), &mut |_| {})?;
+        stage::run(&tree, &order.source, step, order.targets[0], &Interrupt::never(), &mut |_| {})?;
     }
     let app = tree.join(&order.source.app);
     tree::merge_assets(&app, &project.build.assets)?;
@@ -186,7 +186,9 @@ fn an_interrupt_stops_the_command() {
     let tree = tree::make(&dir.path().join(".tako/build"), &order.source, &order.steps).unwrap();
     let (trigger, interrupt) = Interrupt::never().or_trigger();
     let mut trigger = Some(trigger);
-    let e = stage::run(&tree, &order.source, &order.steps[0], &interrupt, &mut |_| drop(trigger.take())).unwrap_err();
+    let target = order.targets[0];
+    let run = stage::run(&tree, &order.source, &order.steps[0], target, &interrupt, &mut |_| drop(trigger.take()));
+    let e = run.unwrap_err();
     assert_eq!(e.kind(), Kind::Interrupted);
 }
 
@@ -203,10 +205,13 @@ fn the_key_feels_every_input() {
     let dir = tempfile::tempdir().unwrap();
     write(&dir.path().join("a"), "1");
     let base = project(dir.path(), "a");
-    let key = |project: &Project| cache::key(project, &order(project).unwrap());
+    let key = |project: &Project| {
+        let order = order(project).unwrap();
+        cache::key(project, &order, order.targets[0])
+    };
     let same = key(&base);
     assert_eq!(key(&base), same);
-    let changes: [fn(&mut Project); 7] = [
+    let changes: [fn(&mut Project); 10] = [
         |p| p.main = "b".into(),
         |p| p.runtime_version = Some("2".into()),
         |p| p.runtime = Runtime::Deno,
@@ -214,6 +219,9 @@ fn the_key_feels_every_input() {
         |p| p.build.include = vec!["x".into()],
         |p| p.build.exclude = vec!["x".into()],
         |p| p.build.assets = vec!["x".into()],
+        |p| p.build.container = Some(true),
+        |p| (p.build.container, p.build.image) = (Some(true), Some("x".into())),
+        |p| (p.build.container, p.build.targets) = (Some(false), vec![Target::parse("linux-aarch64-musl").unwrap()]),
     ];
     let mut keys = vec![same];
     for change in changes {
@@ -236,4 +244,51 @@ fn two_builds_of_one_project_do_not_meet() {
     assert_eq!(lock(dir.path()).unwrap_err().kind(), Kind::Busy);
     drop(first);
     lock(dir.path()).unwrap();
+}
+
+#[test]
+fn each_server_gets_the_artifact_of_its_target() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("main"), "#!/bin/sh\n");
+    let [one, two, other] =
+        ["linux-x86_64-glibc", "linux-x86_64-musl", "linux-aarch64-musl"].map(|t| Target::parse(t).unwrap());
+    let mut project = project(dir.path(), "main");
+    project.build.targets = vec![one, two];
+    project.build.container = Some(false);
+    project.build.run = Some("echo $TAKO_TARGET > target-of-mine".into());
+    let made = order(&project).unwrap();
+    let built = build(&project, &made, &Interrupt::never(), &|_| {}).unwrap();
+    assert_eq!(built.iter().map(|b| b.target).collect::<Vec<_>>(), [one, two]);
+    assert_ne!(built[0].packed.sha256, built[1].packed.sha256);
+    for target in [one, two] {
+        assert_eq!(fit::pick(&made, &built, "fra1", target).unwrap().target, target);
+    }
+    let e = fit::check(&made, "fra1", other).unwrap_err();
+    assert_eq!((e.kind(), e.to_string().starts_with("fra1: it is linux-aarch64-musl")), (Kind::Config, true), "{e}");
+    let all = "`targets = [\"linux-x86_64-glibc\", \"linux-x86_64-musl\", \"linux-aarch64-musl\"]`";
+    assert!(e.next_step().unwrap().contains(all), "{:?}", e.next_step());
+    assert!(build(&project, &made, &Interrupt::never(), &|_| {}).unwrap().iter().all(|b| b.cached));
+}
+
+#[test]
+fn scripts_go_to_any_server_and_programs_to_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("main"), "#!/bin/sh\n");
+    let project = project(dir.path(), "main");
+    let here = Target::of_this_machine().unwrap();
+    let elsewhere = Target::parse("linux-aarch64-musl").unwrap();
+    let elsewhere = if here == elsewhere { Target::parse("linux-x86_64-glibc").unwrap() } else { elsewhere };
+    let made = order(&project).unwrap();
+    let built = build(&project, &made, &Interrupt::never(), &|_| {}).unwrap();
+    assert_eq!(fit::pick(&made, &built, "fra1", elsewhere).unwrap().target, here);
+    fs::copy(std::env::current_exe().unwrap(), dir.path().join("main")).unwrap();
+    let made = order(&project).unwrap();
+    for cached in [false, true] {
+        let built = build(&project, &made, &Interrupt::never(), &|_| {}).unwrap();
+        assert_eq!((built.len(), built[0].cached), (1, cached));
+        assert!(fit::pick(&made, &built, "fra1", here).is_ok());
+        let e = fit::pick(&made, &built, "fra1", elsewhere).unwrap_err();
+        assert!(e.kind() == Kind::Config && e.to_string().contains("`main` was compiled for"), "{e}");
+        assert!(e.next_step().unwrap().contains("container = true"), "{:?}", e.next_step());
+    }
 }

@@ -69,6 +69,13 @@ if ! command -v slowhttptest >/dev/null 2>&1; then
     fi
 fi
 
+# What `make bench` compares an upload with.
+if ! command -v rsync >/dev/null 2>&1; then
+    if [ "$(id -u)" != 0 ] || ! { apt-get update -q && apt-get install -y -q --no-install-recommends rsync; } >/dev/null 2>&1; then
+        echo "note: rsync is not installed (apt-get install rsync), make bench will not compare with it"
+    fi
+fi
+
 # A scanner of TLS, in an environment of its own; without it its test is skipped, and says so.
 if ! command -v sslyze >/dev/null 2>&1 && [ ! -x "$tools/sslyze/bin/sslyze" ]; then
     mkdir -p "$tools"

@@ -12,6 +12,7 @@
 pub(crate) mod inflate;
 pub(crate) mod pack;
 pub(crate) mod unpack;
+pub(crate) mod delta;
 
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -75,6 +76,11 @@ impl<R: Read> Read for Hashing<R> {
         self.saw(&buf[..n]);
         Ok(n)
     }
+}
+
+/// Whether an archive may hold a file at `path`, or a link there.
+pub(crate) fn takes(path: &Path, link: Option<&Path>) -> bool {
+    check_name(path).is_ok() && link.is_none_or(|target| check_link(path, target).is_ok())
 }
 
 /// Relative, made of plain names, without control characters, not longer than the kernel takes.

@@ -1,6 +1,10 @@
-//! What a project's files say when `tako.toml` says nothing: its runtime and the file to run.
+//! What a project's files say when `tako.toml` says nothing: its runtime, the file to run, and what `package.json` has.
+//!
+//! An unreadable file says nothing here; the tool that needs it will say what is wrong with it.
 
 use std::path::Path;
+
+use serde_json::Value;
 
 use crate::disk::read_if_there;
 use crate::proto::manifest::Runtime;
@@ -9,23 +13,47 @@ use crate::proto::manifest::Runtime;
 const MAX_PACKAGE_JSON: u64 = 1 << 20;
 const EXTENSIONS: [&str; 5] = ["ts", "tsx", "js", "jsx", "mjs"];
 
+const DENO: [&str; 3] = ["deno.json", "deno.jsonc", "deno.lock"];
+const BUN: [&str; 2] = ["bun.lock", "bun.lockb"];
+
 /// The runtime that the files in `dir` were written for; `None` when they do not say.
 pub(crate) fn runtime(dir: &Path) -> Option<Runtime> {
-    let any = |names: &[&str]| names.iter().any(|n| dir.join(n).exists());
-    if any(&["deno.json", "deno.jsonc", "deno.lock"]) {
-        return Some(Runtime::Deno);
+    runtime_and_why(dir).map(|(runtime, _)| runtime)
+}
+
+/// The same with the file that says so, relative to `dir`. A package of a workspace is run by what the workspace has.
+pub(crate) fn runtime_and_why(dir: &Path) -> Option<(Runtime, String)> {
+    let any = |dir: &Path, names: &[&'static str]| names.iter().copied().find(|n| dir.join(n).exists());
+    if let Some(name) = any(dir, &DENO) {
+        return Some((Runtime::Deno, name.into()));
     }
-    if any(&["bun.lock", "bun.lockb"]) {
-        return Some(Runtime::Bun);
+    if let Some(name) = any(dir, &BUN) {
+        return Some((Runtime::Bun, name.into()));
     }
-    if !any(&["package.json"]) {
+    let package = dir.join("package.json").exists();
+    if !package {
         return None;
     }
-    Some(if package_manager(dir).is_some_and(|p| p == "bun" || p.starts_with("bun@")) {
-        Runtime::Bun
-    } else {
-        Runtime::Node
-    })
+    let bun = |dir: &Path| Package::of(dir).is_some_and(|p| p.manager().is_some_and(|m| m == "bun"));
+    if bun(dir) {
+        return Some((Runtime::Bun, "packageManager in package.json".into()));
+    }
+    let root = source_root(dir);
+    let mut up = String::new();
+    for above in dir.ancestors().skip(1).take_while(|above| above.starts_with(root)) {
+        up.push_str("../");
+        // The nearest lock file is the one that counts.
+        if any(above, &["package-lock.json", "pnpm-lock.yaml", "yarn.lock"]).is_some() {
+            break;
+        }
+        if let Some(name) = any(above, &BUN) {
+            return Some((Runtime::Bun, format!("{up}{name}")));
+        }
+        if bun(above) {
+            return Some((Runtime::Bun, format!("packageManager in {up}package.json")));
+        }
+    }
+    Some((Runtime::Node, "package.json".into()))
 }
 
 /// The file that a JavaScript project of this shape runs: `index.<ext>`, then `src/index.<ext>`, and what Deno calls
@@ -45,11 +73,39 @@ pub(crate) fn source_root(dir: &Path) -> &Path {
     dir.ancestors().find(|a| a.join(".git").exists()).unwrap_or(dir)
 }
 
-/// An unreadable package.json says nothing here; the runtime will say what is wrong with it.
-fn package_manager(dir: &Path) -> Option<String> {
-    let bytes = read_if_there(&dir.join("package.json"), MAX_PACKAGE_JSON).ok()??;
-    let json: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
-    json.get("packageManager")?.as_str().map(Into::into)
+/// A `package.json`.
+pub(crate) struct Package(Value);
+
+impl Package {
+    /// That of `dir`, if there is one that can be read.
+    pub fn of(dir: &Path) -> Option<Package> {
+        let bytes = read_if_there(&dir.join("package.json"), MAX_PACKAGE_JSON).ok()??;
+        serde_json::from_slice(&bytes).ok().map(Package)
+    }
+
+    /// The name in `packageManager`, without its version.
+    pub fn manager(&self) -> Option<&str> {
+        self.0.get("packageManager")?.as_str()?.split('@').next()
+    }
+
+    pub fn script(&self, name: &str) -> Option<&str> {
+        self.0.get("scripts")?.get(name)?.as_str().map(str::trim).filter(|s| !s.is_empty())
+    }
+
+    pub fn main(&self) -> Option<&str> {
+        self.0.get("main")?.as_str()
+    }
+
+    /// Whether it needs `package`, to run or to build.
+    pub fn needs(&self, package: &str) -> bool {
+        ["dependencies", "devDependencies"]
+            .iter()
+            .any(|kind| self.0.get(kind).is_some_and(|k| k.get(package).is_some()))
+    }
+
+    pub fn is_workspace_root(&self) -> bool {
+        self.0.get("workspaces").is_some()
+    }
 }
 
 #[cfg(test)]
@@ -77,6 +133,22 @@ mod tests {
         check(&[("package.json", r#"{"packageManager":"bundler@1"}"#)], Some(Runtime::Node));
         check(&[("package.json", "{}"), ("bun.lockb", "")], Some(Runtime::Bun));
         check(&[("package.json", "{}"), ("bun.lock", ""), ("deno.jsonc", "")], Some(Runtime::Deno));
+    }
+
+    #[test]
+    fn a_workspace_speaks_for_its_packages_and_nothing_above_it() {
+        let check = |files: &[(&str, &str)], expected: (Runtime, &str)| {
+            let all = [files, &[("repo/.git/HEAD", ""), ("repo/apps/web/package.json", "{}")]].concat();
+            let (runtime, why) = runtime_and_why(&folder(&all).path().join("repo/apps/web")).unwrap();
+            assert_eq!((runtime, why.as_str()), expected, "{files:?}");
+        };
+        check(&[], (Runtime::Node, "package.json"));
+        check(&[("repo/bun.lock", "")], (Runtime::Bun, "../../bun.lock"));
+        let bun = r#"{"packageManager":"bun@1.3.0"}"#;
+        check(&[("repo/package.json", bun)], (Runtime::Bun, "packageManager in ../../package.json"));
+        check(&[("repo/bun.lock", ""), ("repo/apps/pnpm-lock.yaml", "")], (Runtime::Node, "package.json"));
+        check(&[("bun.lock", "")], (Runtime::Node, "package.json"));
+        check(&[("repo/bun.lock", ""), ("repo/apps/web/deno.json", "{}")], (Runtime::Deno, "deno.json"));
     }
 
     #[test]

@@ -1,18 +1,21 @@
 //! The system's `git`, asked with fixed arguments: where the repository is, what was committed, what changed, which
-//! files are not ignored.
+//! files are not ignored. A look at a repository takes four runs of it, however many files there are.
 //!
-//! It runs nothing that a repository configures: hooks, file system monitors and pagers are off.
+//! It runs nothing that a repository configures: hooks, file system monitors, pagers and signature checks are off, and
+//! nothing is fetched. Only a filter for the content of files (as LFS has) is left, because without it git could not
+//! tell what has changed.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::thread;
 
 use super::child::plain;
 use crate::error::{Context, Error, Kind, Result};
 
 /// Set by git for its hooks; they would make our git look at another repository than the one we are in.
-const LOCAL_VARIABLES: [&str; 8] = [
+const LOCAL_VARIABLES: [&str; 15] = [
     "GIT_DIR",
     "GIT_WORK_TREE",
     "GIT_INDEX_FILE",
@@ -20,9 +23,16 @@ const LOCAL_VARIABLES: [&str; 8] = [
     "GIT_COMMON_DIR",
     "GIT_NAMESPACE",
     "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_CONFIG_PARAMETERS",
+    "GIT_IMPLICIT_WORK_TREE",
+    "GIT_GRAFT_FILE",
+    "GIT_SHALLOW_FILE",
+    "GIT_REPLACE_REF_BASE",
+    "GIT_EXTERNAL_DIFF",
+    "GIT_LITERAL_PATHSPECS",
 ];
-/// Repositories inside repositories are followed this deep.
+/// Repositories inside repositories are followed this deep; beyond it somebody plays with links.
 const MAX_NESTING: u32 = 8;
 /// Longest subject that is kept.
 const MAX_SUBJECT: usize = 200;
@@ -35,95 +45,167 @@ pub(crate) struct Commit {
     pub subject: String,
 }
 
-/// The root of the repository that `dir` is in; `None` without one, or without git on this machine.
-///
+/// Where a folder is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the repository with this root.
+    In(PathBuf),
+    InNone,
+    /// There is no git on this machine to ask.
+    NoGit,
+}
+
+/// What git says of a repository.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// The commit that is checked out; `None` before the first one.
+    pub commit: Option<Commit>,
+    /// Paths that differ from the commit or are in none, without those that are ignored.
+    pub changes: Vec<PathBuf>,
+    pub files: Files,
+}
+
+/// The files of a tree that are not ignored, relative to its root, those of repositories inside included. Some may be
+/// gone from the disk.
+#[derive(Debug, Default)]
+pub(crate) struct Files {
+    pub paths: Vec<PathBuf>,
+    /// Those that git was told to take for unchanged (`update-index --assume-unchanged`), whatever they hold.
+    pub unwatched: Vec<PathBuf>,
+}
+
 /// # Errors
 /// Config when git is there and will not look into the repository.
-pub(crate) fn root(dir: &Path) -> Result<Option<PathBuf>> {
-    let Some(out) = run(dir, &["rev-parse", "--show-toplevel"])? else { return Ok(None) };
+pub(crate) fn place(dir: &Path) -> Result<Place> {
+    let Some(out) = run(dir, &["rev-parse", "--show-toplevel"])? else { return Ok(Place::NoGit) };
     match out.status.success() {
-        true => Ok(Some(bytes_to_path(out.stdout.strip_suffix(b"\n").unwrap_or(&out.stdout)))),
-        false if String::from_utf8_lossy(&out.stderr).contains("not a git repository") => Ok(None),
+        true => Ok(Place::In(bytes_to_path(out.stdout.strip_suffix(b"\n").unwrap_or(&out.stdout)))),
+        false if String::from_utf8_lossy(&out.stderr).contains("not a git repository") => Ok(Place::InNone),
         false => Err(failed("find the git repository", &out)),
     }
 }
 
-/// The commit that is checked out; `None` before the first one.
-pub(crate) fn head(root: &Path) -> Result<Option<Commit>> {
-    let id = expect(root, &["rev-parse", "--verify", "--quiet", "--short=7", "HEAD"])?;
-    if !id.status.success() {
-        return Ok(None);
-    }
-    let subject = checked(root, &["log", "-1", "--format=%s", "HEAD"])?;
-    let first = |bytes: &[u8]| plain(bytes.split(|b| *b == b'\n').next().unwrap_or_default());
-    let subject = first(&subject).chars().take(MAX_SUBJECT).collect();
-    Ok(Some(Commit { id: first(&id.stdout), subject }))
+/// Asks for the changes and lists the files at the same time: both walk the whole tree.
+pub(crate) fn look(root: &Path) -> Result<Seen> {
+    let (said, files) = thread::scope(|scope| {
+        let said = scope.spawn(|| -> Result<_> {
+            let (head, changes) = status(root)?;
+            let commit = head.map(|head| commit(root, &head)).transpose()?;
+            Ok((commit, changes))
+        });
+        let mut files = Files::default();
+        let listed = list(root, Path::new(""), &[], 0, &mut files).map(|()| files);
+        (said.join().expect("it reads bytes and does not panic"), listed)
+    });
+    let (commit, changes) = said?;
+    Ok(Seen { commit, changes, files: files? })
 }
 
-/// Paths that differ from the commit or are in none, without those that are ignored.
-pub(crate) fn changes(root: &Path) -> Result<Vec<PathBuf>> {
-    let out = checked(root, &["status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames"])?;
-    // Two letters, a blank, the path.
-    Ok(out.split(|b| *b == 0).filter_map(|entry| entry.get(3..)).map(bytes_to_path).collect())
-}
-
-/// All files of the tree that are not ignored, relative to `root`, those of repositories inside included. Some may be
-/// gone from the disk.
-pub(crate) fn files(root: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    list(root, Path::new(""), 0, &mut files)?;
+/// The files of a folder that is in no repository, without those that its `.gitignore` files name. `scratch` is an
+/// empty folder for git's own files.
+pub(crate) fn files_outside(dir: &Path, scratch: &Path) -> Result<Files> {
+    checked(scratch, &["init", "--quiet", "--template="])?;
+    let option = |name: &str, path: &Path| {
+        let mut option = OsString::from(name);
+        option.push(path);
+        option
+    };
+    let options = [option("--git-dir=", &scratch.join(".git")), option("--work-tree=", dir)];
+    let mut files = Files::default();
+    list(dir, Path::new(""), &options, 0, &mut files)?;
     Ok(files)
 }
 
-fn list(root: &Path, below: &Path, depth: u32, files: &mut Vec<PathBuf>) -> Result<()> {
-    let out = checked(&root.join(below), &["ls-files", "-co", "--exclude-standard", "-z"])?;
-    for path in out.split(|b| *b == 0).filter(|p| !p.is_empty()) {
-        let path = below.join(bytes_to_path(path));
-        // A folder in the list is a repository of its own: a submodule, or one that lies there.
-        match root.join(&path).symlink_metadata() {
-            Ok(found) if found.is_dir() && depth < MAX_NESTING => {
-                if root.join(&path).join(".git").exists() {
-                    list(root, &path, depth + 1, files)?;
-                }
+/// The full name of the commit, and what differs from it.
+fn status(root: &Path) -> Result<(Option<String>, Vec<PathBuf>)> {
+    let args = ["status", "--porcelain=v2", "--branch", "--no-ahead-behind", "-z", "--untracked-files=all"];
+    let out = checked(root, &[&args[..], &["--no-renames", "--ignore-submodules=none"]].concat())?;
+    let (mut head, mut changes) = (None, Vec::new());
+    for line in out.split(|b| *b == 0) {
+        // How many words stand before the path depends on what is said of it; the path may have blanks itself.
+        let words = match line.first() {
+            Some(b'1') => 8,
+            Some(b'u') => 10,
+            Some(b'?') => 1,
+            Some(b'#') => {
+                let id = line.strip_prefix(b"# branch.oid ").filter(|id| *id != b"(initial)");
+                head = head.or(id.map(|id| String::from_utf8_lossy(id).into_owned()));
+                continue;
             }
-            _ => files.push(path),
+            _ => continue,
+        };
+        changes.extend(line.splitn(words + 1, |b| *b == b' ').nth(words).map(bytes_to_path));
+    }
+    Ok((head, changes))
+}
+
+fn commit(root: &Path, id: &str) -> Result<Commit> {
+    let args = ["log", "-1", "--no-show-signature", "--encoding=UTF-8", "--abbrev=7", "--format=%h%n%s", id];
+    let out = checked(root, &args)?;
+    let mut lines = out.split(|b| *b == b'\n').map(plain);
+    let id = lines.next().unwrap_or_default();
+    Ok(Commit { id, subject: lines.next().unwrap_or_default().chars().take(MAX_SUBJECT).collect() })
+}
+
+fn list(root: &Path, below: &Path, options: &[OsString], depth: u32, files: &mut Files) -> Result<()> {
+    let dir = root.join(below);
+    let what = ["ls-files", "-v", "--cached", "--others", "--exclude-standard", "-z"].map(OsString::from);
+    let out = checked(&dir, &[options, &what[..]].concat())?;
+    for line in out.split(|b| *b == 0) {
+        // A letter, a blank, the path.
+        let (Some(tag), Some(path)) = (line.first(), line.get(2..)) else { continue };
+        let path = below.join(bytes_to_path(path));
+        match root.join(&path).symlink_metadata() {
+            // A folder in the list is a repository of its own: a submodule, or one that lies there.
+            Ok(found) if found.is_dir() => {
+                if !root.join(&path).join(".git").exists() {
+                    continue;
+                }
+                if depth == MAX_NESTING {
+                    let message = format!("{} is a repository in too many others", root.join(&path).display());
+                    return Err(Error::new(Kind::Config, message));
+                }
+                list(root, &path, &[], depth + 1, files)?;
+            }
+            _ => {
+                if tag.is_ascii_lowercase() || *tag == b'S' {
+                    files.unwatched.push(path.clone());
+                }
+                files.paths.push(path);
+            }
         }
     }
     Ok(())
 }
 
-/// The files of a folder that is in no repository, without those that its `.gitignore` files name; `None` without
-/// git on this machine. `scratch` is an empty folder for git's own files.
-pub(crate) fn files_outside(dir: &Path, scratch: &Path) -> Result<Option<Vec<PathBuf>>> {
-    let Some(made) = run(scratch, &["init", "--quiet", "--template="])? else { return Ok(None) };
-    if !made.status.success() {
-        return Err(failed("read .gitignore", &made));
-    }
-    let mut git = OsStr::new("--git-dir=").to_os_string();
-    git.push(scratch.join(".git"));
-    let mut tree = OsStr::new("--work-tree=").to_os_string();
-    tree.push(dir);
-    let list = [&git, &tree].map(|s| s.as_os_str()).into_iter();
-    let list: Vec<&OsStr> = list.chain(["ls-files", "-o", "--exclude-standard", "-z"].map(OsStr::new)).collect();
-    match run(dir, &list)? {
+/// The rule that keeps `path`, relative to `dir`, out of the repository: `file:line:pattern`; `None` when there is none.
+///
+/// # Errors
+/// When git is not there, or `dir` is in no repository.
+pub(crate) fn ignored_by(dir: &Path, path: &Path) -> Result<Option<String>> {
+    let mut args: Vec<&OsStr> = ["check-ignore", "--verbose", "--no-index", "--"].map(OsStr::new).to_vec();
+    args.push(path.as_os_str());
+    match run(dir, &args)? {
         Some(out) if out.status.success() => {
-            Ok(Some(out.stdout.split(|b| *b == 0).filter(|p| !p.is_empty()).map(bytes_to_path).collect()))
+            let rule = plain(out.stdout.split(|b| *b == b'\t').next().unwrap_or_default());
+            // A rule that takes back counts as found too.
+            let taken_back = rule.splitn(3, ':').nth(2).is_some_and(|pattern| pattern.starts_with('!'));
+            Ok((!rule.is_empty() && !taken_back).then_some(rule))
         }
-        Some(out) => Err(failed("list the files of the app", &out)),
-        None => Ok(None),
+        // 1 is: no rule.
+        Some(out) if out.status.code() == Some(1) => Ok(None),
+        Some(out) => Err(failed("ask git what it ignores", &out)),
+        None => Err(Error::new(Kind::NotFound, "git is not on PATH")),
     }
 }
 
-fn checked(dir: &Path, args: &[&str]) -> Result<Vec<u8>> {
-    let out = expect(dir, args)?;
+fn checked(dir: &Path, args: &[impl AsRef<OsStr>]) -> Result<Vec<u8>> {
+    let out = run(dir, args)?.ok_or_else(|| Error::new(Kind::NotFound, "git is gone from PATH"))?;
+    let verb = || args.iter().map(|arg| arg.as_ref().to_string_lossy()).find(|arg| !arg.starts_with('-'));
     match out.status.success() {
         true => Ok(out.stdout),
-        false => Err(failed(&format!("run git {}", args[0]), &out)),
+        false => Err(failed(&format!("run git {}", verb().unwrap_or_default()), &out)),
     }
-}
-
-fn expect(dir: &Path, args: &[&str]) -> Result<Output> {
-    run(dir, args)?.ok_or_else(|| Error::new(Kind::NotFound, "git is gone from PATH"))
 }
 
 /// `None` when there is no git.
@@ -132,6 +214,7 @@ fn run(dir: &Path, args: &[impl AsRef<OsStr>]) -> Result<Option<Output>> {
     command.args(["--no-pager", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]).args(args);
     command.current_dir(dir).stdin(Stdio::null());
     command.env("LC_ALL", "C").env("GIT_OPTIONAL_LOCKS", "0").env("GIT_TERMINAL_PROMPT", "0");
+    command.env("GIT_NO_LAZY_FETCH", "1");
     for variable in LOCAL_VARIABLES {
         command.env_remove(variable);
     }
@@ -144,11 +227,22 @@ fn run(dir: &Path, args: &[impl AsRef<OsStr>]) -> Result<Option<Output>> {
 fn failed(doing: &str, out: &Output) -> Error {
     let lines: Vec<String> = out.stderr.split(|b| *b == b'\n').map(plain).filter(|l| !l.is_empty()).take(10).collect();
     let why = lines.first().map_or("git gave no reason", String::as_str);
-    Error::new(Kind::Config, format!("{doing}: {}", why.strip_prefix("fatal: ").unwrap_or(why))).with_detail(lines)
+    let why = why.strip_prefix("fatal: ").unwrap_or(why);
+    let error = Error::new(Kind::Config, format!("{doing}: {why}"));
+    if why.contains("dubious ownership") {
+        // The last line is the command that git itself advises.
+        let advice = lines.iter().rev().find_map(|l| l.trim().strip_prefix("git config").map(str::to_string));
+        let advice = advice.unwrap_or_else(|| " --global --add safe.directory FOLDER".into());
+        return error.hint(format!("it belongs to another user; if you trust what is in it, run `git config{advice}`"));
+    }
+    if why.contains("must be run in a work tree") {
+        return error.hint("run tako in a checkout: here are only git's own files");
+    }
+    error.with_detail(lines)
 }
 
 fn bytes_to_path(bytes: &[u8]) -> PathBuf {
-    PathBuf::from(std::ffi::OsString::from_vec(OsStr::from_bytes(bytes).as_bytes().to_vec()))
+    PathBuf::from(OsString::from_vec(bytes.to_vec()))
 }
 
 #[cfg(test)]
@@ -183,20 +277,116 @@ pub(super) mod tests {
     fn tells_root_commit_and_changes() {
         let dir = tempfile::tempdir().unwrap();
         let repo = dir.path().canonicalize().unwrap();
-        assert_eq!(root(&repo).unwrap(), None);
+        assert_eq!(place(&repo).unwrap(), Place::InNone);
         git(&repo, &["init", "--quiet"]);
         write(&repo.join("apps/web/a.js"), "1");
-        assert_eq!(root(&repo.join("apps/web")).unwrap().as_deref(), Some(repo.as_path()));
-        assert_eq!(head(&repo).unwrap(), None);
+        write(&repo.join("gone"), "1");
+        assert_eq!(place(&repo.join("apps/web")).unwrap(), Place::In(repo.clone()));
+        assert_eq!(look(&repo).unwrap().commit, None);
         git(&repo, &["add", "."]);
         git(&repo, &["commit", "--quiet", "-m", "Fix \u{1b}[31mcart rounding\n\nBody."]);
-        let commit = head(&repo).unwrap().unwrap();
+        let seen = look(&repo).unwrap();
+        let commit = seen.commit.unwrap();
         assert_eq!(commit.subject, "Fix cart rounding");
         assert!(commit.id.len() >= 7 && commit.id.bytes().all(|b| b.is_ascii_hexdigit()), "{}", commit.id);
-        assert!(changes(&repo).unwrap().is_empty());
+        assert!(seen.changes.is_empty() && seen.files.unwatched.is_empty());
+        git(&repo, &["mv", "gone", "moved\nand renamed"]);
         write(&repo.join("apps/web/a.js"), "2");
         write(&repo.join("new file"), "");
-        assert_eq!(names(changes(&repo).unwrap()), ["apps/web/a.js", "new file"]);
+        let seen = look(&repo).unwrap();
+        assert_eq!(names(seen.changes), ["apps/web/a.js", "gone", "moved\nand renamed", "new file"]);
+        assert_eq!(seen.commit.unwrap().id, commit.id);
+    }
+
+    #[test]
+    fn a_conflict_is_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = dir.path();
+        let save = |text: &str| {
+            write(&repo.join("a file"), text);
+            git(repo, &["add", "."]);
+            git(repo, &["commit", "--quiet", "-m", text]);
+        };
+        git(repo, &["init", "--quiet"]);
+        save("one");
+        git(repo, &["checkout", "--quiet", "-b", "other"]);
+        save("two");
+        git(repo, &["checkout", "--quiet", "main"]);
+        save("three");
+        let merge = Command::new("git").args(["merge", "--quiet", "other"]).current_dir(repo).output().unwrap();
+        assert!(!merge.status.success());
+        assert_eq!(names(look(repo).unwrap().changes), ["a file"]);
+    }
+
+    #[test]
+    fn runs_nothing_that_the_repository_configures() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = dir.path();
+        git(repo, &["init", "--quiet"]);
+        write(&repo.join("a"), "1");
+        git(repo, &["add", "."]);
+        git(repo, &["commit", "--quiet", "-m", "First"]);
+        let (mark, script) = (repo.join("ran"), repo.join(".git/script"));
+        write(&script, &format!("#!/bin/sh\necho \"$0 $*\" >> '{}'\n", mark.display()));
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&script, mode).unwrap();
+        let script = script.to_str().unwrap();
+        for hook in ["post-index-change", "fsmonitor-watchman", "pre-commit"] {
+            std::os::unix::fs::symlink(script, repo.join(".git/hooks").join(hook)).unwrap();
+        }
+        for key in ["core.fsmonitor", "core.pager", "pager.log", "pager.status", "gpg.program", "core.editor"] {
+            git(repo, &["config", key, script]);
+        }
+        for (key, value) in [
+            ("log.showSignature", "true"),
+            ("status.showUntrackedFiles", "no"),
+            ("status.branch", "true"),
+            ("color.ui", "always"),
+            ("core.quotePath", "true"),
+            ("alias.status", "!false"),
+            ("core.abbrev", "40"),
+        ] {
+            git(repo, &["config", key, value]);
+        }
+        write(&repo.join("n\u{e9}w"), "");
+        let seen = look(repo).unwrap();
+        assert_eq!((names(seen.changes), seen.commit.unwrap().id.len()), (vec!["n\u{e9}w".to_string()], 7));
+        assert_eq!(names(seen.files.paths), ["a", "n\u{e9}w"]);
+        assert!(!mark.exists(), "{}", fs::read_to_string(&mark).unwrap());
+    }
+
+    #[test]
+    fn says_which_files_git_was_told_not_to_watch() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = dir.path();
+        git(repo, &["init", "--quiet"]);
+        for name in ["a", "b", "c"] {
+            write(&repo.join(name), "1");
+        }
+        git(repo, &["add", "."]);
+        git(repo, &["commit", "--quiet", "-m", "First"]);
+        git(repo, &["update-index", "--assume-unchanged", "b"]);
+        write(&repo.join("b"), "2");
+        let seen = look(repo).unwrap();
+        assert!(seen.changes.is_empty());
+        assert_eq!((names(seen.files.unwatched), names(seen.files.paths).len()), (vec!["b".to_string()], 3));
+    }
+
+    #[test]
+    fn explains_a_repository_of_somebody_else() {
+        use std::os::unix::process::ExitStatusExt;
+        let check = |stderr: &str, words: [&str; 2]| {
+            let status = std::process::ExitStatus::from_raw(128 << 8);
+            let e = failed("find the git repository", &Output { status, stdout: vec![], stderr: stderr.into() });
+            let said = format!("{e} {}", e.next_step().unwrap_or_default());
+            assert!(e.kind() == Kind::Config && words.iter().all(|w| said.contains(w)), "{said}");
+        };
+        check(
+            "fatal: detected dubious ownership in repository at '/srv/x'\nTo add an exception for this directory, \
+             call:\n\n\tgit config --global --add safe.directory /srv/x\n",
+            ["another user", "`git config --global --add safe.directory /srv/x`"],
+        );
+        check("fatal: this operation must be run in a work tree\n", ["work tree", "checkout"]);
     }
 
     #[test]
@@ -211,7 +401,9 @@ pub(super) mod tests {
         fs::create_dir(repo.join("inner")).unwrap();
         git(&repo.join("inner"), &["init", "--quiet"]);
         write(&repo.join("inner/c.js"), "");
-        assert_eq!(names(files(repo).unwrap()), [".gitignore", "b\n.js", "inner/c.js"]);
+        let seen = look(repo).unwrap();
+        assert_eq!(names(seen.files.paths), [".gitignore", "b\n.js", "inner/c.js"]);
+        assert_eq!(names(seen.changes), [".gitignore", "b\n.js", "inner/"]);
     }
 
     #[test]
@@ -220,8 +412,14 @@ pub(super) mod tests {
         write(&dir.path().join(".gitignore"), "dist/\n");
         write(&dir.path().join("dist/x.js"), "");
         write(&dir.path().join("src/y.js"), "");
-        let found = files_outside(dir.path(), scratch.path()).unwrap().unwrap();
-        assert_eq!(names(found), [".gitignore", "src/y.js"]);
+        // A repository that lies there has rules of its own.
+        fs::create_dir(dir.path().join("inner")).unwrap();
+        git(&dir.path().join("inner"), &["init", "--quiet"]);
+        write(&dir.path().join("inner/.gitignore"), "b\n");
+        write(&dir.path().join("inner/a"), "");
+        write(&dir.path().join("inner/b"), "");
+        let found = files_outside(dir.path(), scratch.path()).unwrap().paths;
+        assert_eq!(names(found), [".gitignore", "inner/.gitignore", "inner/a", "src/y.js"]);
         assert!(!dir.path().join(".git").exists());
     }
 }

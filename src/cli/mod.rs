@@ -15,6 +15,7 @@ pub(crate) mod commands;
 pub(crate) mod git;
 pub(crate) mod build;
 pub(crate) mod ship;
+pub(crate) mod upload;
 pub(crate) mod fanout;
 pub(crate) mod remote;
 pub(crate) mod ssh;

@@ -3,6 +3,8 @@
 //! **Invariant**: a `Project` that exists is right in all that can be known without building it; a file with errors
 //! yields all of them at once, and no `Project`.
 
+pub(crate) mod preset_ref;
+pub(crate) mod lines;
 mod meaning;
 mod environment;
 #[cfg(test)]
@@ -25,6 +27,7 @@ use crate::proto::manifest::{Limits, Runtime};
 use crate::proto::name::{AppName, EnvName, ServerName};
 use crate::proto::route::Route;
 use crate::proto::target::Target;
+use preset_ref::PresetRef;
 
 pub(crate) const FILE: &str = "tako.toml";
 
@@ -45,10 +48,12 @@ pub(crate) struct Project {
     /// As configured or detected.
     pub runtime: Runtime,
     pub runtime_version: Option<String>,
-    /// As configured; else resolved from what lies in `dir`. Its existence is checked after the build.
-    pub main: String,
+    /// As configured, like the three below; what is done in the end is in the build's Recipe.
+    pub main: Option<String>,
+    pub preset: Option<PresetRef>,
     pub start: Option<Vec<String>>,
     pub install: Option<Vec<String>>,
+    pub dev: Option<Vec<String>>,
     pub health: Option<String>,
     pub build: Build,
     /// `[limits]`; the times in it are defaults.
@@ -187,7 +192,7 @@ fn no_file(dir: &Path) -> Error {
 }
 
 /// The text of `tako.toml` in `dir`, if there is one.
-fn read(dir: &Path) -> Result<Option<String>> {
+pub(crate) fn read(dir: &Path) -> Result<Option<String>> {
     let path = dir.join(FILE);
     let Some(bytes) = read_if_there(&path, MAX_FILE).map_err(|e| e.with_kind(Kind::Config))? else { return Ok(None) };
     match String::from_utf8(bytes) {
@@ -200,7 +205,7 @@ fn read(dir: &Path) -> Result<Option<String>> {
 }
 
 /// A rewritten file keeps its permissions.
-fn mode_of(path: &Path) -> u32 {
+pub(crate) fn mode_of(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt;
     fs::metadata(path).map_or(0o644, |m| m.permissions().mode() & 0o777)
 }

@@ -119,6 +119,10 @@ impl Remote {
         Ok(Remote { name, hello, noise, next_id: 1, calls, answers, heard, link, interrupt })
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub fn hello(&self) -> &Hello {
         &self.hello
     }

@@ -23,15 +23,16 @@ use super::interrupt::Interrupt;
 use super::project::{Env, Project};
 use super::remote::{Place, Remote};
 use super::ui::{Task, Ui};
+use super::upload::{Sent, Uploads};
 use crate::cli::ui::units;
 use crate::error::{Error, Kind, Result};
-use crate::proto::control::{Artifact, Deploy, Deployed, Notice, Preflight, Reply, Request, Secrets};
+use crate::proto::control::{Deploy, Deployed, Notice, Preflight, Reply, Request, Secrets};
 use crate::proto::manifest::{Limits, Manifest};
 use crate::proto::name::{AppId, EnvName, ServerName};
 use crate::proto::status::AppState;
 use crate::proto::target::Target;
 use crate::proto::version::Version;
-use tell::{all, at, end_badly, step_words, telling, went_live};
+use tell::{all, all_sent, at, end_badly, sent_to, step_words, telling, went_live};
 
 /// Left free beside what a release needs, for logs and the apps' own data.
 const SPARE: u64 = 64 << 20;
@@ -62,6 +63,7 @@ pub(crate) struct End {
     pub server: String,
     /// What served before.
     pub previous: Option<Version>,
+    pub sent: Sent,
     pub result: Result<Deployed>,
 }
 
@@ -79,6 +81,8 @@ struct Bound {
     place: Place,
     remote: Remote,
     preflight: Preflight,
+    /// For the release; known once it is prepared.
+    sent: Sent,
 }
 
 impl Shipment<'_> {
@@ -95,16 +99,16 @@ impl Shipment<'_> {
     }
 
     fn manifest(&self, place: &Place) -> Result<Manifest> {
-        let source = &self.order.source;
+        let (source, recipe) = (&self.order.source, &self.order.recipe);
         Ok(Manifest {
             app: self.app(),
             version: self.version.clone(),
             runtime: self.project.runtime,
             runtime_version: self.order.runtime_version.clone(),
             dir: source.app_dir()?,
-            main: self.project.main.clone(),
-            start: self.project.start.clone(),
-            install: self.project.install.clone(),
+            main: recipe.main.value.clone(),
+            start: recipe.start.as_ref().map(|start| start.value.clone()),
+            install: recipe.install.as_ref().map(|install| install.value.clone()),
             health: self.project.health.clone(),
             vars: self.env.vars.clone(),
             limits: self.on(place).1,
@@ -174,6 +178,7 @@ fn build_step(ui: &Ui, shipment: &Shipment<'_>, task: Task, interrupt: &Interrup
             ui.detail(&format!("$ {command}"));
         }
         Said::Output(line) => ui.detail(&format!("  {line}")),
+        Said::Warning(text) => ui.warn(text),
     };
     let built = build::build(shipment.project, shipment.order, interrupt, &say);
     match &built {
@@ -228,7 +233,7 @@ fn connect(shipment: &Shipment<'_>, place: &Place, interrupt: &Interrupt) -> Res
         routes: shipment.env.routes.clone(),
     };
     match at(place.name(), remote.call(request, &mut |_| {}))? {
-        Reply::Preflight(preflight) => Ok(Bound { place: place.clone(), remote, preflight }),
+        Reply::Preflight(preflight) => Ok(Bound { place: place.clone(), remote, preflight, sent: Sent::nothing(0) }),
         other => Err(remote.misunderstood(&other)),
     }
 }
@@ -270,6 +275,8 @@ fn prepare_step(
     or_give_up: &(impl Fn(bool) + Sync),
 ) -> Result<()> {
     let task = ui.task("Upload");
+    let app = shipment.app();
+    let uploads = Uploads::new(ui, app, &shipment.version, shipment.project.dir.join(".tako/upload"));
     let children: Vec<(&mut Bound, &Built, Task)> = bound
         .iter_mut()
         .zip(built)
@@ -285,65 +292,43 @@ fn prepare_step(
     });
     let prepared = all(locked).and_then(|children| {
         all(fanout::each(children, CALLS, |(bound, built, line)| {
-            let prepared = prepare(shipment, built, bound, &line);
+            let prepared = prepare(shipment, &uploads, built, bound, &line);
             let prepared = at(bound.place.name(), prepared);
             or_give_up(prepared.is_err());
             match &prepared {
-                Ok(sent) => line.done(if *sent { "sent and prepared" } else { "already there" }),
+                Ok(sent) => line.done(&sent_to(sent)),
                 Err(e) => end_badly(line, e),
             }
             prepared
         }))
     });
     match &prepared {
-        Ok(sent) => {
-            let sent: u64 =
-                sent.iter().zip(built).filter(|(sent, _)| **sent).map(|(_, built)| built.packed.bytes).sum();
-            task.done(&if sent == 0 {
-                "nothing to send, it is there already".into()
-            } else {
-                format!("{} sent", units::size(sent))
-            });
-        }
+        Ok(sent) => task.done(&all_sent(sent)),
         // Why is told once, at the end.
         Err(_) => task.fail("nothing was changed"),
     }
     prepared.map(drop)
 }
 
-/// Whether bytes were sent.
-fn prepare(shipment: &Shipment<'_>, built: &Built, bound: &mut Bound, line: &Task) -> Result<bool> {
-    let mut on = |notice| {
+fn prepare(
+    shipment: &Shipment<'_>,
+    uploads: &Uploads<'_>,
+    built: &Built,
+    bound: &mut Bound,
+    line: &Task,
+) -> Result<Sent> {
+    let Bound { remote, preflight, .. } = bound;
+    bound.sent = match preflight.complete {
+        true => Sent::nothing(built.packed.bytes),
+        false => uploads.bring(built, remote, &preflight.bases, line)?,
+    };
+    let manifest = shipment.manifest(&bound.place)?;
+    bound.remote.order(Request::Prepare { manifest }, &mut |notice| {
         if let Notice::Doing { what } = notice {
             line.set(&what);
         }
-    };
-    let mut sent = false;
-    if !bound.preflight.complete {
-        let packed = &built.packed;
-        let artifact = Artifact {
-            file: format!("{}.tar.zst", packed.sha256),
-            sha256: packed.sha256.clone(),
-            bytes: packed.bytes,
-            unpacked: packed.unpacked,
-        };
-        let unpack =
-            || Request::Unpack { app: shipment.app(), version: shipment.version.clone(), artifact: artifact.clone() };
-        line.set("uploading");
-        let arrived = |bytes| line.progress(bytes, packed.bytes);
-        sent = bound.remote.upload(&built.file, &artifact, false, &arrived)?;
-        match bound.remote.order(unpack(), &mut on) {
-            // What lay there had the right size and was something else.
-            Err(e) if !sent && matches!(e.kind(), Kind::Refused | Kind::NotFound) => {
-                sent = bound.remote.upload(&built.file, &artifact, true, &arrived)?;
-                bound.remote.order(unpack(), &mut on)?;
-            }
-            other => other?,
-        }
-    }
-    let manifest = shipment.manifest(&bound.place)?;
-    bound.remote.order(Request::Prepare { manifest }, &mut on)?;
-    Ok(sent)
+    })?;
+    Ok(bound.sent.clone())
 }
 
 fn deploy_to(shipment: &Shipment<'_>, bound: &mut Bound, task: Task, interrupt: &Interrupt) -> End {
@@ -364,7 +349,8 @@ fn deploy_to(shipment: &Shipment<'_>, bound: &mut Bound, task: Task, interrupt: 
         }
         Err(e) => end_badly(task, e),
     }
-    End { server: bound.place.name().into(), previous: bound.preflight.live.clone(), result }
+    let (server, previous) = (bound.place.name().into(), bound.preflight.live.clone());
+    End { server, previous, sent: bound.sent.clone(), result }
 }
 
 fn deploy(shipment: &Shipment<'_>, bound: &mut Bound, task: &Task) -> Result<Deployed> {

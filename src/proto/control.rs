@@ -85,7 +85,8 @@ pub(crate) enum Request {
     /// How much of an upload has arrived, for a progress bar. `file` is a name in the incoming folder, no path.
     /// → `Reply::Incoming`, of 0 bytes while it is not there.
     Incoming { file: String },
-    /// Checks an uploaded artifact and lays it out as a release; needs the lock. → `Reply::Done`.
+    /// Checks an uploaded artifact and lays it out as a release; needs the lock. → `Reply::Done`. A delta that is refused,
+    /// for whatever reason, is gone then, and the client sends the whole archive.
     Unpack { app: AppId, version: Version, artifact: Artifact },
     /// Makes the release able to start: runtime there, dependencies installed; needs the lock. → `Reply::Done`.
     Prepare { manifest: Manifest },
@@ -172,6 +173,18 @@ pub(crate) struct Artifact {
     pub bytes: u64,
     /// Uncompressed bytes of the tar.
     pub unpacked: u64,
+    /// The file is a delta, and this the SHA-256 of the tar that it is against: one of those in [`Preflight::bases`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+}
+
+/// An earlier artifact of an app that the server has kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Base {
+    /// SHA-256 of its tar, lower-case hex.
+    pub sha256: String,
+    /// The release that it became.
+    pub version: Version,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -232,6 +245,9 @@ pub(crate) struct Preflight {
     pub free_bytes: u64,
     /// Routes of other apps that are more specific than one of these, as `route (app)`: allowed, worth a word.
     pub overlaps: Vec<String>,
+    /// What a delta may be against, newest first. A server that knows no deltas tells of none.
+    #[serde(default)]
+    pub bases: Vec<Base>,
 }
 
 /// What went live.
@@ -299,4 +315,34 @@ pub(crate) struct LogLine {
 pub(crate) enum Stream {
     Out,
     Err,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both directions: the line means the value, and the value is written as that line.
+    fn line<T: Serialize + for<'a> Deserialize<'a>>(line: &str) -> T {
+        let value: T = serde_json::from_str(line).unwrap();
+        assert_eq!(serde_json::to_string(&value).unwrap(), line);
+        value
+    }
+
+    #[test]
+    fn an_archive_without_a_base_is_told_as_to_a_server_that_knows_no_deltas() {
+        let whole: Artifact = line(r#"{"file":"a.tar.zst","sha256":"ab","bytes":1,"unpacked":2}"#);
+        assert_eq!(whole.base, None);
+        let delta: Artifact = line(r#"{"file":"a.delta","sha256":"ab","bytes":1,"unpacked":2,"base":"cd"}"#);
+        assert_eq!(delta.base.as_deref(), Some("cd"));
+    }
+
+    #[test]
+    fn a_server_of_before_deltas_has_no_bases() {
+        let old = r#"{"complete":false,"live":null,"secrets_hash":null,"free_bytes":1,"overlaps":[]}"#;
+        assert_eq!(serde_json::from_str::<Preflight>(old).unwrap().bases, []);
+        let new: Preflight = line(
+            r#"{"complete":false,"live":"v1","secrets_hash":null,"free_bytes":1,"overlaps":[],"bases":[{"sha256":"ab","version":"v1"}]}"#,
+        );
+        assert_eq!(new.bases[0].version.as_str(), "v1");
+    }
 }

@@ -13,6 +13,8 @@ pub const POINTS: &[&str] = &[
     "lock: taken and not told",
     "lock: told",
     "unpack: begins",
+    "unpack: rebuilt by a delta",
+    "unpack: to be kept as a base",
     "unpack: the upload is to be removed",
     "prepare: to be described",
     "prepare: to be marked",

@@ -7,6 +7,7 @@
 //!                 /state.json            desired state; its absence means the app is not there
 //!                 /secrets.<n>.sealed    under the host key; `state.json` says which one is meant
 //!                 /user                  the number of the user that it runs as
+//!                 /bases/<sha256>.<size>.<version>.tar.zst   the last artifacts, for the next one to be a delta against
 //!                 /home, /tmp            its HOME and TMPDIR; the latter is emptied when nothing of it runs
 //!                 /run/<n>.json          about a running instance, to find it after a crash; and <n>.born
 //!                 /.deploy_lock          who is changing the app, for people; the lock itself is in memory
@@ -77,6 +78,11 @@ impl Layout {
     /// Written once the release is able to start.
     pub fn prepared_marker(&self, id: &AppId, version: &Version) -> PathBuf {
         self.release(id, version).join(".prepared")
+    }
+
+    /// The last artifacts of the app.
+    pub fn bases(&self, id: &AppId) -> PathBuf {
+        self.app(id).join("bases")
     }
 
     pub fn current(&self, id: &AppId) -> PathBuf {

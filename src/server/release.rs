@@ -4,6 +4,8 @@
 //!
 //! **Invariant**: a folder with the marker is whole. One without is nobody's, and is replaced.
 
+pub(crate) mod bases;
+mod describe;
 mod prepare;
 
 use std::fs;
@@ -19,10 +21,11 @@ use crate::archive::unpack::unpack as unpack_archive;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::Artifact;
-use crate::proto::manifest::{Manifest, Runtime};
+use crate::proto::manifest::Manifest;
 use crate::proto::name::AppId;
 use crate::proto::version::Version;
 use crate::sys::User;
+pub(crate) use describe::describe;
 pub(crate) use prepare::Preparing;
 
 /// Releases younger than this are kept, up to [`KEEP_OTHERS`].
@@ -43,7 +46,7 @@ pub(crate) fn is_complete(layout: &Layout, id: &AppId, version: &Version) -> boo
 }
 
 /// Verifies the artifact and lays it out for its app's user to read; the marker is written last. A complete release is
-/// left alone.
+/// left alone. Of a delta nothing is left if that fails: the whole archive will follow.
 pub(crate) fn unpack(
     layout: &Layout,
     id: &AppId,
@@ -54,41 +57,46 @@ pub(crate) fn unpack(
     vet::artifact(artifact)?;
     let upload = layout.incoming().join(&artifact.file);
     crash::point("unpack: begins");
-    if !is_complete(layout, id, version) {
-        check_upload(&upload, artifact)?;
-        check_space(layout, artifact.unpacked)?;
-        lay_out(layout, id, version, artifact, &upload, user)?;
-        log::info!("app={id} release={version} unpacked bytes={}", artifact.unpacked);
-    }
-    crash::point("unpack: the upload is to be removed");
-    if let Err(e) = fs::remove_file(&upload)
-        && e.kind() != std::io::ErrorKind::NotFound
-    {
-        log::warn!("the upload {} is left behind: {e}", upload.display());
-    }
-    Ok(())
-}
-
-/// Writes into the release what it is: `app.json` and `mise.toml`. What is there already costs nothing.
-pub(crate) fn describe(layout: &Layout, manifest: &Manifest) -> Result<()> {
-    let dir = layout.release(&manifest.app, &manifest.version);
-    let mut json = serde_json::to_vec_pretty(manifest).context(|| format!("write app.json of {}", manifest.app))?;
-    json.push(b'\n');
-    let file = dir.join("app.json");
-    // An installer may have put anything there: what is not a file is replaced without a look into it.
-    let is_like_it = fs::symlink_metadata(&file).is_ok_and(|m| m.is_file() && m.len() == json.len() as u64);
-    if !is_like_it || fs::read(&file).ok().as_ref() != Some(&json) {
-        disk::write_atomic(&file, &json, 0o644)?;
-    }
-    if let (Some(version), false) = (&manifest.runtime_version, manifest.runtime == Runtime::Binary) {
-        let file = dir.join("mise.toml");
-        // The app's own says more than ours.
-        if !file.exists() {
-            let text = format!("[tools]\n{} = \"{version}\"\n", manifest.runtime.as_str());
-            disk::write_atomic(&file, text.as_bytes(), 0o644)?;
+    let done = match is_complete(layout, id, version) {
+        true => Ok(()),
+        false => unpack_new(layout, id, version, artifact, &upload, user),
+    };
+    if done.is_ok() || artifact.base.is_some() {
+        crash::point("unpack: the upload is to be removed");
+        if let Err(e) = remove_any(&upload) {
+            log::warn!("an upload is left behind: {e}");
         }
     }
-    Ok(())
+    // Here, because a server may run for years between two starts.
+    tidy_incoming(layout, SystemTime::now());
+    done
+}
+
+fn unpack_new(
+    layout: &Layout,
+    id: &AppId,
+    version: &Version,
+    artifact: &Artifact,
+    upload: &Path,
+    user: Option<User>,
+) -> Result<()> {
+    check_upload(upload, artifact)?;
+    make_space(layout, id, artifact.unpacked)?;
+    let whole = match &artifact.base {
+        None => upload.to_owned(),
+        Some(base) => bases::rebuild(layout, id, base, artifact, upload)?,
+    };
+    let laid_out = lay_out(layout, id, version, artifact, &whole, user);
+    match &laid_out {
+        Ok(()) => {
+            log::info!("app={id} release={version} unpacked bytes={} sent={}", artifact.unpacked, artifact.bytes);
+            bases::keep(layout, id, version, artifact, &whole);
+        }
+        Err(_) if artifact.base.is_some() => remove_left_over(&whole),
+        // A whole upload may do the next time, when there is more room.
+        Err(_) => {}
+    }
+    laid_out
 }
 
 /// Points `current` at the release. It is for people, so it waits for no disk: the state file says what is live, its
@@ -161,7 +169,7 @@ pub(crate) fn tidy(layout: &Layout, id: &AppId) {
         };
         entries(&release).iter().filter(|e| disk::is_temporary(e) && is_ours(e)).for_each(|e| remove_left_over(e));
     }
-    for entry in [layout.app(id), layout.run(id)].iter().flat_map(|dir| entries(dir)) {
+    for entry in [layout.app(id), layout.run(id), layout.bases(id)].iter().flat_map(|dir| entries(dir)) {
         if disk::is_temporary(&entry) {
             remove_left_over(&entry);
         }
@@ -194,6 +202,14 @@ fn check_upload(upload: &Path, artifact: &Artifact) -> Result<()> {
         return Err(Error::new(Kind::Refused, message).hint("it was cut short or changed; upload it again"));
     }
     Ok(())
+}
+
+/// What is kept for later goes before a deploy is refused.
+fn make_space(layout: &Layout, id: &AppId, unpacked: u64) -> Result<()> {
+    if check_space(layout, unpacked).is_err() {
+        bases::drop_all(layout, id);
+    }
+    check_space(layout, unpacked)
 }
 
 fn check_space(layout: &Layout, unpacked: u64) -> Result<()> {

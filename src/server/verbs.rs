@@ -94,6 +94,7 @@ fn preflight(daemon: &Daemon, app: &AppId, version: &Version, routes: &[Route]) 
         secrets_hash: daemon.find_any(app).and_then(|h| h.secrets_hash()),
         free_bytes: daemon.free_bytes()?,
         overlaps,
+        bases: release::bases::kept(&daemon.layout, app),
     })))
 }
 

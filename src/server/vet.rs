@@ -12,6 +12,8 @@ const MAX_SECONDS: u64 = 30 * 24 * 3600;
 const MAX_NAME: usize = 255;
 /// Secrets travel to each instance in one bootstrap message, which is bounded at twice this.
 const MAX_SECRETS: usize = 512 << 10;
+/// The first line of a commit, in bytes; `tako` sends 200 characters of it.
+const MAX_MESSAGE: usize = 1024;
 /// Longest text that is looked for in a log; a line of it is not much longer.
 const MAX_GREP: usize = 4 << 10;
 
@@ -55,6 +57,9 @@ pub(crate) fn manifest(m: &Manifest) -> Result<()> {
     }
     if m.health.as_ref().is_some_and(|h| !h.starts_with('/') || h.bytes().any(|b| !b.is_ascii_graphic())) {
         return Err(refused(of("`health` is not a path")));
+    }
+    if m.commit_message.as_ref().is_some_and(|text| text.len() > MAX_MESSAGE || text.contains(char::is_control)) {
+        return Err(refused(of("`commit_message` is not one line of text")));
     }
     let l = &m.limits;
     if [l.idle_timeout_s, l.startup_timeout_s, l.drain_timeout_s].iter().any(|s| *s > MAX_SECONDS) {
@@ -160,6 +165,8 @@ mod tests {
             Manifest { vars: [("A".to_owned(), "\0".to_owned())].into(), ..good() },
             Manifest { health: Some("up".into()), ..good() },
             Manifest { health: Some("/up\r\nX: y".into()), ..good() },
+            Manifest { commit_message: Some("a\nb".into()), ..good() },
+            Manifest { commit_message: Some("x".repeat(1025)), ..good() },
             Manifest { limits: limits(u64::MAX), ..good() },
             Manifest { limits: Limits { memory: Some(0), ..Default::default() }, ..good() },
             Manifest { limits: Limits { cpu_milli: Some(u32::MAX), ..Default::default() }, ..good() },
@@ -172,7 +179,9 @@ mod tests {
 
     #[test]
     fn an_artifact_is_a_plain_name() {
-        let check = |file: &str| artifact(&Artifact { file: file.into(), sha256: "0".into(), bytes: 1, unpacked: 1 });
+        let check = |file: &str| {
+            artifact(&Artifact { file: file.into(), sha256: "0".into(), bytes: 1, unpacked: 1, base: None })
+        };
         check("4f2c9ab-linux.tar.zst").unwrap();
         for bad in ["", ".", "..", ".x", "a/b", "/etc/passwd", "../host.key", "a\0b", "a b", "é", &"a".repeat(256)] {
             assert_eq!(check(bad).unwrap_err().kind(), Kind::Refused, "{bad}");

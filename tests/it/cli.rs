@@ -14,6 +14,7 @@ use crate::sandbox::{Control, HOST, Ran, Running, Server, Sshd, TAKO, User, wait
 /// Every command with its exit code where nobody can answer; the ones that change something are in an order that works.
 const COMMANDS: &[(&str, &[&str], i32)] = &[
     ("init", &["init"], 10),
+    ("config", &["config"], 0),
     ("deploy", &["deploy"], 0),
     ("status", &["status"], 0),
     ("logs", &["logs"], 0),

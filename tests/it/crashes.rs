@@ -35,6 +35,8 @@ const IDLE: u64 = 5;
 struct Artifact {
     packed: Vec<u8>,
     about: Value,
+    /// The same as a delta against itself, as what is the same is sent a second time.
+    delta: Vec<u8>,
 }
 
 static PROGRAM: LazyLock<Vec<u8>> = LazyLock::new(|| {
@@ -61,7 +63,11 @@ static ARTIFACT: LazyLock<Artifact> = LazyLock::new(|| {
     let sha256 = ring::digest::digest(&ring::digest::SHA256, &tar);
     let sha256: String = sha256.as_ref().iter().map(|b| format!("{b:02x}")).collect();
     let about = json!({"file": "up.tar.zst", "sha256": sha256, "bytes": packed.len(), "unpacked": tar.len()});
-    Artifact { packed, about }
+    let mut delta = zstd::stream::write::Encoder::with_ref_prefix(Vec::new(), 3, &tar[..]).unwrap();
+    delta.long_distance_matching(true).unwrap();
+    std::io::Write::write_all(&mut delta, &tar).unwrap();
+    let delta = delta.finish().unwrap();
+    Artifact { packed, about, delta }
 });
 
 /// All that changes together, as it is wanted or as it is found.
@@ -119,6 +125,16 @@ fn scenarios() -> Vec<Scenario> {
         },
         Scenario { name: "deploy", from: From::Live, act: |s, c| ship(s, c, &next(), ""), after: Some(next()) },
         Scenario {
+            name: "deploy by a delta",
+            from: From::Live,
+            act: |s, c| {
+                let base = ARTIFACT.about["sha256"].clone();
+                let about = json!({"file": "up.delta", "bytes": ARTIFACT.delta.len(), "base": base});
+                ship_as(s, c, &next(), "", &ARTIFACT.delta, &about)
+            },
+            after: Some(next()),
+        },
+        Scenario {
             name: "deploy of the same release",
             from: From::Live,
             act: |s, c| ship(s, c, &State { version: "v1".into(), ..next() }, ""),
@@ -161,10 +177,24 @@ fn scenarios() -> Vec<Scenario> {
 
 /// Uploads and deploys.
 pub fn ship(server: &Server, control: &mut Control, to: &State, part: &str) -> Result<(), Value> {
+    ship_as(server, control, to, part, &ARTIFACT.packed, &json!({}))
+}
+
+/// Uploads these bytes, of which `about` says what is not so with the whole archive.
+fn ship_as(
+    server: &Server,
+    control: &mut Control,
+    to: &State,
+    part: &str,
+    bytes: &[u8],
+    about: &Value,
+) -> Result<(), Value> {
     let State { version, color, secret, second, instances } = to;
     control.call(json!({"lock": {"app": "shop", "version": version}}))?;
-    fs::write(server.data().join("incoming/up.tar.zst"), &ARTIFACT.packed).unwrap();
-    control.call(json!({"unpack": {"app": "shop", "version": version, "artifact": ARTIFACT.about}}))?;
+    let mut artifact = ARTIFACT.about.clone();
+    artifact.as_object_mut().unwrap().extend(about.as_object().unwrap().clone());
+    fs::write(server.data().join("incoming").join(artifact["file"].as_str().unwrap()), bytes).unwrap();
+    control.call(json!({"unpack": {"app": "shop", "version": version, "artifact": artifact}}))?;
     let manifest = json!({"app": "shop", "version": version, "runtime": "binary", "main": "run", "health": "/",
                           "vars": {"COLOR": color, "PART": part}, "limits": {"idle_timeout_s": IDLE}});
     control.call(json!({"prepare": {"manifest": manifest}}))?;

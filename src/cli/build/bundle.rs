@@ -1,21 +1,30 @@
 //! Source bundle: which files are the source, and the Version that stands for them.
 //!
 //! The source root is that of the git repository, so that a workspace builds as it does for its authors; without one
-//! it is the app's folder. What `.gitignore` names is left out, and so is, always, what must never travel.
+//! it is the app's folder. What `.gitignore` names is left out, and so is, always, what must never travel. What git
+//! does not know is not part of it: empty folders, times, and who may read a file.
+//!
+//! **Invariant**: a Source says of each file what it held when it was read, so that who copies it later can see whether
+//! it is still the same.
 
-use std::fs::{self, File};
-use std::io::Read;
+mod ignore;
+mod read;
+mod walk;
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use crate::cli::git;
+use crate::cli::git::{self, Files, Place, Seen};
 use crate::crypto::Sha256;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::version::Version;
+pub(super) use read::{Contents, changed, read_exactly};
 
-/// A tree of folders deeper than this is a loop.
-const MAX_DEPTH: usize = 64;
+/// As many as an archive may hold: more of them are something that was meant to be ignored.
+const MAX_FILES: usize = 500_000;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
@@ -43,39 +52,37 @@ pub(crate) struct Entry {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum What {
-    File { executable: bool },
+    File {
+        executable: bool,
+        /// What it held when it was read.
+        contents: Contents,
+    },
+    /// As it is written, wherever it leads: what is behind it is an entry of its own, or no part of the source.
     Link { to: PathBuf },
 }
 
 /// Reads the source of the app in `dir`.
 ///
 /// # Errors
-/// Config when there is nothing to ship; Io naming the file that could not be read.
+/// Config when there is nothing to ship; Refused for a file that changes meanwhile; Io naming the file that could not
+/// be read.
 pub(crate) fn collect(dir: &Path) -> Result<Source> {
     let dir = dir.canonicalize().context(|| format!("find {}", dir.display()))?;
-    let repository = git::root(&dir)?;
-    let root = match &repository {
-        Some(root) => root.canonicalize().context(|| format!("find {}", root.display()))?,
-        None => dir.clone(),
-    };
+    let home = env::home_dir().and_then(|home| home.canonicalize().ok());
+    let (root, seen) = look(&dir, home.as_deref())?;
     let app = dir.strip_prefix(&root).map_err(|_| outside(&dir, &root))?.to_path_buf();
-    let paths = match &repository {
-        Some(_) => git::files(&root)?,
-        None => files_outside(&root)?,
-    };
-    let entries = entries(&root, paths)?;
+    let entries = read::entries(&root, sorted(seen.files.paths)?)?;
     if !entries.iter().any(|e| e.path.starts_with(&app)) {
         return Err(Error::new(Kind::Config, format!("there are no files to ship in {}", dir.display()))
             .hint("is the folder named in a .gitignore?"));
     }
-    let hash = hash(&root, &entries)?;
-    let commit = if repository.is_some() { git::head(&root)? } else { None };
-    let dirty = match &commit {
-        Some(_) => git::changes(&root)?.iter().any(|path| !is_dropped(path)),
-        None => false,
-    };
-    let version = Version::of(commit.as_ref().map(|c| c.id.as_str()), dirty, &hash)?;
-    Ok(Source { root, app, entries, hash, version, subject: commit.map(|c| c.subject), dirty })
+    let hash = hash(&entries);
+    let is_there = |path: &PathBuf| entries.binary_search_by(|e| bytes(&e.path).cmp(bytes(path))).is_ok();
+    // Of a file that git does not watch nobody knows whether it is the one of the commit.
+    let dirty = seen.commit.is_some()
+        && (seen.changes.iter().any(|path| !is_dropped(path)) || seen.files.unwatched.iter().any(is_there));
+    let version = Version::of(seen.commit.as_ref().map(|c| c.id.as_str()), dirty, &hash)?;
+    Ok(Source { root, app, entries, hash, version, subject: seen.commit.map(|c| c.subject), dirty })
 }
 
 impl Source {
@@ -83,6 +90,20 @@ impl Source {
     pub fn app_dir(&self) -> Result<String> {
         let dir = self.app.to_str().map(str::to_string);
         dir.ok_or_else(|| Error::new(Kind::Config, format!("the folder {} is not UTF-8", self.app.display())))
+    }
+
+    /// Reads all of it once more.
+    ///
+    /// # Errors
+    /// Refused naming a file that is not any more what it was.
+    pub fn check(&self) -> Result<()> {
+        let paths = self.entries.iter().map(|entry| entry.path.clone()).collect();
+        let now = read::entries(&self.root, paths)?;
+        let mut there = now.iter();
+        match self.entries.iter().find(|was| there.next() != Some(was)) {
+            Some(was) => Err(read::changed_since(&self.root.join(&was.path))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -100,73 +121,68 @@ pub(crate) fn is_dropped(path: &Path) -> bool {
     })
 }
 
-fn entries(root: &Path, mut paths: Vec<PathBuf>) -> Result<Vec<Entry>> {
-    paths.retain(|path| !is_dropped(path));
-    // By bytes, the same on every machine.
-    paths.sort_by(|a, b| a.as_os_str().as_bytes().cmp(b.as_os_str().as_bytes()));
-    paths.dedup();
-    let mut entries = Vec::with_capacity(paths.len());
-    for path in paths {
-        let full = root.join(&path);
-        let found = match full.symlink_metadata() {
-            Ok(found) => found,
-            // git still lists a file that was removed and not committed.
-            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => continue,
-            Err(e) => return Err(e).context(|| format!("look at {}", full.display())),
-        };
-        let what = if found.is_symlink() {
-            What::Link { to: fs::read_link(&full).context(|| format!("read {}", full.display()))? }
-        } else if found.is_file() {
-            What::File { executable: found.permissions().mode() & 0o100 != 0 }
-        } else {
-            continue;
-        };
-        let shared_target = path.file_name().is_some_and(|n| n == "target") && matches!(what, What::Link { .. });
-        if !shared_target {
-            entries.push(Entry { path, what });
+/// The source root of the app in `dir`, and the files in it.
+fn look(dir: &Path, home: Option<&Path>) -> Result<(PathBuf, Seen)> {
+    let root = match git::place(dir)? {
+        Place::In(root) => root.canonicalize().context(|| format!("find {}", root.display()))?,
+        Place::InNone => return Ok((dir.into(), unversioned(git::files_outside(dir, &Scratch::new()?.0)?))),
+        Place::NoGit => {
+            let root = walk::root(dir).filter(|root| !is_for_dotfiles(root, dir, home)).unwrap_or(dir);
+            let user = walk::rules_of_user(env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).as_deref(), home);
+            let paths = walk::files(root, user.as_deref())?;
+            return Ok((root.into(), unversioned(Files { paths, unwatched: Vec::new() })));
+        }
+    };
+    match is_for_dotfiles(&root, dir, home) {
+        true => Ok((dir.into(), unversioned(git::files_outside(dir, &Scratch::new()?.0)?))),
+        false => {
+            let seen = git::look(&root)?;
+            Ok((root, seen))
         }
     }
-    Ok(entries)
 }
 
-/// Every field with its length before it, so that no two sets of files have one framing.
-fn hash(root: &Path, entries: &[Entry]) -> Result<String> {
+/// Who keeps their settings in git has a repository at home; what lies below it in folders of its own is no part of it.
+fn is_for_dotfiles(root: &Path, dir: &Path, home: Option<&Path>) -> bool {
+    home == Some(root) && dir != root
+}
+
+fn unversioned(files: Files) -> Seen {
+    Seen { commit: None, changes: Vec::new(), files }
+}
+
+/// By bytes, the same on every machine.
+fn sorted(mut paths: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
+    paths.retain(|path| !is_dropped(path));
+    paths.sort_unstable_by(|a, b| bytes(a).cmp(bytes(b)));
+    // A file in conflict is listed once for each side.
+    paths.dedup();
+    match paths.len() > MAX_FILES {
+        true => Err(Error::new(Kind::Config, format!("the source has more than {MAX_FILES} files"))
+            .hint("name what is not part of it in a .gitignore")),
+        false => Ok(paths),
+    }
+}
+
+/// Every field with its length before it, so that no two sets of files have one framing. The bytes of a file are in it
+/// by their own hash, which is what lets all cores take part.
+fn hash(entries: &[Entry]) -> String {
     let mut hash = Sha256::new();
     for Entry { path, what } in entries {
-        frame(&mut hash, path.as_os_str().as_bytes());
+        frame(&mut hash, bytes(path));
         match what {
             What::Link { to } => {
                 hash.update(b"l");
-                frame(&mut hash, to.as_os_str().as_bytes());
+                frame(&mut hash, bytes(to));
             }
-            What::File { executable } => {
+            What::File { executable, contents } => {
                 hash.update(if *executable { b"x" } else { b"-" });
-                hash_file(&mut hash, &root.join(path))?;
+                hash.update(&contents.length.to_le_bytes());
+                frame(&mut hash, contents.sha256.as_bytes());
             }
         }
     }
-    Ok(hash.finish())
-}
-
-fn hash_file(hash: &mut Sha256, path: &Path) -> Result<()> {
-    let doing = || format!("read {}", path.display());
-    let mut file = File::open(path).context(doing)?;
-    let length = file.metadata().context(doing)?.len();
-    hash.update(&length.to_le_bytes());
-    let (mut buf, mut read) = (vec![0; 64 << 10], 0);
-    loop {
-        let n = file.read(&mut buf).context(doing)?;
-        if n == 0 {
-            break;
-        }
-        read += n as u64;
-        hash.update(&buf[..n]);
-    }
-    match read == length {
-        true => Ok(()),
-        false => Err(Error::new(Kind::Refused, format!("{} changed while it was read", path.display()))
-            .hint("is something still building or writing there?")),
-    }
+    hash.finish()
 }
 
 pub(crate) fn frame(hash: &mut Sha256, bytes: &[u8]) {
@@ -174,35 +190,8 @@ pub(crate) fn frame(hash: &mut Sha256, bytes: &[u8]) {
     hash.update(bytes);
 }
 
-fn files_outside(root: &Path) -> Result<Vec<PathBuf>> {
-    let scratch = Scratch::new()?;
-    match git::files_outside(root, &scratch.0)? {
-        Some(files) => Ok(files),
-        None => {
-            let mut files = Vec::new();
-            walk(root, Path::new(""), &mut files)?;
-            Ok(files)
-        }
-    }
-}
-
-/// Every file below `root`, links unfollowed, without looking into what is dropped anyway.
-fn walk(root: &Path, below: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let dir = root.join(below);
-    if below.components().count() > MAX_DEPTH {
-        return Err(Error::new(Kind::Config, format!("{} lies too deep", dir.display())));
-    }
-    for entry in fs::read_dir(&dir).context(|| format!("read {}", dir.display()))? {
-        let entry = entry.context(|| format!("read {}", dir.display()))?;
-        let path = below.join(entry.file_name());
-        let kind = entry.file_type().context(|| format!("look at {}", entry.path().display()))?;
-        match kind.is_dir() {
-            true if is_dropped(&path.join("x")) => {}
-            true => walk(root, &path, files)?,
-            false => files.push(path),
-        }
-    }
-    Ok(())
+fn bytes(path: &Path) -> &[u8] {
+    OsStr::as_bytes(path.as_os_str())
 }
 
 fn outside(dir: &Path, root: &Path) -> Error {
@@ -215,7 +204,7 @@ struct Scratch(PathBuf);
 impl Scratch {
     fn new() -> Result<Scratch> {
         let name: String = crate::crypto::random::<8>()?.iter().map(|b| format!("{b:02x}")).collect();
-        let dir = std::env::temp_dir().join(format!("tako-{name}"));
+        let dir = env::temp_dir().join(format!("tako-{name}"));
         // Not recursive: a folder that is there already is somebody else's.
         fs::create_dir(&dir).context(|| format!("create {}", dir.display()))?;
         Ok(Scratch(dir))
@@ -229,157 +218,4 @@ impl Drop for Scratch {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cli::git::tests::{git, write};
-
-    fn names(source: &Source) -> Vec<String> {
-        source.entries.iter().map(|e| e.path.display().to_string()).collect()
-    }
-
-    fn version(dir: &Path) -> String {
-        collect(dir).unwrap().version.to_string()
-    }
-
-    #[test]
-    fn the_three_forms_of_a_version() {
-        let dir = tempfile::tempdir().unwrap();
-        let dir = dir.path();
-        write(&dir.join("index.ts"), "1");
-        let source = collect(dir).unwrap();
-        assert_eq!(source.version.to_string(), format!("nogit_{}", &source.hash[..8]));
-        git(dir, &["init", "--quiet"]);
-        assert!(version(dir).starts_with("nogit_"), "a repository without a commit");
-        git(dir, &["add", "."]);
-        git(dir, &["commit", "--quiet", "-m", "First"]);
-        let commit = git::head(dir).unwrap().unwrap().id;
-        assert_eq!(version(dir), commit);
-        // What is dropped changes nothing, tracked or not.
-        for dropped in [".env.local", ".tako/secrets", "node_modules/x/index.js", "target/debug/x"] {
-            write(&dir.join(dropped), "x");
-        }
-        assert_eq!(version(dir), commit);
-        write(&dir.join("new.ts"), "1");
-        let source = collect(dir).unwrap();
-        assert!(source.dirty);
-        assert_eq!(source.version.to_string(), format!("{commit}_{}", &source.hash[..8]));
-        assert_eq!(source.subject.as_deref(), Some("First"));
-        fs::remove_file(dir.join("new.ts")).unwrap();
-        fs::remove_file(dir.join("index.ts")).unwrap();
-        write(&dir.join("other.ts"), "1");
-        assert!(version(dir).starts_with(&format!("{commit}_")), "a removed file is a change");
-    }
-
-    #[test]
-    fn the_root_is_that_of_the_repository_and_the_app_keeps_its_place() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().canonicalize().unwrap();
-        git(&root, &["init", "--quiet"]);
-        write(&root.join("packages/lib/index.ts"), "");
-        write(&root.join("apps/web/index.ts"), "");
-        write(&root.join("apps/web/.gitignore"), "dist\n");
-        write(&root.join("apps/web/dist/x"), "");
-        let source = collect(&root.join("apps/web")).unwrap();
-        assert_eq!((source.root.as_path(), source.app_dir().unwrap().as_str()), (root.as_path(), "apps/web"));
-        assert_eq!(names(&source), ["apps/web/.gitignore", "apps/web/index.ts", "packages/lib/index.ts"]);
-        let e = collect(&root.join("apps/web/dist")).unwrap_err();
-        assert_eq!(e.kind(), Kind::Config);
-    }
-
-    #[test]
-    fn what_must_never_travel_does_not() {
-        for dropped in [
-            ".git/config",
-            "a/.git",
-            ".tako/x",
-            ".env",
-            "a/.env.production",
-            ".envrc",
-            "node_modules",
-            "a/node_modules/b",
-            "target/x",
-            "a/target/b/c",
-        ] {
-            assert!(is_dropped(Path::new(dropped)), "{dropped}");
-        }
-        for kept in ["a.env", "env", "targets/x", "src/target", "my_node_modules/x", ".gitignore", ".takofile"] {
-            assert!(!is_dropped(Path::new(kept)), "{kept}");
-        }
-    }
-
-    #[test]
-    fn the_hash_is_the_same_for_the_same_files_and_feels_every_change() {
-        let hash_of = |make: &dyn Fn(&Path)| {
-            let dir = tempfile::tempdir().unwrap();
-            make(dir.path());
-            collect(dir.path()).unwrap().hash
-        };
-        let base = |dir: &Path| {
-            write(&dir.join("a"), "1");
-            write(&dir.join("b/c"), "23");
-        };
-        let same = hash_of(&base);
-        assert_eq!(
-            hash_of(&|d| {
-                write(&d.join("b/c"), "23");
-                write(&d.join("a"), "1")
-            }),
-            same
-        );
-        assert_eq!(
-            hash_of(&|d| {
-                base(d);
-                write(&d.join(".env"), "SECRET=1")
-            }),
-            same
-        );
-        let executable = |d: &Path| {
-            base(d);
-            fs::set_permissions(d.join("a"), fs::Permissions::from_mode(0o755)).unwrap();
-        };
-        let link = |d: &Path| {
-            base(d);
-            fs::remove_file(d.join("a")).unwrap();
-            std::os::unix::fs::symlink("b/c", d.join("a")).unwrap();
-        };
-        let others = [
-            hash_of(&|d| {
-                write(&d.join("a"), "12");
-                write(&d.join("b/c"), "3")
-            }),
-            hash_of(&|d| {
-                write(&d.join("a"), "1");
-                write(&d.join("bc"), "23")
-            }),
-            hash_of(&|d| {
-                base(d);
-                write(&d.join("d"), "")
-            }),
-            hash_of(&executable),
-            hash_of(&link),
-        ];
-        for (n, other) in others.iter().enumerate() {
-            assert_ne!(*other, same, "change {n}");
-        }
-        // Times and the group's and others' bits do not matter.
-        assert_eq!(
-            hash_of(&|d| {
-                base(d);
-                fs::set_permissions(d.join("a"), fs::Permissions::from_mode(0o600)).unwrap()
-            }),
-            same
-        );
-    }
-
-    #[test]
-    fn without_git_a_plain_walk_finds_the_files() {
-        let dir = tempfile::tempdir().unwrap();
-        write(&dir.path().join("a/b"), "");
-        write(&dir.path().join("node_modules/x/y"), "");
-        std::os::unix::fs::symlink("..", dir.path().join("loop")).unwrap();
-        let mut files = Vec::new();
-        walk(dir.path(), Path::new(""), &mut files).unwrap();
-        files.sort();
-        assert_eq!(files, [Path::new("a/b"), Path::new("loop")]);
-    }
-}
+mod tests;

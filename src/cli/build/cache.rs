@@ -53,15 +53,11 @@ pub(crate) fn key(project: &Project, order: &Order, target: Target) -> String {
     add(&order.source.app.to_string_lossy());
     add(project.runtime.as_str());
     add(order.runtime_version.as_deref().unwrap_or_default());
-    add(&project.main);
+    // All of it, with who said what: two recipes that differ are two builds, whatever they have in common.
+    add(&format!("{:?}", order.recipe));
     for step in &order.steps {
         add(&step.command);
         add(&step.dir.to_string_lossy());
-    }
-    for list in [&project.build.include, &project.build.exclude, &project.build.assets] {
-        // The length keeps a glob from passing from one list to the next.
-        add(&list.len().to_string());
-        list.iter().for_each(|glob| add(glob));
     }
     hash.finish()[..32].to_string()
 }
@@ -82,6 +78,19 @@ pub(crate) fn find(file: &Path) -> Result<Option<(Packed, Vec<Native>)>> {
     let used = File::options().append(true).open(file).and_then(|f| f.set_modified(SystemTime::now()));
     used.context(|| format!("touch {}", file.display()))?;
     Ok(Some((Packed { sha256: meta.sha256, bytes: meta.bytes, unpacked: meta.unpacked }, meta.natives)))
+}
+
+/// The archive of the tar with this hash and that tar's size, if there is one here. Whether it is whole is seen when it
+/// is read.
+pub(crate) fn holding(artifacts: &Path, sha256: &str) -> Option<(PathBuf, u64)> {
+    let entries = fs::read_dir(artifacts).ok()?.flatten().map(|entry| entry.path());
+    let is_meta =
+        |path: &PathBuf| path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
+    entries.filter(|path| is_meta(path) && path.extension().is_some_and(|e| e == "json")).find_map(|path| {
+        let meta: Meta = serde_json::from_slice(&disk::read_if_there(&path, MAX_META).ok()??).ok()?;
+        let file = path.with_file_name(format!("{}{ARCHIVE}", path.file_stem()?.to_str()?));
+        (meta.format == FORMAT && meta.sha256 == sha256 && file.is_file()).then_some((file, meta.unpacked))
+    })
 }
 
 /// Has `pack` make the archive under a temporary name, and puts it in place with its `.json`.
@@ -193,6 +202,8 @@ mod tests {
         let (packed, _) = find(&file).unwrap().unwrap();
         assert_eq!(packed, Packed { sha256: "ab".into(), bytes: 3, unpacked: 9 });
         assert_eq!(find(&dir.path().join("artifact-cache-other.tar.zst")).unwrap(), None);
+        assert_eq!(holding(dir.path(), "ab"), Some((file.clone(), 9)));
+        assert_eq!(holding(dir.path(), "cd"), None);
         assert_eq!(names(dir.path()), ["artifact-cache-one.json", "artifact-cache-one.tar.zst"]);
     }
 

@@ -27,7 +27,6 @@ use super::bundle::{Source, frame};
 use super::stage::{self, Step};
 use crate::cli::child::Owned;
 use crate::cli::interrupt::Interrupt;
-use crate::cli::project;
 use crate::crypto::{self, Sha256};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
@@ -54,14 +53,14 @@ pub(crate) enum Where {
 }
 
 impl Where {
-    /// `tako.toml` wins over the preset; without either, named targets are built in containers.
+    /// `container` is what was said of it; without a word, `named` targets are built in containers.
     ///
     /// # Errors
     /// Config for an image that nothing would be built in.
-    pub fn of(build: &project::Build, preset: Option<bool>) -> Result<Where> {
-        match build.container.or(preset).unwrap_or(!build.targets.is_empty()) {
-            true => Ok(Where::Container { image: build.image.clone() }),
-            false if build.image.is_some() => {
+    pub fn of(container: Option<bool>, named: bool, image: Option<&str>) -> Result<Where> {
+        match container.unwrap_or(named) {
+            true => Ok(Where::Container { image: image.map(Into::into) }),
+            false if image.is_some() => {
                 Err(Error::new(Kind::Config, "`image` in [build] has no effect: nothing is built in a container")
                     .hint("add `container = true` to [build], or remove `image`"))
             }

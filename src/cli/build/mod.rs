@@ -1,20 +1,26 @@
 //! Build: from a Project to an Artifact, on this machine.
 //!
-//! `bundle` says which files are the source and what their Version is; `preset` which commands a runtime runs by
-//! default; `tree` makes a clean copy to run them in; `stage` runs them here and `container` in Docker; `glob` and `pick`
-//! choose what of the result is shipped; `native` tells which machines it is for, and `fit` which server gets it;
-//! `cache` remembers what was made of what.
+//! `bundle` says which files are the source and what their Version is, and `sources` keeps them; `preset` and `recipe`
+//! what is done with it by default; `tree` makes a clean copy to run them in; `stage` runs them here and `container` in
+//! Docker; `assets` merges what is served as files, `entry` looks whether the result can start, `glob` and `pick` choose
+//! what of it is shipped; `native` tells which machines it is for, and `fit` which server gets it; `cache` remembers what
+//! was made of what.
 //!
 //! **Invariant**: nothing is written into the user's tree but below `.tako/`.
 
+pub(crate) mod assets;
 pub(crate) mod bundle;
 pub(crate) mod cache;
 pub(crate) mod container;
+pub(crate) mod entry;
 pub(crate) mod fit;
 pub(crate) mod glob;
+mod many;
 pub(crate) mod native;
 pub(crate) mod pick;
 pub(crate) mod preset;
+pub(crate) mod recipe;
+mod sources;
 pub(crate) mod stage;
 pub(crate) mod tree;
 
@@ -31,22 +37,35 @@ use crate::proto::manifest::Runtime;
 use crate::proto::target::Target;
 use bundle::Source;
 use container::{Wanted, Where};
+use entry::Entry;
 use glob::Globs;
 use native::Native;
 use pick::Rule;
 use preset::Facts;
+use recipe::Recipe;
 use stage::Step;
+
+/// A .gitignore beyond this is somebody's own.
+const MAX_GITIGNORE: u64 = 64 << 10;
+
+/// What a release has of its own in its root, and what becomes of a file that a source has there.
+const REPLACED: [(&str, &str); 2] = [
+    ("app.json", "your app.json is not in the release: Tako writes its own there, which says what the release is"),
+    ("logs", "your folder logs/ is not in the release: there it is the place of the app's logs on the server"),
+];
 
 /// What is known before anything is built: enough to refuse early and to ask the servers.
 pub(crate) struct Order {
     pub source: Source,
+    /// How it is built and started, once `tako.toml` and the presets are merged.
+    pub recipe: Recipe,
     pub runtime_version: Option<String>,
     /// One artifact for each.
     pub targets: Vec<Target>,
-    /// They are those of `tako.toml`, not just this machine's.
+    /// They were chosen: not just this machine's.
     named: bool,
     place: Where,
-    steps: Vec<Step>,
+    pub steps: Vec<Step>,
     include: Globs,
     exclude: Globs,
 }
@@ -65,6 +84,12 @@ pub(crate) struct Built {
     pub how: String,
 }
 
+impl Order {
+    pub fn target_names(&self) -> String {
+        self.targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// What a build says while it works.
 pub(crate) enum Said<'a> {
     Doing(&'a str),
@@ -72,6 +97,8 @@ pub(crate) enum Said<'a> {
     Running(&'a str),
     /// A line of a command's output.
     Output(&'a str),
+    /// Something is not as its author may think.
+    Warning(&'a str),
 }
 
 /// Resolves everything that a build depends on, and writes nothing.
@@ -79,19 +106,24 @@ pub(crate) enum Said<'a> {
 /// # Errors
 /// Config naming what is wrong with the project.
 pub(crate) fn order(project: &Project) -> Result<Order> {
-    let include = Globs::parse(&project.build.include).context(|| "[build] include".into())?;
-    let exclude = Globs::parse(&project.build.exclude).context(|| "[build] exclude".into())?;
+    let recipe = preset::recipe(project)?;
+    let include = Globs::parse(recipe.include()).context(|| "[build] include".into())?;
+    let exclude = Globs::parse(&recipe.exclude()).context(|| "[build] exclude".into())?;
     let source = bundle::collect(&project.dir)?;
-    // A script runs anywhere: its runtimes build here, whatever they build for.
-    let place = Where::of(&project.build, (project.runtime != Runtime::Binary).then_some(false))?;
+    let named = recipe.targets.iter().flat_map(|targets| &targets.value);
+    let named = named.map(|target| Target::parse(target)).collect::<Result<Vec<Target>>>()?;
+    let image = project.build.image.as_deref();
+    let place = Where::of(recipe.container.as_ref().map(|c| c.value), !named.is_empty(), image)?;
     let mut facts = Facts::of(project, &source)?;
     // What is installed here is for this machine.
     facts.installed &= place == Where::Here;
-    let steps = preset::steps(project, &source, &facts)?;
+    let steps = preset::steps(project, &recipe, &source, &facts)?;
     let runtime_version = preset::runtime_version(project);
-    let named = !project.build.targets.is_empty();
-    let targets = if named { project.build.targets.clone() } else { vec![Target::of_this_machine()?] };
-    Ok(Order { source, runtime_version, targets, named, place, steps, include, exclude })
+    let (named, targets) = match named.is_empty() {
+        true => (false, vec![Target::of_this_machine()?]),
+        false => (true, named),
+    };
+    Ok(Order { source, recipe, runtime_version, targets, named, place, steps, include, exclude })
 }
 
 /// The artifacts of `order`, one for each target, from the cache or built. `say` hears how it goes.
@@ -123,19 +155,32 @@ fn build_for(
 ) -> Result<Built> {
     let key = cache::key(project, order, target);
     let file = cache::file(artifacts, target, &key);
+    let keep_sources = |from: &Path| -> Result<()> {
+        let left_out = sources::keep(artifacts, &order.source, from)?;
+        left_out.iter().for_each(|path| say(Said::Doing(&format!("the source archive cannot hold {path:?}"))));
+        Ok(())
+    };
     if let Some((packed, natives)) = cache::find(&file)? {
+        keep_sources(&order.source.root)?;
         return Ok(Built { target, file, packed, natives, cached: true, how: "nothing changed".into() });
     }
-    let rule = Rule::new(project, &order.source, &order.include, &order.exclude);
+    let rule = Rule::new(&order.recipe, &order.source, &order.include, &order.exclude);
     let tree = tree::make(&project.dir.join(".tako/build"), &order.source, &order.steps)?;
+    keep_sources(&tree)?;
     run_steps(&tree, &rule, target, project, order, interrupt, say)?;
     let app = tree.join(&order.source.app);
-    tree::merge_assets(&app, &project.build.assets)?;
-    check_main(&app, &project.main)?;
+    preset::write_entry(&app, &order.recipe)?;
+    assets::merge(&tree, &order.source.root, &app, &preset::assets(&app, &order.recipe))?;
+    preset::check_made(&app, &order.recipe)?;
+    entry::check(&app, &entry(project, order, target))?;
     let files = pick::files(&tree, &rule)?;
     let natives = native::of(&tree, &files, &rule.main);
     check_natives(order, &natives, target)?;
     interrupt.check()?;
+    REPLACED
+        .iter()
+        .filter(|(path, _)| files.iter().any(|f| f.starts_with(path)))
+        .for_each(|(_, said)| say(Said::Warning(said)));
     say(Said::Doing(&format!("pack {} files", files.len())));
     let packed = cache::store(&file, &natives, |temp| pack(&tree, &files, temp))?;
     cache::prune(artifacts, &file);
@@ -163,7 +208,8 @@ fn run_steps(
         }
         return Ok(());
     };
-    let assets: Vec<PathBuf> = project.build.assets.iter().map(|asset| order.source.app.join(asset)).collect();
+    let assets = order.recipe.assets().iter().map(|asset| asset.strip_suffix('?').unwrap_or(asset));
+    let assets: Vec<PathBuf> = assets.map(|asset| order.source.app.join(asset)).collect();
     let wanted = Wanted {
         enters: &|dir| rule.enters(dir) || assets.iter().any(|a| a.starts_with(dir) || dir.starts_with(a)),
         ships: &|path| rule.ships(path) || assets.iter().any(|a| path.starts_with(a)),
@@ -189,22 +235,24 @@ fn check_natives(order: &Order, natives: &[Native], target: Target) -> Result<()
     }
 }
 
-/// Of our own folder only the secrets are meant to be committed. Who wrote a rule of their own keeps it.
+/// Of our own folder only what a team shares is meant to be committed. Who wrote a rule of their own keeps it.
 fn keep_out_of_git(dir: &Path) -> Result<()> {
+    const RULES: &str = "*\n!secrets\n!build.lock.json\n";
+    /// As written by earlier versions.
+    const BEFORE: &str = "*\n!secrets\n";
     let path = dir.join(".gitignore");
-    match path.exists() {
-        true => Ok(()),
-        false => disk::write_atomic(&path, b"*\n!secrets\n", 0o644),
+    match disk::read_if_there(&path, MAX_GITIGNORE) {
+        Ok(Some(there)) if there != BEFORE.as_bytes() => Ok(()),
+        Ok(_) => disk::write_atomic(&path, RULES.as_bytes(), 0o644),
+        Err(_) => Ok(()),
     }
 }
 
-/// `main` is checked before anything is packed, so that a server never sees a release that cannot start.
-fn check_main(app: &Path, main: &str) -> Result<()> {
-    match app.join(main).is_file() {
-        true => Ok(()),
-        false => Err(Error::new(Kind::Build, format!("`{main}` does not exist after the build"))
-            .hint("set `main` in tako.toml to the file that starts the app, or `[build] build` to what makes it")),
-    }
+/// What the server will start.
+fn entry<'a>(project: &Project, order: &'a Order, target: Target) -> Entry<'a> {
+    let recipe = &order.recipe;
+    let executed = project.runtime == Runtime::Binary && recipe.start.is_none();
+    Entry { main: &recipe.main.value, runtime: project.runtime, executed, target }
 }
 
 /// Held while the build tree is in use; it ends with the process, so it is never left behind.

@@ -9,10 +9,11 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::assets;
 use super::bundle::Source;
 use super::glob::Globs;
+use super::recipe::Recipe;
 use super::tree;
-use crate::cli::project::Project;
 use crate::error::{Context, Error, Kind, Result};
 
 /// A tree of folders deeper than this is a loop.
@@ -32,11 +33,11 @@ pub(crate) struct Rule<'a> {
 }
 
 impl<'a> Rule<'a> {
-    pub fn new(project: &Project, source: &'a Source, include: &'a Globs, exclude: &'a Globs) -> Rule<'a> {
+    pub fn new(recipe: &Recipe, source: &'a Source, include: &'a Globs, exclude: &'a Globs) -> Rule<'a> {
         Rule {
             app: &source.app,
-            main: source.app.join(&project.main).components().collect(),
-            public: (!project.build.assets.is_empty()).then(|| source.app.join("public")),
+            main: source.app.join(&recipe.main.value).components().collect(),
+            public: (!recipe.assets().is_empty()).then(|| source.app.join(assets::PUBLIC)),
             include,
             exclude,
             source_folders: tree::folders(source),
@@ -70,11 +71,15 @@ impl<'a> Rule<'a> {
     fn is_made_elsewhere(&self, path: &Path) -> bool {
         let name = path.file_name().map(OsStr::as_bytes);
         let made = matches!(name, Some(b"node_modules" | b"target"));
+        if tree::is_cache(path, &self.source_folders) {
+            return true;
+        }
         made && path.parent().is_some_and(|folder| self.source_folders.contains(folder))
     }
 }
 
-fn never_ships(path: &Path) -> bool {
+/// By its name alone: histories, our own files, secrets.
+pub(super) fn never_ships(path: &Path) -> bool {
     path.file_name().map(OsStr::as_bytes).is_some_and(|n| matches!(n, b".git" | b".tako") || n.starts_with(b".env"))
 }
 

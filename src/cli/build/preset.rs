@@ -1,4 +1,10 @@
-//! Presets: what a runtime does when `tako.toml` says nothing, and which version of it is in use.
+//! Presets: from what a project says and has to its Recipe and the commands of its build; and which version of the
+//! runtime is in use.
+//!
+//! `file` reads a preset, `built_in` has ours; how voices are merged is the business of `recipe`.
+
+pub(crate) mod file;
+pub(crate) mod built_in;
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -9,8 +15,11 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 
 use super::bundle::Source;
+use super::recipe::{self, Layers, Origin, Recipe};
 use super::stage::Step;
 use crate::cli::child::{Owned, each_line};
+use crate::cli::detect;
+use crate::cli::project::preset_ref::PresetRef;
 use crate::cli::project::{Project, Stage};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
@@ -55,15 +64,57 @@ impl Facts {
     }
 }
 
-/// The commands of a build in order: the runtime's install and build or those that replace them, then the stages.
+/// What is done with `project`, everybody heard.
+///
+/// # Errors
+/// Config when nobody knows which file to run.
+pub(crate) fn recipe(project: &Project) -> Result<Recipe> {
+    let base = file::read(&format!("the base preset {}", project.runtime.as_str()), built_in::base(project.runtime))?;
+    let preset = match &project.preset {
+        Some(PresetRef { name, pin: None }) => {
+            let text = built_in::family(project.runtime, name);
+            file::read(name, text.ok_or_else(|| built_in::unknown(project.runtime, name))?)?
+        }
+        Some(pinned) => {
+            return Err(Error::new(Kind::Config, format!("the pinned preset `{pinned}` cannot be fetched yet"))
+                .hint(format!("write preset = \"{}\"", pinned.name)));
+        }
+        None => file::Layer::default(),
+    };
+    let found = detect::main(&project.dir, project.runtime);
+    let layers = Layers {
+        config: &file::Layer::of(project),
+        preset: &preset,
+        base: &base,
+        runtime: project.runtime,
+        found: found.as_deref(),
+    };
+    recipe::merge(&layers).ok_or_else(|| no_main(project.runtime))
+}
+
+fn no_main(runtime: Runtime) -> Error {
+    let (message, example) = match runtime {
+        Runtime::Binary => ("a binary app needs to say which file to run", "bin/my-app"),
+        Runtime::Bun | Runtime::Node | Runtime::Deno => {
+            ("the file to run is not clear: there is no index.ts, index.js, src/index.ts or src/index.js", "server.js")
+        }
+    };
+    Error::new(Kind::Config, message)
+        .hint(format!("add a line to tako.toml such as: main = \"{example}\", also when the build makes it"))
+}
+
+/// The commands of a build in order: install and build of the recipe, else the package manager's; then the stages.
 ///
 /// # Errors
 /// Config for a stage that leaves the source root.
-pub(crate) fn steps(project: &Project, source: &Source, facts: &Facts) -> Result<Vec<Step>> {
-    let build = project.build.run.clone().or_else(|| default_build(project.runtime, facts).map(Into::into));
-    let install = project.build.install.clone().or_else(|| {
-        // A checkout that was never installed, as in CI; otherwise the user's packages are linked.
-        let needed = build.is_some() && project.build.run.is_none() && facts.dependencies && !facts.installed;
+pub(crate) fn steps(project: &Project, recipe: &Recipe, source: &Source, facts: &Facts) -> Result<Vec<Step>> {
+    let build = recipe.build.as_ref().map(|b| b.value.clone());
+    let build = build.or_else(|| default_build(project.runtime, facts).map(Into::into));
+    let install = recipe.build_install.as_ref().map(|i| i.value.clone()).or_else(|| {
+        // A checkout that was never installed, as in CI; otherwise the user's packages are linked. Who has a build of
+        // their own installs for it, too.
+        let ours = recipe.build.as_ref().is_none_or(|build| build.from != Origin::Config);
+        let needed = build.is_some() && ours && facts.dependencies && !facts.installed;
         needed.then(|| default_install(project.runtime, facts).map(Into::into)).flatten()
     });
     let mut steps = Vec::new();
@@ -76,6 +127,7 @@ pub(crate) fn steps(project: &Project, source: &Source, facts: &Facts) -> Result
     // A workspace installs for all its packages.
     install.iter().for_each(|command| add("install".into(), command, &source.app, Some(Path::new(""))));
     build.iter().for_each(|command| add("build".into(), command, &source.app, None));
+    recipe.after.iter().for_each(|after| add("after the build".into(), &after.value, &source.app, None));
     for (n, stage) in project.build.stages.iter().enumerate() {
         let dir = working_dir(&source.app, stage)?;
         let name = stage.name.clone().unwrap_or_else(|| (n + 1).to_string());
@@ -104,6 +156,39 @@ fn default_install(runtime: Runtime, facts: &Facts) -> Option<&'static str> {
         Runtime::Node => Some("npm install"),
         Runtime::Deno | Runtime::Binary => None,
     }
+}
+
+/// Writes the preset's own `main` into the built app, unless there is one.
+pub(crate) fn write_entry(app: &Path, recipe: &Recipe) -> Result<()> {
+    let Some(entry) = &recipe.entry else { return Ok(()) };
+    let path = app.join(&recipe.main.value);
+    if path.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    fs::write(&path, &entry.value).context(|| format!("write {}", path.display()))
+}
+
+/// Some presets know what their builds make; a build that makes something else would only fail on the server.
+///
+/// # Errors
+/// Build with the preset's own advice.
+pub(crate) fn check_made(app: &Path, recipe: &Recipe) -> Result<()> {
+    let Some(makes) = recipe.makes.as_ref().map(|makes| &makes.value) else { return Ok(()) };
+    if makes.is_empty() || makes.iter().any(|file| app.join(file).is_file()) {
+        return Ok(());
+    }
+    let names: Vec<String> = makes.iter().map(|name| format!("`{name}`")).collect();
+    let error = Error::new(Kind::Build, format!("the build made no {}", names.join(" or ")));
+    Err(recipe.otherwise.iter().fold(error, |e, otherwise| e.hint(otherwise.value.clone())))
+}
+
+/// The folders to merge into `public/`. A preset may name one that only some apps have: it ends in `?`.
+pub(crate) fn assets(app: &Path, recipe: &Recipe) -> Vec<String> {
+    let there = |asset: &String| match asset.strip_suffix('?') {
+        Some(optional) => app.join(optional).is_dir().then(|| optional.to_string()),
+        None => Some(asset.clone()),
+    };
+    recipe.assets().iter().filter_map(there).collect()
 }
 
 /// Relative to the source root.

@@ -13,9 +13,11 @@ fn project(dir: &Path, main: &str) -> Project {
         name: AppName::parse("shop").unwrap(),
         runtime: Runtime::Binary,
         runtime_version: Some("1".into()),
-        main: main.into(),
-        start: None,
+        main: Some(main.into()),
+        preset: None,
+        start: Some(vec!["sh".into(), "{main}".into()]),
         install: None,
+        dev: None,
         health: None,
         build: project::Build::default(),
         limits: Limits::default(),
@@ -31,9 +33,11 @@ fn shipped(project: &Project) -> Result<Vec<String>> {
         stage::run(&tree, &order.source, step, order.targets[0], &Interrupt::never(), &mut |_| {})?;
     }
     let app = tree.join(&order.source.app);
-    tree::merge_assets(&app, &project.build.assets)?;
-    check_main(&app, &project.main)?;
-    let mut files = pick::files(&tree, &Rule::new(project, &order.source, &order.include, &order.exclude))?;
+    preset::write_entry(&app, &order.recipe)?;
+    assets::merge(&tree, &order.source.root, &app, &preset::assets(&app, &order.recipe))?;
+    preset::check_made(&app, &order.recipe)?;
+    entry::check(&app, &entry(project, &order, order.targets[0]))?;
+    let mut files = pick::files(&tree, &Rule::new(&order.recipe, &order.source, &order.include, &order.exclude))?;
     files.sort();
     Ok(files.iter().map(|f| f.display().to_string()).collect())
 }
@@ -90,7 +94,7 @@ fn installed_packages_are_linked_where_nothing_installs_them() {
     assert_eq!(files, [".gitignore", "apps/web/index.js", "apps/web/tool-ran", "index.js", "packages/ui/index.js"]);
     let tree = project.dir.join(".tako/build");
     for package in ["", "apps/web", "packages/ui"] {
-        assert!(tree.join(package).join("node_modules").is_symlink(), "{package}");
+        assert!(tree.join(package).join("node_modules/.bin/tool").exists(), "{package}");
     }
     let stage = project::Stage {
         name: None,
@@ -100,8 +104,8 @@ fn installed_packages_are_linked_where_nothing_installs_them() {
     };
     project.build.stages = vec![stage];
     shipped(&project).unwrap();
-    assert!(tree.join("packages/ui/node_modules").is_dir() && !tree.join("packages/ui/node_modules").is_symlink());
-    assert!(tree.join("node_modules").is_symlink());
+    assert!(tree.join("packages/ui/node_modules").is_dir() && !tree.join("packages/ui/node_modules/.bin").exists());
+    assert!(tree.join("node_modules/.bin/tool").exists());
 }
 
 #[test]
@@ -212,7 +216,7 @@ fn the_key_feels_every_input() {
     let same = key(&base);
     assert_eq!(key(&base), same);
     let changes: [fn(&mut Project); 10] = [
-        |p| p.main = "b".into(),
+        |p| p.main = Some("b".into()),
         |p| p.runtime_version = Some("2".into()),
         |p| p.runtime = Runtime::Deno,
         |p| p.build.run = Some("make".into()),
@@ -250,6 +254,7 @@ fn two_builds_of_one_project_do_not_meet() {
 fn each_server_gets_the_artifact_of_its_target() {
     let dir = tempfile::tempdir().unwrap();
     write(&dir.path().join("main"), "#!/bin/sh\n");
+    executable(&dir.path().join("main"));
     let [one, two, other] =
         ["linux-x86_64-glibc", "linux-x86_64-musl", "linux-aarch64-musl"].map(|t| Target::parse(t).unwrap());
     let mut project = project(dir.path(), "main");
@@ -274,6 +279,7 @@ fn each_server_gets_the_artifact_of_its_target() {
 fn scripts_go_to_any_server_and_programs_to_their_own() {
     let dir = tempfile::tempdir().unwrap();
     write(&dir.path().join("main"), "#!/bin/sh\n");
+    executable(&dir.path().join("main"));
     let project = project(dir.path(), "main");
     let here = Target::of_this_machine().unwrap();
     let elsewhere = Target::parse("linux-aarch64-musl").unwrap();
@@ -291,4 +297,8 @@ fn scripts_go_to_any_server_and_programs_to_their_own() {
         assert!(e.kind() == Kind::Config && e.to_string().contains("`main` was compiled for"), "{e}");
         assert!(e.next_step().unwrap().contains("container = true"), "{:?}", e.next_step());
     }
+}
+
+fn executable(path: &Path) {
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
 }

@@ -150,7 +150,7 @@ pub(crate) fn tell_result(ui: &Ui, shipment: &Shipment<'_>, shipped: &Shipped, c
             "env": shipment.env_name,
             "version": shipment.version,
             "urls": urls(shipment.env),
-            "servers": shipped.ends.iter().map(|end| change::told(&end.server, end.previous.as_ref(), &end.result)).collect::<Vec<_>>(),
+            "servers": shipped.ends.iter().map(told).collect::<Vec<_>>(),
             "artifacts": shipped.built.iter().map(|built| json!({
                 "target": built.target,
                 "bytes": built.packed.bytes,
@@ -167,6 +167,13 @@ pub(crate) fn tell_result(ui: &Ui, shipment: &Shipment<'_>, shipped: &Shipped, c
             },
         }),
     );
+}
+
+/// How it ended on one server, and what was sent there.
+fn told(end: &End) -> serde_json::Value {
+    let mut told = change::told(&end.server, end.previous.as_ref(), &end.result);
+    told["sent"] = json!(end.sent);
+    told
 }
 
 /// The last words, and the exit code.
@@ -264,6 +271,7 @@ fn urls(env: &Env) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::upload::Sent;
     use crate::proto::control::Deployed;
 
     fn version(s: &str) -> Version {
@@ -272,7 +280,8 @@ mod tests {
 
     fn end(server: &str, result: Result<()>) -> End {
         let deployed = Deployed { version: version("4f2c9ab"), previous: None, instances: 1, swaps: Vec::new() };
-        End { server: server.into(), previous: Some(version("b81e07c")), result: result.map(|()| deployed) }
+        let (previous, sent) = (Some(version("b81e07c")), Sent::nothing(1));
+        End { server: server.into(), previous, sent, result: result.map(|()| deployed) }
     }
 
     fn rejected() -> Error {

@@ -2,6 +2,7 @@
 
 pub(crate) mod table;
 pub(crate) mod init;
+pub(crate) mod config;
 pub(crate) mod servers;
 pub(crate) mod secrets;
 pub(crate) mod version;

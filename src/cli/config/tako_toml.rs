@@ -26,8 +26,10 @@ pub(crate) struct TakoToml {
     pub runtime: Text,
     pub runtime_version: Text,
     pub main: Text,
+    pub preset: Text,
     pub start: Texts,
     pub install: Texts,
+    pub dev: Texts,
     pub health: Text,
     pub build: Build,
     pub vars: Vec<Var>,
@@ -109,15 +111,14 @@ impl TakoToml {
             runtime: root.text("runtime"),
             runtime_version: root.text("runtime_version"),
             main: root.text("main"),
+            preset: root.text("preset"),
             start: root.texts("start"),
             install: root.texts("install"),
+            dev: root.texts("dev"),
             health: root.text("health"),
             build: root.section("build").map(read_build).unwrap_or_default(),
             ..read_named(&root, problems)
         };
-        // For `tako dev`, which reads it itself.
-        root.texts("dev");
-        refuse(&root, "preset", problems);
         refuse(&root, "release", problems);
         root.finish();
         file

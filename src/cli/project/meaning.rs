@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Component, Path};
 
+use super::preset_ref::PresetRef;
 use super::{Build, Project, Stage};
+use crate::cli::build::glob::Globs;
 use crate::cli::config::problem::Problem;
 use crate::cli::config::section::{Problems, Spanned};
 use crate::cli::config::tako_toml::{self as written, Amount, TakoToml};
@@ -33,10 +35,12 @@ pub(super) fn project(
     let reader = Reader { dir, problems };
     let name = reader.name(file.name);
     let runtime = reader.runtime(file.runtime);
-    let main = reader.main(file.main, runtime);
+    let main = file.main.and_then(|main| reader.path(main, "main", 0));
+    let preset = file.preset.and_then(|preset| reader.parsed(&preset.at, PresetRef::parse(&preset.value)));
     let runtime_version = reader.word(file.runtime_version, "runtime_version");
     let start = reader.argv(file.start, "start");
     let install = reader.list(file.install);
+    let dev = reader.argv(file.dev, "dev");
     let health = reader.health(file.health);
     let build = reader.build(file.build);
     let limits = reader.limits(file.limits);
@@ -64,9 +68,11 @@ pub(super) fn project(
         name: name?,
         runtime: runtime?,
         runtime_version,
-        main: main?,
+        main,
+        preset,
         start,
         install,
+        dev,
         health,
         build,
         limits,
@@ -119,28 +125,6 @@ impl Reader<'_> {
         }
     }
 
-    /// Its existence is checked after the build, which may make it.
-    fn main(&self, main: Text, runtime: Option<Runtime>) -> Option<String> {
-        if let Some(main) = main {
-            return self.path(main, "main", 0);
-        }
-        // Without a runtime there is a problem already.
-        let runtime = runtime?;
-        let found = detect::main(self.dir, runtime);
-        if found.is_none() {
-            let (message, example) = match runtime {
-                Runtime::Binary => ("a binary app needs to say which file to run", "bin/my-app"),
-                Runtime::Bun | Runtime::Node | Runtime::Deno => (
-                    "the file to run is not clear: there is no index.ts, index.js, src/index.ts or src/index.js",
-                    "server.js",
-                ),
-            };
-            let fix = format!("add a line to tako.toml such as: main = \"{example}\", also when the build makes it");
-            self.problem_around(message, &fix);
-        }
-        found
-    }
-
     /// What ends up as a word in other files and arguments.
     fn word(&self, text: Text, key: &str) -> Option<String> {
         let text = text?;
@@ -190,9 +174,9 @@ impl Reader<'_> {
         Build {
             install: self.command(build.install, "build.install"),
             run: self.command(build.run, "build.build"),
-            include: self.paths(build.include, "include"),
-            exclude: self.paths(build.exclude, "exclude"),
-            assets: self.paths(build.assets, "assets"),
+            include: self.globs(build.include),
+            exclude: self.globs(build.exclude),
+            assets: self.assets(build.assets),
             targets: self.targets(build.targets),
             container: build.container.map(|c| c.value),
             image: self.image(build.image),
@@ -246,12 +230,27 @@ impl Reader<'_> {
         Some(command.value)
     }
 
-    fn paths(&self, paths: Texts, key: &str) -> Vec<String> {
-        let paths = paths.map(|p| p.value).unwrap_or_default();
-        paths.into_iter().filter_map(|path| self.path(path, key, 0)).collect()
+    fn globs(&self, globs: Texts) -> Vec<String> {
+        let globs = globs.map(|g| g.value).unwrap_or_default();
+        let good = |glob: &Spanned<String>| self.parsed(&glob.at, Globs::parse(std::slice::from_ref(&glob.value)));
+        globs.into_iter().filter(|glob| good(glob).is_some()).map(|glob| glob.value).collect()
     }
 
-    /// A relative path or glob that climbs at most `depth` folders above the app's.
+    fn assets(&self, folders: Texts) -> Vec<String> {
+        let mut read = Vec::new();
+        for folder in folders.map(|f| f.value).unwrap_or_default() {
+            let whole = Path::new(&folder.value).components().all(|c| c == Component::CurDir);
+            if whole && !folder.value.is_empty() {
+                let message = format!("`{}` in `assets` is the whole app, its sources included", shown(&folder.value));
+                self.problem(&folder.at, message, "name the folders that everybody may see, such as \"dist/client\"");
+                continue;
+            }
+            read.extend(self.path(folder, "assets", 0));
+        }
+        read
+    }
+
+    /// A relative path that climbs at most `depth` folders above the app's.
     fn path(&self, path: Spanned<String>, key: &str, depth: usize) -> Option<String> {
         let why = match climb(&path.value) {
             _ if path.value.trim().is_empty() => "is empty",

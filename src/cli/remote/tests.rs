@@ -146,7 +146,7 @@ fn an_upload_to_this_machine_is_skipped_when_the_file_lies_there() {
     let incoming = dir.path().join("incoming");
     fs::create_dir(&incoming).unwrap();
     fs::write(dir.path().join("a"), b"12345").unwrap();
-    let artifact = Artifact { file: "x.tar.zst".into(), sha256: "0".repeat(64), bytes: 5, unpacked: 5 };
+    let artifact = Artifact { file: "x.tar.zst".into(), sha256: "0".repeat(64), bytes: 5, unpacked: 5, base: None };
     let upload = |again| copy_in(&dir.path().join("a"), &incoming, &artifact, again).unwrap();
     assert!(upload(false));
     assert!(!upload(false));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::cli::build::Built;
 use crate::cli::ui::Task;
 use crate::cli::ui::units;
+use crate::cli::upload::Sent;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::{Deployed, Notice, Step, Swap};
 use crate::proto::status::Failure;
@@ -46,6 +47,27 @@ pub(super) fn made(built: &[Built]) -> String {
             let cached = several.iter().all(|built| built.cached);
             if cached { format!("{targets} · nothing changed") } else { targets }
         }
+    }
+}
+
+/// What one server was sent.
+pub(super) fn sent_to(sent: &Sent) -> String {
+    match sent.bytes {
+        0 => "already there".into(),
+        _ => format!("{} and prepared", all_sent(std::slice::from_ref(sent))),
+    }
+}
+
+/// What all servers were sent together, of what would have been sent in full.
+pub(super) fn all_sent(sent: &[Sent]) -> String {
+    let (bytes, of) = sent.iter().filter(|s| s.bytes > 0).fold((0, 0), |all, s| (all.0 + s.bytes, all.1 + s.of));
+    let mut bases: Vec<String> = sent.iter().filter_map(|s| s.base.as_ref()).map(ToString::to_string).collect();
+    bases.sort();
+    bases.dedup();
+    match bases.is_empty() {
+        _ if bytes == 0 => "nothing to send, it is there already".into(),
+        true => format!("{} sent", units::size(bytes)),
+        false => format!("{} sent of {} (delta from {})", units::size(bytes), units::size(of), bases.join(", ")),
     }
 }
 
@@ -131,6 +153,25 @@ mod tests {
     fn a_server_is_named_once() {
         let told = |text: &str| at::<()>("fra1", Err(Error::new(Kind::Busy, text))).unwrap_err().to_string();
         assert_eq!((told("locked").as_str(), told("fra1: lost").as_str()), ("fra1: locked", "fra1: lost"));
+    }
+
+    #[test]
+    fn what_was_sent_is_told_beside_what_it_stands_for() {
+        let sent = |bytes, base: Option<&str>| Sent {
+            bytes,
+            of: 2_440_000,
+            base: base.map(|base| Version::parse(base).unwrap()),
+        };
+        let check = |all: &[Sent], expected: &str| assert_eq!(all_sent(all), expected);
+        let (delta, whole, nothing) = (sent(19_400, Some("b81e07c")), sent(2_440_000, None), sent(0, None));
+        check(&[nothing.clone(), nothing.clone()], "nothing to send, it is there already");
+        check(std::slice::from_ref(&whole), "2.4 MB sent");
+        check(&[delta.clone(), nothing.clone()], "19 kB sent of 2.4 MB (delta from b81e07c)");
+        check(&[delta.clone(), delta.clone()], "38 kB sent of 4.8 MB (delta from b81e07c)");
+        check(&[delta.clone(), whole], "2.4 MB sent of 4.8 MB (delta from b81e07c)");
+        check(&[delta.clone(), sent(600, Some("77d0e1c"))], "20 kB sent of 4.8 MB (delta from 77d0e1c, b81e07c)");
+        assert_eq!(sent_to(&delta), "19 kB sent of 2.4 MB (delta from b81e07c) and prepared");
+        assert_eq!(sent_to(&nothing), "already there");
     }
 
     #[test]

@@ -223,7 +223,10 @@ pub(crate) fn ticks_now() -> Option<u64> {
 }
 
 fn stat(pid: u32) -> Option<Stat> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    // One read: the kernel gives the whole line, of fifty-two numbers at most, and there may be hundreds of processes.
+    let mut line = [0; 2 << 10];
+    let length = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut line).ok()?;
+    parse_stat(&String::from_utf8_lossy(&line[..length]))
 }
 
 fn parse_stat(stat: &str) -> Option<Stat> {

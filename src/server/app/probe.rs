@@ -4,7 +4,8 @@
 //! it; from then on once a second. A probe that has no answer in time has failed.
 //!
 //! Fifty idle instances must cost next to nothing, so those who are well are asked in turns that several share
-//! ([`TURN`]), the request goes out with the connection, and good news is told once.
+//! ([`TURN`]), the request goes out with the connection, the answer is fetched in the next turn instead of waking the
+//! thread, and good news is told once.
 //!
 //! **Invariant**: an instance has one probe at a time, and of its answer at most [`MAX_ANSWER`] bytes are read. Whoever
 //! was told that it is well and has heard nothing since may rely on it.
@@ -93,6 +94,8 @@ struct Target {
     is_good: bool,
     started: Instant,
     next: Instant,
+    /// Somebody has a reason to ask for `next`.
+    hurried: bool,
     /// What was last told of a bad answer.
     answered: String,
     probing: Option<Probing>,
@@ -102,7 +105,9 @@ struct Probing {
     stream: TcpStream,
     written: usize,
     answer: Vec<u8>,
-    connected: bool,
+    /// When the answer is looked for; from then on, and of those who are not known to be well from the start, it is
+    /// the poll that tells.
+    look: Option<Instant>,
     /// The verdict is told; the rest of the answer is read for the app's sake.
     told: bool,
 }
@@ -154,6 +159,7 @@ impl Prober {
                     is_good: false,
                     started: now,
                     next: now,
+                    hurried: false,
                     answered: String::new(),
                     probing: None,
                 };
@@ -162,6 +168,7 @@ impl Prober {
             Order::Hurry(id) => {
                 if let Some(target) = self.targets.get_mut(&(id.0 as usize)) {
                     target.next = target.next.min(target.started + HURRY);
+                    target.hurried = true;
                 }
             }
             Order::Forget(id) => {
@@ -174,13 +181,14 @@ impl Prober {
 impl Target {
     fn due(&self) -> Instant {
         match &self.probing {
-            Some(probing) if !probing.told => self.started + TIMEOUT,
+            Some(probing) if !probing.told => probing.look.unwrap_or(self.started + TIMEOUT),
             _ => self.next,
         }
     }
 
     fn tick(&mut self, registry: &Registry, now: Instant) {
         match &self.probing {
+            Some(probing) if !probing.told && probing.look.is_some() => self.look(registry, now),
             Some(probing) if !probing.told => {
                 self.tell(Verdict::Bad(Bad::Silent), now);
                 self.end(registry);
@@ -195,11 +203,29 @@ impl Target {
         let Ok(stream) = TcpStream::connect(self.addr) else {
             return self.tell(Verdict::Bad(Bad::Refused), now);
         };
-        self.probing = Some(Probing { stream, written: 0, answer: Vec::new(), connected: false, told: false });
+        let patient = self.is_good && !self.hurried;
+        let look = patient.then(|| on_grid(self.epoch, TURN, Duration::ZERO, now + TURN / 8));
+        self.hurried = false;
+        self.probing = Some(Probing { stream, written: 0, answer: Vec::new(), look, told: false });
         // On this machine a connection stands at once, or never: the rest is seldom more than one wait for the answer.
         self.advance(registry, now);
+        if look.is_none() {
+            self.watch(registry, now);
+        }
+    }
+
+    /// The answer is there by now, as good as always; who is slower is waited for.
+    fn look(&mut self, registry: &Registry, now: Instant) {
+        self.advance(registry, now);
+        if self.probing.as_ref().is_some_and(|probing| !probing.told) {
+            self.watch(registry, now);
+        }
+    }
+
+    fn watch(&mut self, registry: &Registry, now: Instant) {
         let Some(probing) = &mut self.probing else { return };
-        let interest = match probing.written < self.request.len() || !probing.connected {
+        probing.look = None;
+        let interest = match probing.written < self.request.len() || self.request.is_empty() {
             true => Interest::READABLE | Interest::WRITABLE,
             false => Interest::READABLE,
         };
@@ -242,7 +268,11 @@ impl Target {
 
     fn end(&mut self, registry: &Registry) {
         if let Some(mut probing) = self.probing.take() {
-            let _ = registry.deregister(&mut probing.stream);
+            match probing.look {
+                None => drop(registry.deregister(&mut probing.stream)),
+                // What came after the look is taken too, so that the app sees an orderly end.
+                Some(_) => drop(probing.read()),
+            }
             self.tell_answer(&probing.answer);
         }
     }
@@ -261,11 +291,15 @@ impl Target {
 
 /// The next turn of this target from `earliest` on: it has one in each [`EVERY`], the same as every so many others.
 fn turn(id: EndpointId, epoch: Instant, earliest: Instant) -> Instant {
-    let (every, turn) = (EVERY.as_nanos() as u64, TURN.as_nanos() as u64);
-    let phase = id.0 % (every / turn) * turn;
-    let earliest = u64::try_from(earliest.saturating_duration_since(epoch).as_nanos()).unwrap_or(u64::MAX / 2);
-    let rounds = earliest.saturating_sub(phase).div_ceil(every);
-    epoch + Duration::from_nanos(rounds * every + phase)
+    let turns = (EVERY.as_nanos() / TURN.as_nanos()) as u64;
+    on_grid(epoch, EVERY, TURN * (id.0 % turns) as u32, earliest)
+}
+
+/// The first moment from `earliest` on that lies `phase` after a whole number of `step`s since `epoch`.
+fn on_grid(epoch: Instant, step: Duration, phase: Duration, earliest: Instant) -> Instant {
+    let since = earliest.saturating_duration_since(epoch).saturating_sub(phase);
+    let nanos = since.as_nanos().next_multiple_of(step.as_nanos());
+    epoch + phase + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX / 2))
 }
 
 struct Progress {
@@ -278,20 +312,22 @@ impl Probing {
     fn advance(&mut self, check: &Check, request: &[u8]) -> Progress {
         let bad = |why| Progress { verdict: Some(Verdict::Bad(why)), over: true };
         let later = Progress { verdict: None, over: false };
-        if !self.connected {
-            match self.is_connected() {
-                Ok(true) => self.connected = true,
-                Ok(false) => return later,
-                Err(_) => return bad(Bad::Refused),
-            }
-        }
         let Check::Http { redirects, .. } = check else {
-            return Progress { verdict: Some(Verdict::Good), over: true };
+            return match self.is_connected() {
+                Ok(true) => Progress { verdict: Some(Verdict::Good), over: true },
+                Ok(false) => later,
+                Err(_) => bad(Bad::Refused),
+            };
         };
-        match self.write(request) {
-            Ok(true) => {}
-            Ok(false) => return later,
-            Err(_) => return bad(Bad::Broken),
+        if self.written < request.len() {
+            // An answer to what has just been said is not there yet.
+            return match self.write(request) {
+                Ok(()) => later,
+                Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
+                    bad(Bad::Broken)
+                }
+                Err(_) => bad(Bad::Refused),
+            };
         }
         let over = self.read();
         match status(&self.answer) {
@@ -313,17 +349,18 @@ impl Probing {
         }
     }
 
-    /// True when all of the request is written.
-    fn write(&mut self, request: &[u8]) -> io::Result<bool> {
+    /// As much of the request as can be: nothing until the connection stands, whose failure shows here too.
+    fn write(&mut self, request: &[u8]) -> io::Result<()> {
         while self.written < request.len() {
             match self.stream.write(&request[self.written..]) {
                 Ok(n) => self.written += n,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                // Where it is not EAGAIN that a connection under way says.
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// True when no more will come, or no more is wanted. What was said before a connection broke still counts.
@@ -446,6 +483,29 @@ mod tests {
             [Verdict::Good, Verdict::Bad(Bad::Status(500)), Verdict::Good]
         );
         assert_eq!(thread.join().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn who_was_well_and_is_slow_once_is_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let app = std::thread::spawn(move || {
+            let answer = |after: Duration| {
+                let (mut stream, _) = listener.accept().unwrap();
+                assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+                // An app that works on something else.
+                std::thread::sleep(after);
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            };
+            answer(Duration::ZERO);
+            answer(TURN * 4);
+            answer(Duration::ZERO);
+            // Nothing is said to the last one.
+            listener.accept().unwrap()
+        });
+        let run = probe(addr, http());
+        assert_eq!([run.next(), run.next()], [Verdict::Good, Verdict::Bad(Bad::Silent)]);
+        app.join().unwrap();
     }
 
     #[test]

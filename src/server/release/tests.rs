@@ -3,6 +3,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::sync::atomic::AtomicBool;
 
 use super::*;
+use crate::archive::delta::{self, Whole};
 use crate::proto::manifest::Runtime;
 use crate::proto::target::Target;
 use crate::server::lock::{Locks, Purpose};
@@ -39,13 +40,41 @@ impl World {
         }
         let names: Vec<PathBuf> = files.iter().map(|(name, _)| name.into()).collect();
         let packed = crate::archive::pack::pack(&root, &names, &self.layout.incoming().join("up.tar.zst")).unwrap();
-        Artifact { file: "up.tar.zst".into(), sha256: packed.sha256, bytes: packed.bytes, unpacked: packed.unpacked }
+        Artifact {
+            file: "up.tar.zst".into(),
+            sha256: packed.sha256,
+            bytes: packed.bytes,
+            unpacked: packed.unpacked,
+            base: None,
+        }
     }
 
     fn unpack(&self, v: &str, files: &[(&str, &str)]) -> PathBuf {
         let artifact = self.upload(files);
         unpack(&self.layout, &self.id, &version(v), &artifact, None).unwrap();
         self.layout.release(&self.id, &version(v))
+    }
+
+    /// Uploads these files as a delta against what `base` was laid out from.
+    fn upload_delta(&self, base: &str, files: &[(&str, &str)]) -> Artifact {
+        let whole = self.upload(files);
+        let archive = self.dir.path().join("whole.tar.zst");
+        fs::rename(self.layout.incoming().join(&whole.file), &archive).unwrap();
+        let is_base = |path: &PathBuf| path.to_string_lossy().ends_with(&format!(".{base}.tar.zst"));
+        let file = entries(&self.layout.bases(&self.id)).into_iter().find(is_base).unwrap();
+        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+        let parts: Vec<&str> = name.splitn(3, '.').collect();
+        let from = Whole { file: &file, sha256: parts[0], unpacked: parts[1].parse().unwrap() };
+        let to = Whole { file: &archive, sha256: &whole.sha256, unpacked: whole.unpacked };
+        let bytes = delta::make(from, to, &self.layout.incoming().join("up.delta")).unwrap();
+        Artifact { file: "up.delta".into(), bytes, base: Some(parts[0].into()), ..whole }
+    }
+
+    fn bases(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            bases::kept(&self.layout, &self.id).into_iter().map(|b| b.version.to_string()).collect();
+        names.sort();
+        names
     }
 
     fn manifest(&self, v: &str) -> Manifest {
@@ -99,6 +128,75 @@ fn lays_a_release_out_in_full_and_takes_the_upload_away() {
     assert!(release.join("logs").is_dir());
     assert!(entries(&w.layout.incoming()).is_empty());
     assert_eq!(w.left_in_releases(), ["v1"]);
+}
+
+#[test]
+fn a_delta_against_the_last_release_makes_the_next() {
+    let w = world();
+    let many: String = (0..20_000).map(|n| format!("{n}\n")).collect();
+    w.unpack("v1", &[("a", &many), ("b", "one")]);
+    let mut last = "v1".to_owned();
+    for n in 2..6 {
+        let next = format!("v{n}");
+        let artifact = w.upload_delta(&last, &[("a", &many), ("b", &next)]);
+        assert!(artifact.bytes < 500, "{}", artifact.bytes);
+        unpack(&w.layout, &w.id, &version(&next), &artifact, None).unwrap();
+        let release = w.layout.release(&w.id, &version(&next));
+        assert_eq!(fs::read_to_string(release.join("b")).unwrap(), next);
+        assert_eq!(fs::read_to_string(release.join("a")).unwrap(), many);
+        assert_eq!(w.bases(), [last, next.clone()]);
+        assert!(entries(&w.layout.incoming()).is_empty());
+        last = next;
+    }
+    // Nobody but us looks into the folder.
+    assert_eq!(fs::metadata(w.layout.bases(&w.id)).unwrap().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn a_delta_that_is_refused_leaves_nothing_and_takes_a_base_in_doubt_with_it() {
+    type Damage = fn(&World, &mut Artifact);
+    let damages: [(&str, Damage, bool); 7] = [
+        ("not kept", |_, artifact| artifact.base = Some("0".repeat(64)), true),
+        ("of another app", |w, _| drop(disk::remove_tree(&w.layout.bases(&w.id))), false),
+        ("damaged", |w, _| fs::write(entries(&w.layout.bases(&w.id)).remove(0), b"x").unwrap(), false),
+        ("wrong checksum", |_, artifact| artifact.sha256 = "0".repeat(64), false),
+        ("wrong checksum", |_, artifact| artifact.unpacked += 1, false),
+        (
+            "damaged",
+            |w, artifact| {
+                fs::write(w.layout.incoming().join("up.delta"), b"another format").unwrap();
+                artifact.bytes = 14;
+            },
+            false,
+        ),
+        ("bytes", |_, artifact| artifact.bytes += 1, true),
+    ];
+    for (n, (words, damage, stays)) in damages.iter().enumerate() {
+        let w = world();
+        w.unpack("v1", &[("a", "one")]);
+        let mut artifact = w.upload_delta("v1", &[("a", "two")]);
+        damage(&w, &mut artifact);
+        let e = unpack(&w.layout, &w.id, &version("v2"), &artifact, None).unwrap_err();
+        assert!(matches!(e.kind(), Kind::Refused | Kind::NotFound), "{n}: {e}");
+        assert!(e.to_string().contains(words) || *words == "of another app", "{n}: {e}");
+        assert!(entries(&w.layout.incoming()).is_empty(), "{n}: {e}");
+        assert_eq!(w.left_in_releases(), ["v1"], "{n}");
+        assert_eq!(w.bases().len(), usize::from(*stays), "{n}: {e}");
+        assert_eq!(entries(&w.layout.bases(&w.id)).len(), usize::from(*stays), "{n}: {e}");
+        // And what follows is the whole.
+        w.unpack("v2", &[("a", "two")]);
+        assert!(w.bases().contains(&"v2".to_owned()), "{n}");
+    }
+}
+
+#[test]
+fn a_start_removes_what_was_being_rebuilt() {
+    let w = world();
+    w.unpack("v1", &[("a", "one")]);
+    fs::write(w.layout.bases(&w.id).join(".rebuilt.tmp"), "half").unwrap();
+    tidy(&w.layout, &w.id);
+    assert_eq!(entries(&w.layout.bases(&w.id)).len(), 1);
+    assert_eq!(w.bases(), ["v1"]);
 }
 
 #[test]
@@ -228,15 +326,43 @@ fn finds_the_lockfile_of_a_workspace_above_the_app_and_not_above_the_release() {
 fn activating_points_current_at_the_release_and_describes_it() {
     let w = world();
     w.unpack("v1", &[("run", "x")]);
-    let release = w.unpack("v2", &[("run", "x")]);
+    let release =
+        w.unpack("v2", &[("run", "x"), ("app.json", "the app's own"), ("mise.toml", "[tools]\njq = \"1\"\n")]);
     activate(&w.layout, &w.manifest("v1")).unwrap();
-    let node = Manifest { runtime: Runtime::Node, runtime_version: Some("22.1.0".into()), ..w.manifest("v2") };
+    let node = Manifest {
+        app: AppId::parse("shop.staging").unwrap(),
+        runtime: Runtime::Node,
+        runtime_version: Some("22.1.0".into()),
+        dir: "apps/web".into(),
+        start: Some(vec!["node".into(), "{main}".into()]),
+        install: Some(vec![]),
+        vars: [("A".to_owned(), "b".to_owned())].into(),
+        commit_message: Some("Fix the cart".into()),
+        git_dirty: true,
+        ..w.manifest("v2")
+    };
+    let staging = w.layout.release(&node.app, &node.version);
+    fs::create_dir_all(staging.parent().unwrap()).unwrap();
+    fs::rename(&release, &staging).unwrap();
     describe(&w.layout, &node).unwrap();
-    activate(&w.layout, &node).unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&fs::read(staging.join("app.json")).unwrap()).unwrap();
+    let expected = serde_json::json!({
+        "app": "shop", "env": "staging", "version": "v2", "runtime": "node", "runtime_version": "22.1.0",
+        "dir": "apps/web", "main": "run", "start": ["node", "{main}"], "install": [], "vars": { "A": "b" },
+        "limits": {
+            "idle_timeout_s": 300, "startup_timeout_s": 30, "drain_timeout_s": 30, "request_body": 128 << 20,
+        },
+        "commit_message": "Fix the cart", "git_dirty": true,
+    });
+    assert_eq!(told, expected);
+    let mise = fs::read_to_string(staging.join("mise.toml")).unwrap();
+    assert_eq!(mise, "[tools]\njq = \"1\"\nnode = \"22.1.0\"\n");
+    // Again, it touches nothing.
+    let before = staging.join("app.json").metadata().unwrap().ino();
+    describe(&w.layout, &node).unwrap();
+    assert_eq!(staging.join("app.json").metadata().unwrap().ino(), before);
+    activate(&w.layout, &w.manifest("v2")).unwrap();
     assert_eq!(fs::read_link(w.layout.current(&w.id)).unwrap(), Path::new("releases/v2"));
-    let told: Manifest = serde_json::from_slice(&fs::read(release.join("app.json")).unwrap()).unwrap();
-    assert_eq!(told, node);
-    assert_eq!(fs::read_to_string(release.join("mise.toml")).unwrap(), "[tools]\nnode = \"22.1.0\"\n");
 }
 
 #[test]

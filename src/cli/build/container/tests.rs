@@ -215,26 +215,16 @@ fn who_reads_no_further_ends_the_packing() {
 #[test]
 fn docker_is_used_when_somebody_says_so() {
     let target = Target::parse("linux-x86_64-musl").unwrap();
-    let build = |container, targets: &[Target], image: Option<&str>| project::Build {
-        container,
-        targets: targets.to_vec(),
-        image: image.map(Into::into),
-        ..project::Build::default()
+    let check = |container, named, image, expected: Option<&str>| {
+        assert_eq!(Where::of(container, named, image).unwrap().image(target), expected, "{container:?} {named}");
     };
-    let check = |container, preset, targets: &[Target], expected: Option<&str>| {
-        let place = Where::of(&build(container, targets, None), preset).unwrap();
-        assert_eq!(place.image(target), expected, "{container:?} {preset:?} {targets:?}");
-    };
-    check(None, None, &[], None);
-    check(None, None, &[target], Some(IMAGE_MUSL));
-    check(None, Some(false), &[target], None);
-    check(Some(true), Some(false), &[target], Some(IMAGE_MUSL));
-    check(Some(true), None, &[], Some(IMAGE_MUSL));
-    check(Some(false), Some(true), &[target], None);
-    let own = Where::of(&build(None, &[target], Some("me/x")), None).unwrap();
-    assert_eq!(own.image(target), Some("me/x"));
+    check(None, false, None, None);
+    check(None, true, None, Some(IMAGE_MUSL));
+    check(Some(true), false, None, Some(IMAGE_MUSL));
+    check(Some(false), true, None, None);
+    check(None, true, Some("me/x"), Some("me/x"));
     let glibc = Target::parse("linux-aarch64-glibc").unwrap();
     assert_eq!(Where::Container { image: None }.image(glibc), Some(IMAGE_GLIBC));
-    let e = Where::of(&build(Some(false), &[], Some("me/x")), None).unwrap_err();
+    let e = Where::of(Some(false), true, Some("me/x")).unwrap_err();
     assert!(e.kind() == Kind::Config && e.next_step().unwrap().contains("container = true"), "{e}");
 }

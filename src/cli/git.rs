@@ -149,30 +149,28 @@ fn commit(root: &Path, id: &str) -> Result<Commit> {
 
 fn list(root: &Path, below: &Path, options: &[OsString], depth: u32, files: &mut Files) -> Result<()> {
     let dir = root.join(below);
-    let what = ["ls-files", "-v", "--cached", "--others", "--exclude-standard", "-z"].map(OsString::from);
+    let what = ["ls-files", "-v", "--stage", "--cached", "--others", "--exclude-standard", "-z"].map(OsString::from);
     let out = checked(&dir, &[options, &what[..]].concat())?;
     for line in out.split(|b| *b == 0) {
-        // A letter, a blank, the path.
-        let (Some(tag), Some(path)) = (line.first(), line.get(2..)) else { continue };
+        // A letter, a blank, the path; of what is in the index mode, hash and stage stand before it, and a tab.
+        let (Some(tag), Some(rest)) = (line.first(), line.get(2..)) else { continue };
+        let (is_repository, path) = match (tag, rest.iter().position(|b| *b == b'\t')) {
+            (b'?', _) | (_, None) => (rest.ends_with(b"/"), rest),
+            (_, Some(tab)) => (rest.starts_with(b"160000 "), &rest[tab + 1..]),
+        };
         let path = below.join(bytes_to_path(path));
-        match root.join(&path).symlink_metadata() {
-            // A folder in the list is a repository of its own: a submodule, or one that lies there.
-            Ok(found) if found.is_dir() => {
-                if !root.join(&path).join(".git").exists() {
-                    continue;
-                }
-                if depth == MAX_NESTING {
-                    let message = format!("{} is a repository in too many others", root.join(&path).display());
-                    return Err(Error::new(Kind::Config, message));
-                }
-                list(root, &path, &[], depth + 1, files)?;
+        if !is_repository {
+            if tag.is_ascii_lowercase() || *tag == b'S' {
+                files.unwatched.push(path.clone());
             }
-            _ => {
-                if tag.is_ascii_lowercase() || *tag == b'S' {
-                    files.unwatched.push(path.clone());
-                }
-                files.paths.push(path);
-            }
+            files.paths.push(path);
+        } else if !root.join(&path).join(".git").exists() {
+            // A submodule that was not fetched: nothing is there.
+        } else if depth == MAX_NESTING {
+            let message = format!("{} is a repository in too many others", root.join(&path).display());
+            return Err(Error::new(Kind::Config, message));
+        } else {
+            list(root, &path, &[], depth + 1, files)?;
         }
     }
     Ok(())

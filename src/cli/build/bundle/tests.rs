@@ -277,25 +277,3 @@ fn a_file_that_cannot_be_read_is_named() {
     let e = read::entries(dir.path(), vec!["a".into(), path]).unwrap_err();
     assert!(e.to_string().contains("read ") && e.to_string().contains("/a/xxx"), "{e}");
 }
-
-#[test]
-fn fifty_thousand_files_are_collected_packed_and_unpacked() {
-    const FILES: usize = 50_000;
-    let dir = tempfile::tempdir().unwrap();
-    let (root, again) = (dir.path().join("root"), dir.path().join("again"));
-    for n in 0..FILES {
-        let folder = root.join(format!("{}/{}", n % 40, n / 1000));
-        if n % 1000 < 40 {
-            fs::create_dir_all(&folder).unwrap();
-        }
-        fs::write(folder.join(format!("{n}.js")), format!("export default {n};\n")).unwrap();
-    }
-    git(&root, &["init", "--quiet"]);
-    let source = collect(&root).unwrap();
-    assert_eq!(source.entries.len(), FILES);
-    let paths: Vec<PathBuf> = source.entries.iter().map(|e| e.path.clone()).collect();
-    let archive = dir.path().join("archive.tar.zst");
-    let packed = crate::archive::pack::pack(&root, &paths, &archive).unwrap();
-    crate::archive::unpack::unpack(&archive, &again, &packed.sha256, packed.unpacked).unwrap();
-    assert_eq!(collect(&again).unwrap().hash, source.hash);
-}

@@ -16,7 +16,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tar::EntryType;
 
-use crate::archive::{check_link, check_name};
+use crate::archive::bounds::{check_link, check_name};
+use crate::cli::build::bundle::is_dropped;
 use crate::error::{Context, Error, Kind, Result};
 
 /// Bytes that come out of a container, and bytes that are written of them: a build that leaves more has gone wrong.
@@ -35,8 +36,8 @@ pub(crate) struct Wanted<'a> {
     pub ships: &'a (dyn Fn(&Path) -> bool + Sync),
 }
 
-/// Writes all of `tree` as a tar below the absolute path `root`. Packages that are linked from the user's tree stay
-/// here: they are for this machine.
+/// Writes all of `tree` as a tar below the absolute path `root`. Packages that are linked from the user's tree, and what
+/// is kept of earlier builds beside the sources, stay here: they are for this machine.
 pub(super) fn pack(tree: &Path, root: &str, to: &mut dyn Write) -> Result<()> {
     let root = Path::new(root.trim_start_matches('/'));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
@@ -59,12 +60,15 @@ fn pack_folder(tar: &mut tar::Builder<&mut dyn Write>, tree: &Path, below: &Path
         entries.context(|| format!("read {}", dir.display()))?.iter().map(|e| e.file_name()).collect();
     names.sort();
     for path in names.into_iter().map(|name| below.join(name)) {
+        if is_dropped(&path) {
+            continue;
+        }
         let (full, inside) = (tree.join(&path), root.join(&path));
         let reading = || format!("read {}", full.display());
         let found = full.symlink_metadata().context(reading)?;
         if found.is_dir() {
             pack_folder(tar, tree, &path, root, now)?;
-        } else if found.is_symlink() && path.file_name() != Some(OsStr::new("node_modules")) {
+        } else if found.is_symlink() {
             let target = fs::read_link(&full).context(reading)?;
             tar.append_link(&mut header(EntryType::Symlink, 0o777, now), &inside, &target).context(writing)?;
         } else if found.is_file() {

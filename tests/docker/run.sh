@@ -139,7 +139,7 @@ kill -INT "$pid"
 wait "$pid" || true
 pid=""
 tree=$run/apps/two/.tako/build
-[ "$(find "$run/apps/two/.tako/artifacts" -name '*.tar.zst' | wc -l)" = 2 ] || fail "there are not two artifacts"
+[ "$(find "$run/apps/two/.tako/artifacts" -name 'artifact-cache-*.tar.zst' | wc -l)" = 2 ] || fail "there are not two artifacts"
 none_left "two builds"
 ok "a C program is built for two targets, each in a fresh container, and its page is served"
 grep -q "^TAKO_BUILD=nogit_" "$tree/bin/env" || fail "a build does not know its version"

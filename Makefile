@@ -1,6 +1,6 @@
 # Two of these do everything on a fresh machine: `make demo` and `make test`.
 .POSIX:
-.PHONY: build test test-vm test-docker lint bench bench-proxy deploys soak attack fuzz demo install ci setup
+.PHONY: build test test-apps test-vm test-docker lint bench bench-proxy deploys soak attack fuzz demo install ci setup
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -18,6 +18,13 @@ setup:
 test: setup
 	PATH="$(TOOLS):$$PATH" $(CARGO) test --locked
 	PATH="$(TOOLS):$$PATH" sh tests/sdk.sh
+
+# Real projects of a dozen frameworks, built, deployed, and deployed again under load. Their packages come from npm the
+# first time and stay in target/apps.
+APPS = $(CURDIR)/target/apps/tools/node_modules/.bin
+test-apps: setup
+	@sh tests/apps/setup.sh
+	PATH="$(APPS):$(TOOLS):$$PATH" $(CARGO) test --locked --test apps -- --test-threads 1 --nocapture
 
 # The service under systemd, its limits and users, in an emulated Debian with cgroup v2. As root; the first run makes the
 # image in target/vm, later ones take about two minutes on a machine that does nothing else.

@@ -38,7 +38,7 @@ pub fn unpack_foreign(bytes: &[u8], dir: &Path) {
     match done {
         Err(_) => assert!(beside.is_empty(), "left behind: {beside:?}"),
         Ok(()) => {
-            assert_eq!(beside, [into.clone()]);
+            assert_eq!(beside, std::slice::from_ref(&into));
             let root = fs::canonicalize(&into).expect("it was made just now");
             let size = confined(&root, &root);
             assert!(size <= bytes.len() as u64, "{size} bytes of {}", bytes.len());

@@ -234,7 +234,7 @@ fn sizes() -> Vec<Case> {
         raw("garbage behind its end", Refused(BEHIND), &[&whole[..], b"garbage"].concat()),
         raw("an entry behind the first empty block", Refused(BEHIND), &[&[0; BLOCK][..], &whole].concat()),
         raw("an archive behind its end", Refused(BEHIND), &[&whole[..], &whole[..]].concat()),
-        raw("noise", Refused(DAMAGED), &(0..4096_u32).map(|n| (n * n >> 3) as u8).collect::<Vec<_>>()),
+        raw("noise", Refused(DAMAGED), &(0..4096_u32).map(|n| ((n * n) >> 3) as u8).collect::<Vec<_>>()),
     ]
 }
 
@@ -429,6 +429,7 @@ fn writes_nothing_outside_whatever_is_sent() {
 }
 
 #[test]
+#[allow(clippy::print_stdout)]
 fn writes_nothing_outside_as_a_user_without_rights() {
     const NOBODY: u32 = 65_534;
     if !rustix::process::geteuid().is_root() {

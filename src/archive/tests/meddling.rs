@@ -54,7 +54,8 @@ fn packing(after: usize, act: &dyn Fn(&Path)) -> Result<(), Error> {
 #[test]
 fn a_file_that_changes_while_it_is_packed_is_named() {
     let first = |dir: &Path| File::options().write(true).open(dir.join("first")).unwrap();
-    let edits: [(&str, &dyn Fn(&Path)); 5] = [
+    type Edit<'a> = (&'a str, &'a dyn Fn(&Path));
+    let edits: [Edit<'_>; 5] = [
         ("grows", &|dir| first(dir).write_all_at(b"y", 3 * PIECE as u64).unwrap()),
         ("shrinks", &|dir| first(dir).set_len(2 * PIECE as u64 + 1).unwrap()),
         ("shrinks to where we are", &|dir| first(dir).set_len(PIECE as u64).unwrap()),
@@ -130,7 +131,7 @@ fn refuses_to_pack_what_could_not_be_unpacked() {
         (deep, "folders deep"),
     ] {
         let out = dir.path().join("out.zst");
-        let e = pack(&root, &[name.clone()], &out).unwrap_err();
+        let e = pack(&root, std::slice::from_ref(&name), &out).unwrap_err();
         assert_eq!(e.kind(), Kind::Refused, "{e}");
         assert!(e.to_string().contains(why) && e.to_string().starts_with("pack "), "{name:?}: {e}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "{name:?} left something behind");

@@ -1,5 +1,7 @@
 //! The same files are the same bytes, whoever packs them, where and when.
 
+#![allow(clippy::print_stdout)] // What a machine cannot show is said.
+
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};

@@ -112,9 +112,10 @@ pub(super) fn run(work: &Work<'_>, interrupt: &Interrupt, say: &dyn Fn(Said<'_>)
     running.give_to_its_user()?;
     for step in work.steps {
         interrupt.check()?;
-        say(Said::Running(&step.command));
+        step.warning.iter().for_each(|warning| say(Said::Warning(warning)));
+        say(Said::Running(&step.title()));
         let mut command = docker::command(&argv::exec(&running.container.name, work.source, step));
-        let heard = stage::hear(&mut command, &step.command, interrupt, &mut |line| say(Said::Output(line)))?;
+        let heard = stage::hear(&mut command, interrupt, &mut |line| say(Said::Output(line)))?;
         heard.or_failed(step)?;
     }
     say(Said::Doing("copy the result out of the container"));
@@ -140,7 +141,7 @@ fn provide_image(docker: &Docker<'_>, say: &dyn Fn(Said<'_>)) -> Result<()> {
     let command = format!("docker pull {}", docker.about.image);
     say(Said::Running(&command));
     let mut pull = docker::command(&argv::pull(docker.about));
-    let heard = stage::hear(&mut pull, &command, docker.interrupt, &mut |line| say(Said::Output(line)));
+    let heard = stage::hear(&mut pull, docker.interrupt, &mut |line| say(Said::Output(line)));
     let heard = heard.map_err(verdict::not_started)?;
     match heard.succeeded() {
         true => Ok(()),

@@ -1,10 +1,11 @@
 //! Build: from a Project to an Artifact, on this machine.
 //!
 //! `bundle` says which files are the source and what their Version is, and `sources` keeps them; `preset` and `recipe`
-//! what is done with it by default; `tree` makes a clean copy to run them in; `stage` runs them here and `container` in
-//! Docker; `assets` merges what is served as files, `entry` looks whether the result can start, `glob` and `pick` choose
-//! what of it is shipped; `native` tells which machines it is for, and `fit` which server gets it; `cache` remembers what
-//! was made of what.
+//! what is done with it by default, `packages` how dependencies are installed; `tree` makes a clean copy to run them in;
+//! `stage` runs them in an `environment`, or `container` in Docker, one build in its `turn`, and `verdict` has the words
+//! for those that fail; `assets` merges what is served as files, `entry` looks whether the result can start, `glob` and
+//! `pick` choose what of it is shipped; `native` tells which machines it is for, and `fit` which server gets it; `cache`
+//! remembers what was made of what, installed `modules` included.
 //!
 //! **Invariant**: nothing is written into the user's tree but below `.tako/`.
 
@@ -12,19 +13,24 @@ pub(crate) mod assets;
 pub(crate) mod bundle;
 pub(crate) mod cache;
 pub(crate) mod container;
+mod copied;
 pub(crate) mod entry;
+pub(crate) mod environment;
 pub(crate) mod fit;
 pub(crate) mod glob;
 mod many;
+pub(crate) mod modules;
 pub(crate) mod native;
+pub(crate) mod packages;
 pub(crate) mod pick;
 pub(crate) mod preset;
 pub(crate) mod recipe;
 mod sources;
 pub(crate) mod stage;
 pub(crate) mod tree;
+pub(crate) mod turn;
+pub(crate) mod verdict;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::interrupt::Interrupt;
@@ -38,10 +44,13 @@ use crate::proto::target::Target;
 use bundle::Source;
 use container::{Wanted, Where};
 use entry::Entry;
+use environment::Environment;
 use glob::Globs;
 use native::Native;
 use pick::Rule;
-use preset::Facts;
+use preset::lock::Locked;
+use preset::resolve::Wish;
+use preset::{Effective, Facts};
 use recipe::Recipe;
 use stage::Step;
 
@@ -59,6 +68,9 @@ pub(crate) struct Order {
     pub source: Source,
     /// How it is built and started, once `tako.toml` and the presets are merged.
     pub recipe: Recipe,
+    /// What the user should know about how it was chosen.
+    pub notes: Vec<String>,
+    locked: Option<Locked>,
     pub runtime_version: Option<String>,
     /// One artifact for each.
     pub targets: Vec<Target>,
@@ -66,6 +78,7 @@ pub(crate) struct Order {
     named: bool,
     place: Where,
     pub steps: Vec<Step>,
+    environment: Environment,
     include: Globs,
     exclude: Globs,
 }
@@ -93,20 +106,22 @@ impl Order {
 /// What a build says while it works.
 pub(crate) enum Said<'a> {
     Doing(&'a str),
+    /// Somebody else builds here.
+    Waiting(&'a str),
+    /// Something is not as its author may think.
+    Warning(&'a str),
     /// A command was started.
     Running(&'a str),
     /// A line of a command's output.
     Output(&'a str),
-    /// Something is not as its author may think.
-    Warning(&'a str),
 }
 
-/// Resolves everything that a build depends on, and writes nothing.
+/// Resolves everything that a build depends on, and writes nothing into the project.
 ///
 /// # Errors
 /// Config naming what is wrong with the project.
-pub(crate) fn order(project: &Project) -> Result<Order> {
-    let recipe = preset::recipe(project)?;
+pub(crate) fn order(project: &Project, wish: Wish) -> Result<Order> {
+    let Effective { recipe, locked, notes } = preset::effective(project, wish)?;
     let include = Globs::parse(recipe.include()).context(|| "[build] include".into())?;
     let exclude = Globs::parse(&recipe.exclude()).context(|| "[build] exclude".into())?;
     let source = bundle::collect(&project.dir)?;
@@ -118,22 +133,38 @@ pub(crate) fn order(project: &Project) -> Result<Order> {
     // What is installed here is for this machine.
     facts.installed &= place == Where::Here;
     let steps = preset::steps(project, &recipe, &source, &facts)?;
-    let runtime_version = preset::runtime_version(project);
+    let runtime_version = preset::runtime_version(project, &source);
+    // After the runtime was asked for: that may have made `mise` install it. A container has its own.
+    let environment = Environment::of(&source, if place == Where::Here { &steps } else { &[] })?;
     let (named, targets) = match named.is_empty() {
         true => (false, vec![Target::of_this_machine()?]),
         false => (true, named),
     };
-    Ok(Order { source, recipe, runtime_version, targets, named, place, steps, include, exclude })
+    Ok(Order {
+        source,
+        recipe,
+        notes,
+        locked,
+        runtime_version,
+        targets,
+        named,
+        place,
+        steps,
+        environment,
+        include,
+        exclude,
+    })
 }
 
-/// The artifacts of `order`, one for each target, from the cache or built. `say` hears how it goes.
+/// The artifacts of `order`, one for each target, from the cache unless they are to be made `anew`, or built. `say` hears
+/// how it goes.
 ///
 /// # Errors
-/// Build with the last output of the command that failed; Busy while another `tako` builds the same project;
-/// Interrupted.
+/// Build with the last output of the command that failed; Refused when the sources changed meanwhile; Interrupted.
 pub(crate) fn build(
     project: &Project,
     order: &Order,
+    anew: bool,
     interrupt: &Interrupt,
     say: &dyn Fn(Said<'_>),
 ) -> Result<Vec<Built>> {
@@ -141,82 +172,97 @@ pub(crate) fn build(
     let artifacts = dir.join("artifacts");
     disk::make_dirs(&artifacts, 0o755)?;
     keep_out_of_git(&dir)?;
-    let _lock = lock(&dir)?;
-    order.targets.iter().map(|target| build_for(*target, project, order, &artifacts, interrupt, say)).collect()
+    let turn = turn::take(&dir, interrupt, &mut |whom| say(Said::Waiting(whom)))?;
+    preset::lock::save(&project.dir, order.locked.as_ref())?;
+    let making = Making { project, order, artifacts: &artifacts, anew, waited: turn.waited, interrupt, say };
+    order.targets.iter().map(|target| making.artifact(*target)).collect()
 }
 
-fn build_for(
-    target: Target,
-    project: &Project,
-    order: &Order,
-    artifacts: &Path,
-    interrupt: &Interrupt,
-    say: &dyn Fn(Said<'_>),
-) -> Result<Built> {
-    let key = cache::key(project, order, target);
-    let file = cache::file(artifacts, target, &key);
-    let keep_sources = |from: &Path| -> Result<()> {
-        let left_out = sources::keep(artifacts, &order.source, from)?;
-        left_out.iter().for_each(|path| say(Said::Doing(&format!("the source archive cannot hold {path:?}"))));
-        Ok(())
-    };
-    if let Some((packed, natives)) = cache::find(&file)? {
-        keep_sources(&order.source.root)?;
-        return Ok(Built { target, file, packed, natives, cached: true, how: "nothing changed".into() });
-    }
-    let rule = Rule::new(&order.recipe, &order.source, &order.include, &order.exclude);
-    let tree = tree::make(&project.dir.join(".tako/build"), &order.source, &order.steps)?;
-    keep_sources(&tree)?;
-    run_steps(&tree, &rule, target, project, order, interrupt, say)?;
-    let app = tree.join(&order.source.app);
-    preset::write_entry(&app, &order.recipe)?;
-    assets::merge(&tree, &order.source.root, &app, &preset::assets(&app, &order.recipe))?;
-    preset::check_made(&app, &order.recipe)?;
-    entry::check(&app, &entry(project, order, target))?;
-    let files = pick::files(&tree, &rule)?;
-    let natives = native::of(&tree, &files, &rule.main);
-    check_natives(order, &natives, target)?;
-    interrupt.check()?;
-    REPLACED
-        .iter()
-        .filter(|(path, _)| files.iter().any(|f| f.starts_with(path)))
-        .for_each(|(_, said)| say(Said::Warning(said)));
-    say(Said::Doing(&format!("pack {} files", files.len())));
-    let packed = cache::store(&file, &natives, |temp| pack(&tree, &files, temp))?;
-    cache::prune(artifacts, &file);
-    let how = match order.steps.last() {
-        Some(step) => format!("{} · {} files", step.command, files.len()),
-        None => format!("{} files", files.len()),
-    };
-    Ok(Built { target, file, packed, natives, cached: false, how })
+/// A build in its turn.
+struct Making<'a> {
+    project: &'a Project,
+    order: &'a Order,
+    artifacts: &'a Path,
+    anew: bool,
+    waited: bool,
+    interrupt: &'a Interrupt,
+    say: &'a dyn Fn(Said<'_>),
 }
 
-fn run_steps(
-    tree: &Path,
-    rule: &Rule<'_>,
-    target: Target,
-    project: &Project,
-    order: &Order,
-    interrupt: &Interrupt,
-    say: &dyn Fn(Said<'_>),
-) -> Result<()> {
-    let Some(image) = order.place.image(target) else {
-        for step in &order.steps {
-            interrupt.check()?;
-            say(Said::Running(&step.command));
-            stage::run(tree, &order.source, step, target, interrupt, &mut |line| say(Said::Output(line)))?;
+impl Making<'_> {
+    fn artifact(&self, target: Target) -> Result<Built> {
+        let Making { project, order, artifacts, anew, waited, interrupt, say } = *self;
+        let key = cache::key(project, order, target)?;
+        let file = cache::file(artifacts, target, &key);
+        let keep_sources = |from: &Path| -> Result<()> {
+            let left_out = sources::keep(artifacts, &order.source, from)?;
+            left_out.iter().for_each(|path| say(Said::Doing(&format!("the source archive cannot hold {path:?}"))));
+            Ok(())
+        };
+        if !anew && let Some((packed, natives)) = cache::find(&file)? {
+            keep_sources(&order.source.root)?;
+            let how = "from the cache, nothing changed".into();
+            return Ok(Built { target, file, packed, natives, cached: true, how });
         }
-        return Ok(());
-    };
-    let assets = order.recipe.assets().iter().map(|asset| asset.strip_suffix('?').unwrap_or(asset));
-    let assets: Vec<PathBuf> = assets.map(|asset| order.source.app.join(asset)).collect();
-    let wanted = Wanted {
-        enters: &|dir| rule.enters(dir) || assets.iter().any(|a| a.starts_with(dir) || dir.starts_with(a)),
-        ships: &|path| rule.ships(path) || assets.iter().any(|a| path.starts_with(a)),
-    };
-    let (source, steps, runtime) = (&order.source, &order.steps[..], project.runtime);
-    let work = container::Work { project: &project.dir, runtime, source, steps, target, image, tree, wanted: &wanted };
-    container::run(&work, interrupt, say)
+        if waited && bundle::collect(&project.dir)?.hash != order.source.hash {
+            return Err(Error::new(Kind::Refused, "the sources changed while another build was waited for")
+                .hint("run it again"));
+        }
+        let rule = Rule::new(&order.recipe, &order.source, &order.include, &order.exclude);
+        let tree = tree::make(&project.dir.join(".tako/build"), &order.source, &order.steps)?;
+        keep_sources(&tree)?;
+        self.steps(&tree, &rule, target)?;
+        let app = tree.join(&order.source.app);
+        preset::write_entry(&app, &order.recipe)?;
+        assets::merge(&tree, &order.source.root, &app, &preset::assets(&app, &order.recipe))?;
+        preset::check_made(&app, &order.recipe)?;
+        entry::check(&app, &entry(project, order, target))?;
+        let files = pick::files(&tree, &rule)?;
+        let natives = native::of(&tree, &files, &rule.main);
+        check_natives(order, &natives, target)?;
+        interrupt.check()?;
+        REPLACED
+            .iter()
+            .filter(|(path, _)| files.iter().any(|f| f.starts_with(path)))
+            .for_each(|(_, said)| say(Said::Warning(said)));
+        say(Said::Doing(&format!("pack {} files", files.len())));
+        let packed = cache::store(&file, &natives, |temp| pack(&tree, &files, temp))?;
+        cache::prune(artifacts, &file);
+        let how = match order.steps.last() {
+            Some(step) => format!("{} · {} files", step.title(), files.len()),
+            None => format!("{} files", files.len()),
+        };
+        Ok(Built { target, file, packed, natives, cached: false, how })
+    }
+
+    fn steps(&self, tree: &Path, rule: &Rule<'_>, target: Target) -> Result<()> {
+        let Making { project, order, interrupt, say, .. } = *self;
+        let Some(image) = order.place.image(target) else {
+            if order.recipe.copies_modules() {
+                say(Said::Doing("copy the installed packages"));
+                copied::modules(tree, &order.source, interrupt)?;
+            }
+            let environment = order.environment.for_target(target);
+            for step in &order.steps {
+                interrupt.check()?;
+                step.warning.iter().for_each(|warning| say(Said::Warning(warning)));
+                say(Said::Running(&step.title()));
+                let mut on = |line: &str| say(Said::Output(line));
+                stage::run(tree, &order.source, &environment, step, interrupt, &mut on)?;
+            }
+            return Ok(());
+        };
+        let assets = order.recipe.assets().iter().map(|asset| asset.strip_suffix('?').unwrap_or(asset));
+        let assets: Vec<PathBuf> = assets.map(|asset| order.source.app.join(asset)).collect();
+        let wanted = Wanted {
+            enters: &|dir| rule.enters(dir) || assets.iter().any(|a| a.starts_with(dir) || dir.starts_with(a)),
+            ships: &|path| rule.ships(path) || assets.iter().any(|a| path.starts_with(a)),
+        };
+        let (source, steps, runtime) = (&order.source, &order.steps[..], project.runtime);
+        let work =
+            container::Work { project: &project.dir, runtime, source, steps, target, image, tree, wanted: &wanted };
+        container::run(&work, interrupt, say)
+    }
 }
 
 /// What was named must be what was built.
@@ -253,20 +299,6 @@ fn entry<'a>(project: &Project, order: &'a Order, target: Target) -> Entry<'a> {
     let recipe = &order.recipe;
     let executed = project.runtime == Runtime::Binary && recipe.start.is_none();
     Entry { main: &recipe.main.value, runtime: project.runtime, executed, target }
-}
-
-/// Held while the build tree is in use; it ends with the process, so it is never left behind.
-fn lock(dir: &Path) -> Result<File> {
-    let path = dir.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.context(|| format!("open {}", path.display()))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err(Error::new(Kind::Busy, "another tako is building this project").hint("wait until it is done"))
-        }
-        Err(e) => Err(e).context(|| format!("lock {}", path.display())),
-    }
 }
 
 #[cfg(test)]

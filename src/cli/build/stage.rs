@@ -1,8 +1,9 @@
 //! One command of a build: run by the shell in the build tree, in a process group of its own, heard line by line.
+//!
+//! **Invariant**: whatever it says, and however much, takes a bounded memory and cannot drive the terminal; when it is
+//! over, well or badly, nothing of its group runs.
 
 use std::collections::VecDeque;
-use std::env;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
@@ -11,10 +12,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{bounded, select};
 
 use super::bundle::Source;
+use super::environment::Environment;
+use super::verdict;
 use crate::cli::child::{Owned, each_line};
 use crate::cli::interrupt::{Interrupt, interrupted};
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::target::Target;
 
 /// Lines of output that a failure shows.
 const SHOWN: usize = 40;
@@ -24,6 +26,8 @@ const AHEAD: usize = 256;
 const ENDING: Duration = Duration::from_secs(5);
 /// How often we look for the end of a command whose output something else holds open.
 const LOOK: Duration = Duration::from_millis(200);
+/// Of a command that is a script, this much names it.
+const NAMED: usize = 100;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
@@ -35,29 +39,52 @@ pub(crate) struct Step {
     pub dir: PathBuf,
     /// It installs packages for the folders below this one.
     pub installs_below: Option<PathBuf>,
+    /// Said before it is run.
+    pub warning: Option<String>,
 }
 
-/// Runs `step` in `tree` for `target`; `on` hears its output, both streams as one.
+impl Step {
+    /// The command in one line: of a script the first that does something.
+    pub fn title(&self) -> String {
+        let says_little = |line: &str| line.is_empty() || line.starts_with('#') || line.starts_with("set -");
+        let mut lines = self.command.lines().map(str::trim).filter(|line| !says_little(line));
+        let first = lines.next().unwrap_or_default();
+        let short: String = first.chars().take(NAMED).collect();
+        match short.len() < first.len() || lines.next().is_some() {
+            true => format!("{short} …"),
+            false => short,
+        }
+    }
+}
+
+/// Runs `step` in `tree`; `on` hears its output, both streams as one.
 ///
 /// # Errors
 /// Build with the last lines, when it does not end with 0; Interrupted.
 pub(crate) fn run(
     tree: &Path,
     source: &Source,
+    environment: &Environment,
     step: &Step,
-    target: Target,
     interrupt: &Interrupt,
     on: &mut dyn FnMut(&str),
 ) -> Result<()> {
-    let mut command = Command::new("/bin/sh");
-    command.arg("-c").arg(&step.command).current_dir(tree.join(&step.dir)).env("PATH", path(tree, source, step));
-    command.env("TAKO_TARGET", target.to_string());
-    hear(&mut command, &step.command, interrupt, on)?.or_failed(step)
+    if !tree.join(&step.dir).is_dir() {
+        let message = format!("{}: the folder `{}` is not in the sources", step.name, step.dir.display());
+        return Err(Error::new(Kind::Build, message).hint("is it in a .gitignore, or its `working_dir` misspelt?"));
+    }
+    let mut command = environment.command(tree, source, step);
+    match hear(&mut command, interrupt, on) {
+        Ok(heard) => heard.or_failed(step),
+        Err(e) if e.kind() == Kind::Interrupted => Err(e),
+        Err(e) => Err(e).context(|| format!("{}: run `{}`", step.name, step.title())),
+    }
 }
 
-/// How a command ended, and the last lines that it printed.
+/// How a command ended, and the first and last lines that it printed.
 pub(super) struct Heard {
     status: Option<ExitStatus>,
+    first: Vec<String>,
     pub last: Vec<String>,
 }
 
@@ -71,28 +98,22 @@ impl Heard {
     pub fn or_failed(self, step: &Step) -> Result<()> {
         match self.succeeded() {
             true => Ok(()),
-            false => {
-                let message = format!("{}: `{}` {}", step.name, step.command, ending(self.status));
-                Err(Error::new(Kind::Build, message).with_detail(self.last))
-            }
+            false => Err(failed(step, self.status, &self.first, self.last)),
         }
     }
 }
 
-/// Runs `command`, which is `shown` to people; `on` hears its output, both streams as one.
+/// Runs `command`; `on` hears its output, both streams as one.
 ///
 /// # Errors
 /// Interrupted; then it is gone with all that it started.
-pub(super) fn hear(
-    command: &mut Command,
-    shown: &str,
-    interrupt: &Interrupt,
-    on: &mut dyn FnMut(&str),
-) -> Result<Heard> {
-    let doing = || format!("run `{shown}`");
+pub(super) fn hear(command: &mut Command, interrupt: &Interrupt, on: &mut dyn FnMut(&str)) -> Result<Heard> {
+    let doing = || format!("start {}", command.get_program().display());
     let (reader, writer) = std::io::pipe().context(doing)?;
-    command.stdin(Stdio::null()).stdout(writer.try_clone().context(doing)?).stderr(writer);
-    let mut owned = Owned::spawn(command).context(doing)?;
+    let second = writer.try_clone().context(doing)?;
+    command.stdin(Stdio::null()).stdout(second).stderr(writer);
+    let owned = Owned::spawn_leashed(command);
+    let mut owned = owned.context(|| format!("start {}", command.get_program().display()))?;
     // The command holds our ends of the pipe too; without this the reader would never see its end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
 
@@ -103,7 +124,7 @@ pub(super) fn hear(
             let _ = line.send(text);
         });
     });
-    let mut last = VecDeque::new();
+    let (mut first, mut last) = (Vec::new(), VecDeque::new());
     let mut ended = None;
     let [signal, sibling] = interrupt.bells();
     let status = loop {
@@ -115,6 +136,9 @@ pub(super) fn hear(
             recv(lines) -> text => match text {
                 Ok(text) => {
                     on(&text);
+                    if first.len() < SHOWN {
+                        first.push(text.clone());
+                    }
                     if last.len() == SHOWN {
                         last.pop_front();
                     }
@@ -127,25 +151,23 @@ pub(super) fn hear(
             default(LOOK) => {}
         }
     };
-    Ok(Heard { status, last: last.into() })
+    Ok(Heard { status, first, last: last.into() })
 }
 
-fn ending(status: Option<ExitStatus>) -> String {
-    use std::os::unix::process::ExitStatusExt;
-    match status.map(|s| (s.code(), s.signal())) {
-        Some((Some(code), _)) => format!("ended with exit code {code}"),
-        Some((None, Some(signal))) => format!("was ended by signal {signal}"),
-        _ => "did not end".into(),
+/// The end is shown. What helps may be found in the beginning, too: npm says first what is wrong, and then for fifty lines
+/// how it could be used.
+fn failed(step: &Step, status: Option<ExitStatus>, first: &[String], lines: Vec<String>) -> Error {
+    let place = match step.dir.as_os_str().is_empty() {
+        true => String::new(),
+        false => format!(" in {}", step.dir.display()),
+    };
+    let message = format!("{}: `{}`{place} {}", step.name, step.title(), verdict::ending(status));
+    let hint = verdict::hint(status, &lines)
+        .or_else(|| verdict::hint(status, first))
+        .or_else(|| (lines.len() == SHOWN).then(|| "with `--verbose` you see all that it says".into()));
+    let error = Error::new(Kind::Build, message).with_detail(lines);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
     }
-}
-
-/// The programs of installed packages first, as every package manager does for its scripts.
-fn path(tree: &Path, source: &Source, step: &Step) -> OsString {
-    let folders = [&step.dir, &source.app, &PathBuf::new()];
-    let mut dirs: Vec<PathBuf> = folders.iter().map(|dir| tree.join(dir).join("node_modules/.bin")).collect();
-    dirs.dedup();
-    let inherited = env::var_os("PATH").unwrap_or_default();
-    dirs.extend(env::split_paths(&inherited));
-    // A folder with a colon in its name cannot be in PATH at all.
-    env::join_paths(dirs).unwrap_or(inherited)
 }

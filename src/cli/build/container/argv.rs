@@ -252,6 +252,7 @@ mod tests {
             command: "echo '$1'; \"x y\"".into(),
             dir: PathBuf::from(dir),
             installs_below: None,
+            warning: None,
         };
         let argv = exec("c", &source, &step("apps/web"));
         assert_eq!(argv[..3], ["exec", "--workdir", "/tako/src/apps/web"].map(OsString::from));

@@ -5,10 +5,11 @@ use std::process::Command;
 
 use super::*;
 use crate::cli::build::bundle::collect;
+use crate::cli::build::environment::Environment;
+use crate::cli::build::stage;
 use crate::cli::git::tests::{git, write};
 use crate::cli::interrupt::Interrupt;
 use crate::crypto::Sha256;
-use crate::proto::target::Target;
 
 /// Every path below `dir` but `.tako`, with its kind, mode and content, as one hash.
 fn fingerprint(dir: &Path) -> String {
@@ -45,6 +46,7 @@ fn step(command: &str, dir: &str, installs_below: Option<&str>) -> Step {
         command: command.into(),
         dir: dir.into(),
         installs_below: installs_below.map(Into::into),
+        warning: None,
     }
 }
 
@@ -55,8 +57,8 @@ fn build(app: &Path, commands: &[&str]) -> Vec<String> {
     let tree = make(&app.join(".tako/build"), &source, &steps).unwrap();
     let mut lines = Vec::new();
     for step in &steps {
-        let (target, mut hear) = (Target::of_this_machine().unwrap(), |l: &str| lines.push(l.to_string()));
-        let ran = super::super::stage::run(&tree, &source, step, target, &Interrupt::never(), &mut hear);
+        let mut on = |line: &str| lines.push(line.to_string());
+        let ran = stage::run(&tree, &source, &Environment::default(), step, &Interrupt::never(), &mut on);
         ran.unwrap_or_else(|e| panic!("{e}: {:?}", e.detail()));
     }
     lines

@@ -73,7 +73,7 @@ pub(super) fn check_ratio(bytes: u64, unpacked: u64) -> Result<(), String> {
 }
 
 /// Relative, made of plain names, without control characters, not longer than the kernel takes.
-pub(super) fn check_name(path: &Path) -> Result<(), String> {
+pub(crate) fn check_name(path: &Path) -> Result<(), String> {
     let bytes = path.as_os_str().as_bytes();
     if bytes.is_empty() || bytes.len() >= MAX_PATH {
         return Err("its name is empty or longer than 4095 bytes".into());
@@ -92,7 +92,7 @@ pub(super) fn check_name(path: &Path) -> Result<(), String> {
 }
 
 /// A target must be relative, climb at its start alone, and not above the root.
-pub(super) fn check_link(path: &Path, target: &Path) -> Result<(), String> {
+pub(crate) fn check_link(path: &Path, target: &Path) -> Result<(), String> {
     let depth = path.components().count() - 1;
     let mut climbs = 0;
     let mut descended = false;

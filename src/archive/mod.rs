@@ -9,7 +9,7 @@
 //! folder holds no symlink, because links are made last; and a link's target climbs only at its start and never above
 //! the root, so that following it, or any chain of them, stays inside.
 
-mod bounds;
+pub(crate) mod bounds;
 pub(crate) mod pack;
 pub(crate) mod unpack;
 mod tree;

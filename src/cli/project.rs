@@ -26,6 +26,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::{Limits, Runtime};
 use crate::proto::name::{AppName, EnvName, ServerName};
 use crate::proto::route::Route;
+use crate::proto::target::Target;
 use preset_ref::PresetRef;
 
 pub(crate) const FILE: &str = "tako.toml";
@@ -60,7 +61,7 @@ pub(crate) struct Project {
     pub envs: BTreeMap<EnvName, Env>,
 }
 
-/// How the artifact is made, all on this machine for now.
+/// How the artifacts are made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Build {
     /// Shell commands; `None` means the runtime's default, which may be nothing.
@@ -72,6 +73,12 @@ pub(crate) struct Build {
     pub exclude: Vec<String>,
     /// Folders merged into `public/` in order, the later wins.
     pub assets: Vec<String>,
+    /// What to build for, each once; empty means this machine's.
+    pub targets: Vec<Target>,
+    /// Whether it is built in containers; `None` leaves it to the preset and to `targets`.
+    pub container: Option<bool>,
+    /// Instead of the default builder images.
+    pub image: Option<String>,
     pub stages: Vec<Stage>,
 }
 

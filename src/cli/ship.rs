@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::select;
 
-use super::build::{self, Built, Order, Said};
+use super::build::{self, Built, Order, Said, fit};
 use super::fanout::{self, CALLS, CONNECTS};
 use super::interrupt::Interrupt;
 use super::project::{Env, Project};
@@ -54,7 +54,7 @@ pub(crate) struct Shipment<'a> {
 
 /// What came of it.
 pub(crate) struct Shipped {
-    pub built: Built,
+    pub built: Vec<Built>,
     /// In the order of the places.
     pub ends: Vec<End>,
     pub times: Times,
@@ -156,10 +156,12 @@ pub(crate) fn ship(ui: &Ui, shipment: &Shipment<'_>, interrupt: &Interrupt) -> R
         (Ok(built), Ok(bound)) => (built, bound),
         (built, bound) => return Err(telling(built.err().into_iter().chain(bound.err()))),
     };
-    check_room(&bound, &built)?;
+    let fitting = bound.iter().map(|b| fit::pick(shipment.order, &built, b.place.name(), b.remote.hello().target));
+    let fitting = all(fitting.collect())?;
+    check_room(&bound, &fitting)?;
 
     let uploading = Instant::now();
-    prepare_step(ui, shipment, &built, &mut bound, &or_give_up)?;
+    prepare_step(ui, shipment, &fitting, &mut bound, &or_give_up)?;
     let upload = uploading.elapsed();
 
     let deploying = Instant::now();
@@ -170,7 +172,7 @@ pub(crate) fn ship(ui: &Ui, shipment: &Shipment<'_>, interrupt: &Interrupt) -> R
     Ok(Shipped { built, ends, times })
 }
 
-fn build_step(ui: &Ui, shipment: &Shipment<'_>, task: Task, interrupt: &Interrupt) -> Result<Built> {
+fn build_step(ui: &Ui, shipment: &Shipment<'_>, task: Task, interrupt: &Interrupt) -> Result<Vec<Built>> {
     let say = |said: Said<'_>| match said {
         Said::Doing(what) => ui.detail(what),
         Said::Waiting(whom) => ui.note(whom),
@@ -183,7 +185,7 @@ fn build_step(ui: &Ui, shipment: &Shipment<'_>, task: Task, interrupt: &Interrup
     };
     let built = build::build(shipment.project, shipment.order, shipment.build_anew, interrupt, &say);
     match &built {
-        Ok(built) => task.done(&format!("{} · {}", built.how, units::size(built.packed.bytes))),
+        Ok(built) => task.done(&tell::made(built)),
         Err(e) => end_badly(task, e),
     }
     built
@@ -227,6 +229,7 @@ fn connect(shipment: &Shipment<'_>, place: &Place, interrupt: &Interrupt) -> Res
     if let Place::Ssh(server) = place {
         check_target(place.name(), server.target, remote.hello().target)?;
     }
+    fit::check(shipment.order, place.name(), remote.hello().target)?;
     let request = Request::Preflight {
         app: shipment.app(),
         version: shipment.version.clone(),
@@ -248,12 +251,14 @@ fn check_target(name: &str, recorded: Option<Target>, found: Target) -> Result<(
     }
 }
 
-fn check_room(bound: &[Bound], built: &Built) -> Result<()> {
-    let needed = built.packed.bytes + built.packed.unpacked + SPARE;
-    let full = bound.iter().find(|b| !b.preflight.complete && b.preflight.free_bytes < needed);
+/// `built` are those for the servers, in their order.
+fn check_room(bound: &[Bound], built: &[&Built]) -> Result<()> {
+    let needed = |built: &Built| built.packed.bytes + built.packed.unpacked + SPARE;
+    let mut all = bound.iter().zip(built.iter().map(|built| needed(built)));
+    let full = all.find(|(b, needed)| !b.preflight.complete && b.preflight.free_bytes < *needed);
     match full {
         None => Ok(()),
-        Some(b) => {
+        Some((b, needed)) => {
             let (needed, free) = (units::size(needed), units::size(b.preflight.free_bytes));
             Err(Error::new(
                 Kind::Refused,
@@ -268,24 +273,28 @@ fn check_room(bound: &[Bound], built: &Built) -> Result<()> {
 fn prepare_step(
     ui: &Ui,
     shipment: &Shipment<'_>,
-    built: &Built,
+    built: &[&Built],
     bound: &mut [Bound],
     or_give_up: &(impl Fn(bool) + Sync),
 ) -> Result<()> {
     let task = ui.task("Upload");
     let app = shipment.app();
     let uploads = Uploads::new(ui, app, &shipment.version, shipment.project.dir.join(".tako/upload"));
-    let children: Vec<(&mut Bound, Task)> =
-        bound.iter_mut().map(|b| (task.child(b.place.name()), b)).map(|(t, b)| (b, t)).collect();
+    let children: Vec<(&mut Bound, &Built, Task)> = bound
+        .iter_mut()
+        .zip(built)
+        .map(|(b, &built)| (task.child(b.place.name()), b, built))
+        .map(|(t, b, u)| (b, u, t))
+        .collect();
     // All locks before the first byte: a deploy of somebody else ends this one early.
-    let locked = fanout::each(children, CALLS, |(bound, line)| {
+    let locked = fanout::each(children, CALLS, |(bound, built, line)| {
         let request = Request::Lock { app: shipment.app(), version: Some(shipment.version.clone()) };
         let locked = at(bound.place.name(), bound.remote.order(request, &mut |_| {}));
         or_give_up(locked.is_err());
-        locked.map(|()| (bound, line))
+        locked.map(|()| (bound, built, line))
     });
     let prepared = all(locked).and_then(|children| {
-        all(fanout::each(children, CALLS, |(bound, line)| {
+        all(fanout::each(children, CALLS, |(bound, built, line)| {
             let prepared = prepare(shipment, &uploads, built, bound, &line);
             let prepared = at(bound.place.name(), prepared);
             or_give_up(prepared.is_err());

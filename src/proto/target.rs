@@ -69,15 +69,25 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let arch = match self.arch {
+        write!(f, "linux-{}-{}", self.arch, self.libc)
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Arch::X86_64 => "x86_64",
             Arch::Aarch64 => "aarch64",
-        };
-        let libc = match self.libc {
+        })
+    }
+}
+
+impl fmt::Display for Libc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Libc::Glibc => "glibc",
             Libc::Musl => "musl",
-        };
-        write!(f, "linux-{arch}-{libc}")
+        })
     }
 }
 

@@ -40,7 +40,7 @@ fn main() {
     relay.reset();
     let first = user.result(&["deploy", "--yes", "--json"]);
     let (up, down) = relay.reset();
-    let artifact = &first["artifact"];
+    let artifact = &first["artifacts"][0];
     println!("{RUNS} runs each; {FILES} files, {} bytes unpacked, {} packed", artifact["unpacked"], artifact["bytes"]);
     println!("first deploy, all of it: {up} bytes up, {down} down\n");
     println!("{:<58} {:>10} {:>10} {:>10}", "", "min", "median", "max");

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::bundle::{Source, frame};
+use super::native::Native;
 use super::recipe::{Chosen, Recipe};
 use super::stage::Step;
 use super::{Order, modules, tree};
@@ -39,6 +40,7 @@ struct Meta {
     unpacked: u64,
     /// Of the archive as it lies here.
     file_sha256: String,
+    natives: Vec<Native>,
 }
 
 /// Thirty-two hex digits over every input that can change what is packed. These are, in order:
@@ -46,7 +48,7 @@ struct Meta {
 /// | Input | Why |
 /// |---|---|
 /// | the format of this key, and our version | another `tako` may pack another way |
-/// | target | what is compiled fits one machine |
+/// | target, and the image of a container | what is compiled fits one machine; it has the tools |
 /// | hash of the source; the app's folder in it | the files themselves; where commands run |
 /// | runtime and its version | it runs the build, and compiles native packages for itself |
 /// | `main` and what a preset writes there, `include`, `exclude`, `assets` | what of the result is shipped, and where |
@@ -60,14 +62,16 @@ struct Meta {
 /// no difference to. For those there is `--no-cache`.
 ///
 /// The structs are taken apart by name, so that a new field is no input by oversight.
-pub(crate) fn key(project: &Project, order: &Order) -> Result<String> {
+pub(crate) fn key(project: &Project, order: &Order, target: Target) -> Result<String> {
     let Order {
         source,
         recipe,
         notes: _,
         locked: _,
         runtime_version,
-        target,
+        targets: _,
+        named: _,
+        place,
         steps,
         environment,
         include: _,
@@ -100,6 +104,8 @@ pub(crate) fn key(project: &Project, order: &Order) -> Result<String> {
     add(&FORMAT.to_string());
     add(env!("CARGO_PKG_VERSION"));
     add(&target.to_string());
+    let image = place.image(target);
+    add(image.unwrap_or_default());
     add(source_hash);
     add(&app.to_string_lossy());
     add(runtime.as_str());
@@ -126,7 +132,7 @@ pub(crate) fn key(project: &Project, order: &Order) -> Result<String> {
         add(version.as_str());
     }
     environment.given().for_each(|words| words.iter().for_each(|word| add(word)));
-    if !steps.is_empty() || !assets.is_empty() {
+    if image.is_none() && (!steps.is_empty() || !assets.is_empty()) {
         add(&modules::fingerprint(root, &tree::linked(source, steps))?);
     }
     Ok(hash.finish()[..32].to_string())
@@ -137,7 +143,7 @@ pub(crate) fn file(artifacts: &Path, target: Target, key: &str) -> PathBuf {
 }
 
 /// What is in `file`, if it is there and whole; a bad entry is removed.
-pub(crate) fn find(file: &Path) -> Result<Option<Packed>> {
+pub(crate) fn find(file: &Path) -> Result<Option<(Packed, Vec<Native>)>> {
     let Some(bytes) = disk::read_if_there(&meta_of(file), MAX_META).unwrap_or_default() else { return Ok(None) };
     let meta = serde_json::from_slice::<Meta>(&bytes).ok().filter(|meta| meta.format == FORMAT && matches(file, meta));
     let Some(meta) = meta else {
@@ -147,7 +153,7 @@ pub(crate) fn find(file: &Path) -> Result<Option<Packed>> {
     // Pruning goes by the last use.
     let used = File::options().append(true).open(file).and_then(|f| f.set_modified(SystemTime::now()));
     used.context(|| format!("touch {}", file.display()))?;
-    Ok(Some(Packed { sha256: meta.sha256, bytes: meta.bytes, unpacked: meta.unpacked }))
+    Ok(Some((Packed { sha256: meta.sha256, bytes: meta.bytes, unpacked: meta.unpacked }, meta.natives)))
 }
 
 /// The archive of the tar with this hash and that tar's size, if there is one here. Whether it is whole is seen when it
@@ -164,14 +170,15 @@ pub(crate) fn holding(artifacts: &Path, sha256: &str) -> Option<(PathBuf, u64)> 
 }
 
 /// Has `pack` make the archive under a temporary name, and puts it in place with its `.json`.
-pub(crate) fn store(file: &Path, pack: impl FnOnce(&Path) -> Result<Packed>) -> Result<Packed> {
+pub(crate) fn store(file: &Path, natives: &[Native], pack: impl FnOnce(&Path) -> Result<Packed>) -> Result<Packed> {
     let temp = file.with_extension("tmp");
     let _ = fs::remove_file(&temp);
     let stored = pack(&temp).and_then(|packed| {
         let file_sha256 = sha256_of(&temp).context(|| format!("read {}", temp.display()))?;
         fs::rename(&temp, file).context(|| format!("write {}", file.display()))?;
         let Packed { sha256, bytes, unpacked } = packed.clone();
-        let meta = Meta { format: FORMAT, sha256, bytes, unpacked, file_sha256 };
+        let natives = natives.to_vec();
+        let meta = Meta { format: FORMAT, sha256, bytes, unpacked, file_sha256, natives };
         let meta = serde_json::to_vec(&meta).context(|| "describe the artifact".into())?;
         disk::write_atomic(&meta_of(file), &meta, 0o644)?;
         Ok(packed)
@@ -251,7 +258,7 @@ mod tests {
 
     fn entry(dir: &Path, name: &str) -> PathBuf {
         let file = dir.join(format!("{PREFIX}{name}{ARCHIVE}"));
-        let packed = store(&file, |temp| {
+        let packed = store(&file, &[], |temp| {
             fs::write(temp, name).unwrap();
             Ok(Packed { sha256: "ab".into(), bytes: name.len() as u64, unpacked: 9 })
         });
@@ -270,7 +277,7 @@ mod tests {
     fn finds_what_it_stored() {
         let dir = tempfile::tempdir().unwrap();
         let file = entry(dir.path(), "one");
-        let packed = find(&file).unwrap().unwrap();
+        let (packed, _) = find(&file).unwrap().unwrap();
         assert_eq!(packed, Packed { sha256: "ab".into(), bytes: 3, unpacked: 9 });
         assert_eq!(find(&dir.path().join("artifact-cache-other.tar.zst")).unwrap(), None);
         assert_eq!(holding(dir.path(), "ab"), Some((file.clone(), 9)));
@@ -300,7 +307,7 @@ mod tests {
     fn a_pack_that_fails_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("artifact-cache-x.tar.zst");
-        let failed = store(&file, |temp| {
+        let failed = store(&file, &[], |temp| {
             fs::write(temp, "half").unwrap();
             Err(Error::new(Kind::Io, "disk full"))
         });

@@ -22,6 +22,7 @@ use super::stage::Step;
 use crate::cli::child::{Owned, Tail};
 use crate::cli::project::is_reserved;
 use crate::error::{Context, Error, Kind, Result};
+use crate::proto::target::Target;
 
 /// `mise` answers in milliseconds, but a file of the project's may have it run something.
 const ASK: Duration = Duration::from_secs(20);
@@ -57,6 +58,7 @@ pub(crate) struct Environment {
     /// What `mise` adds, by the folder of a step; a folder for which it has nothing is not in it.
     mise: BTreeMap<PathBuf, BTreeMap<String, String>>,
     baked: BTreeMap<String, String>,
+    target: Option<Target>,
 }
 
 impl Environment {
@@ -78,7 +80,12 @@ impl Environment {
                 mise.insert(dir.clone(), added);
             }
         }
-        Ok(Environment { mise, baked })
+        Ok(Environment { mise, baked, target: None })
+    }
+
+    /// The same for the build of one target, which its commands are told.
+    pub fn for_target(&self, target: Target) -> Environment {
+        Environment { target: Some(target), ..self.clone() }
     }
 
     #[cfg(test)]
@@ -88,7 +95,7 @@ impl Environment {
 
     /// Every variable and tool of the machine that may change what is built: `(where, name, value)`.
     pub fn given(&self) -> impl Iterator<Item = [String; 3]> {
-        let Environment { mise, baked } = self;
+        let Environment { mise, baked, target: _ } = self;
         let baked = baked.iter().map(|(name, value)| ["".into(), name.clone(), value.clone()]);
         let mise = mise.iter().flat_map(|(dir, added)| {
             // That it runs through `mise` at all is a difference, too.
@@ -118,6 +125,9 @@ impl Environment {
         ours.for_each(|(name, _)| {
             command.env_remove(name);
         });
+        if let Some(target) = self.target {
+            command.env("TAKO_TARGET", target.to_string());
+        }
         // An app finds the same there.
         command.env("TAKO_BUILD", source.version.as_str());
         command.env("PATH", path(tree, source, step));

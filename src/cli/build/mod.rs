@@ -2,21 +2,25 @@
 //!
 //! `bundle` says which files are the source and what their Version is, and `sources` keeps them; `preset` and `recipe`
 //! what is done with it by default, `packages` how dependencies are installed; `tree` makes a clean copy to run them in;
-//! `stage` runs them in an `environment`, one build in its `turn`, and `verdict` has the words for those that fail;
-//! `assets` merges what is served as files, `entry` looks whether the result can start, `glob` and `pick` choose what of
-//! it is shipped; `cache` remembers what was made of what, installed `modules` included.
+//! `stage` runs them in an `environment`, or `container` in Docker, one build in its `turn`, and `verdict` has the words
+//! for those that fail; `assets` merges what is served as files, `entry` looks whether the result can start, `glob` and
+//! `pick` choose what of it is shipped; `native` tells which machines it is for, and `fit` which server gets it; `cache`
+//! remembers what was made of what, installed `modules` included.
 //!
 //! **Invariant**: nothing is written into the user's tree but below `.tako/`.
 
 pub(crate) mod assets;
 pub(crate) mod bundle;
 pub(crate) mod cache;
+pub(crate) mod container;
 mod copied;
 pub(crate) mod entry;
 pub(crate) mod environment;
+pub(crate) mod fit;
 pub(crate) mod glob;
 mod many;
 pub(crate) mod modules;
+pub(crate) mod native;
 pub(crate) mod packages;
 pub(crate) mod pick;
 pub(crate) mod preset;
@@ -38,9 +42,11 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::Runtime;
 use crate::proto::target::Target;
 use bundle::Source;
+use container::{Wanted, Where};
 use entry::Entry;
 use environment::Environment;
 use glob::Globs;
+use native::Native;
 use pick::Rule;
 use preset::lock::Locked;
 use preset::resolve::Wish;
@@ -66,7 +72,11 @@ pub(crate) struct Order {
     pub notes: Vec<String>,
     locked: Option<Locked>,
     pub runtime_version: Option<String>,
-    pub target: Target,
+    /// One artifact for each.
+    pub targets: Vec<Target>,
+    /// They were chosen: not just this machine's.
+    named: bool,
+    place: Where,
     pub steps: Vec<Step>,
     environment: Environment,
     include: Globs,
@@ -76,12 +86,21 @@ pub(crate) struct Order {
 /// An artifact in the local cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Built {
+    pub target: Target,
     pub file: PathBuf,
     pub packed: Packed,
+    /// What is compiled in it.
+    pub natives: Vec<Native>,
     /// It was made by an earlier build of the same inputs.
     pub cached: bool,
     /// The command that took the most of it: `bun run build`.
     pub how: String,
+}
+
+impl Order {
+    pub fn target_names(&self) -> String {
+        self.targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// What a build says while it works.
@@ -106,15 +125,39 @@ pub(crate) fn order(project: &Project, wish: Wish) -> Result<Order> {
     let include = Globs::parse(recipe.include()).context(|| "[build] include".into())?;
     let exclude = Globs::parse(&recipe.exclude()).context(|| "[build] exclude".into())?;
     let source = bundle::collect(&project.dir)?;
-    let steps = preset::steps(project, &recipe, &source, &Facts::of(project, &source)?)?;
+    let named = recipe.targets.iter().flat_map(|targets| &targets.value);
+    let named = named.map(|target| Target::parse(target)).collect::<Result<Vec<Target>>>()?;
+    let image = project.build.image.as_deref();
+    let place = Where::of(recipe.container.as_ref().map(|c| c.value), !named.is_empty(), image)?;
+    let mut facts = Facts::of(project, &source)?;
+    // What is installed here is for this machine.
+    facts.installed &= place == Where::Here;
+    let steps = preset::steps(project, &recipe, &source, &facts)?;
     let runtime_version = preset::runtime_version(project, &source);
-    // After the runtime was asked for: that may have made `mise` install it.
-    let environment = Environment::of(&source, &steps)?;
-    let target = Target::of_this_machine()?;
-    Ok(Order { source, recipe, notes, locked, runtime_version, target, steps, environment, include, exclude })
+    // After the runtime was asked for: that may have made `mise` install it. A container has its own.
+    let environment = Environment::of(&source, if place == Where::Here { &steps } else { &[] })?;
+    let (named, targets) = match named.is_empty() {
+        true => (false, vec![Target::of_this_machine()?]),
+        false => (true, named),
+    };
+    Ok(Order {
+        source,
+        recipe,
+        notes,
+        locked,
+        runtime_version,
+        targets,
+        named,
+        place,
+        steps,
+        environment,
+        include,
+        exclude,
+    })
 }
 
-/// The artifact of `order`, from the cache unless it is to be made `anew`, or built. `say` hears how it goes.
+/// The artifacts of `order`, one for each target, from the cache unless they are to be made `anew`, or built. `say` hears
+/// how it goes.
 ///
 /// # Errors
 /// Build with the last output of the command that failed; Refused when the sources changed meanwhile; Interrupted.
@@ -124,61 +167,118 @@ pub(crate) fn build(
     anew: bool,
     interrupt: &Interrupt,
     say: &dyn Fn(Said<'_>),
-) -> Result<Built> {
+) -> Result<Vec<Built>> {
     let dir = project.dir.join(".tako");
     let artifacts = dir.join("artifacts");
     disk::make_dirs(&artifacts, 0o755)?;
     keep_out_of_git(&dir)?;
     let turn = turn::take(&dir, interrupt, &mut |whom| say(Said::Waiting(whom)))?;
     preset::lock::save(&project.dir, order.locked.as_ref())?;
-    let key = cache::key(project, order)?;
-    let file = cache::file(&artifacts, order.target, &key);
-    let keep_sources = |from: &Path| -> Result<()> {
-        let left_out = sources::keep(&artifacts, &order.source, from)?;
-        left_out.iter().for_each(|path| say(Said::Doing(&format!("the source archive cannot hold {path:?}"))));
-        Ok(())
-    };
-    if !anew && let Some(packed) = cache::find(&file)? {
-        keep_sources(&order.source.root)?;
-        return Ok(Built { file, packed, cached: true, how: "from the cache, nothing changed".into() });
-    }
-    if turn.waited && bundle::collect(&project.dir)?.hash != order.source.hash {
-        return Err(
-            Error::new(Kind::Refused, "the sources changed while another build was waited for").hint("run it again")
-        );
-    }
-    let tree = tree::make(&dir.join("build"), &order.source, &order.steps)?;
-    keep_sources(&tree)?;
-    if order.recipe.copies_modules() {
-        say(Said::Doing("copy the installed packages"));
-        copied::modules(&tree, &order.source, interrupt)?;
-    }
-    for step in &order.steps {
+    let making = Making { project, order, artifacts: &artifacts, anew, waited: turn.waited, interrupt, say };
+    order.targets.iter().map(|target| making.artifact(*target)).collect()
+}
+
+/// A build in its turn.
+struct Making<'a> {
+    project: &'a Project,
+    order: &'a Order,
+    artifacts: &'a Path,
+    anew: bool,
+    waited: bool,
+    interrupt: &'a Interrupt,
+    say: &'a dyn Fn(Said<'_>),
+}
+
+impl Making<'_> {
+    fn artifact(&self, target: Target) -> Result<Built> {
+        let Making { project, order, artifacts, anew, waited, interrupt, say } = *self;
+        let key = cache::key(project, order, target)?;
+        let file = cache::file(artifacts, target, &key);
+        let keep_sources = |from: &Path| -> Result<()> {
+            let left_out = sources::keep(artifacts, &order.source, from)?;
+            left_out.iter().for_each(|path| say(Said::Doing(&format!("the source archive cannot hold {path:?}"))));
+            Ok(())
+        };
+        if !anew && let Some((packed, natives)) = cache::find(&file)? {
+            keep_sources(&order.source.root)?;
+            let how = "from the cache, nothing changed".into();
+            return Ok(Built { target, file, packed, natives, cached: true, how });
+        }
+        if waited && bundle::collect(&project.dir)?.hash != order.source.hash {
+            return Err(Error::new(Kind::Refused, "the sources changed while another build was waited for")
+                .hint("run it again"));
+        }
+        let rule = Rule::new(&order.recipe, &order.source, &order.include, &order.exclude);
+        let tree = tree::make(&project.dir.join(".tako/build"), &order.source, &order.steps)?;
+        keep_sources(&tree)?;
+        self.steps(&tree, &rule, target)?;
+        let app = tree.join(&order.source.app);
+        preset::write_entry(&app, &order.recipe)?;
+        assets::merge(&tree, &order.source.root, &app, &preset::assets(&app, &order.recipe))?;
+        preset::check_made(&app, &order.recipe)?;
+        entry::check(&app, &entry(project, order, target))?;
+        let files = pick::files(&tree, &rule)?;
+        let natives = native::of(&tree, &files, &rule.main);
+        check_natives(order, &natives, target)?;
         interrupt.check()?;
-        step.warning.iter().for_each(|warning| say(Said::Warning(warning)));
-        say(Said::Running(&step.title()));
-        let mut on = |line: &str| say(Said::Output(line));
-        stage::run(&tree, &order.source, &order.environment, step, interrupt, &mut on)?;
+        REPLACED
+            .iter()
+            .filter(|(path, _)| files.iter().any(|f| f.starts_with(path)))
+            .for_each(|(_, said)| say(Said::Warning(said)));
+        say(Said::Doing(&format!("pack {} files", files.len())));
+        let packed = cache::store(&file, &natives, |temp| pack(&tree, &files, temp))?;
+        cache::prune(artifacts, &file);
+        let how = match order.steps.last() {
+            Some(step) => format!("{} · {} files", step.title(), files.len()),
+            None => format!("{} files", files.len()),
+        };
+        Ok(Built { target, file, packed, natives, cached: false, how })
     }
-    let app = tree.join(&order.source.app);
-    preset::write_entry(&app, &order.recipe)?;
-    assets::merge(&tree, &order.source.root, &app, &preset::assets(&app, &order.recipe))?;
-    preset::check_made(&app, &order.recipe)?;
-    entry::check(&app, &entry(project, order))?;
-    let files = pick::files(&tree, &Rule::new(&order.recipe, &order.source, &order.include, &order.exclude))?;
-    interrupt.check()?;
-    REPLACED
-        .iter()
-        .filter(|(path, _)| files.iter().any(|f| f.starts_with(path)))
-        .for_each(|(_, said)| say(Said::Warning(said)));
-    say(Said::Doing(&format!("pack {} files", files.len())));
-    let packed = cache::store(&file, |temp| pack(&tree, &files, temp))?;
-    cache::prune(&artifacts, &file);
-    let how = match order.steps.last() {
-        Some(step) => format!("{} · {} files", step.title(), files.len()),
-        None => format!("{} files", files.len()),
-    };
-    Ok(Built { file, packed, cached: false, how })
+
+    fn steps(&self, tree: &Path, rule: &Rule<'_>, target: Target) -> Result<()> {
+        let Making { project, order, interrupt, say, .. } = *self;
+        let Some(image) = order.place.image(target) else {
+            if order.recipe.copies_modules() {
+                say(Said::Doing("copy the installed packages"));
+                copied::modules(tree, &order.source, interrupt)?;
+            }
+            let environment = order.environment.for_target(target);
+            for step in &order.steps {
+                interrupt.check()?;
+                step.warning.iter().for_each(|warning| say(Said::Warning(warning)));
+                say(Said::Running(&step.title()));
+                let mut on = |line: &str| say(Said::Output(line));
+                stage::run(tree, &order.source, &environment, step, interrupt, &mut on)?;
+            }
+            return Ok(());
+        };
+        let assets = order.recipe.assets().iter().map(|asset| asset.strip_suffix('?').unwrap_or(asset));
+        let assets: Vec<PathBuf> = assets.map(|asset| order.source.app.join(asset)).collect();
+        let wanted = Wanted {
+            enters: &|dir| rule.enters(dir) || assets.iter().any(|a| a.starts_with(dir) || dir.starts_with(a)),
+            ships: &|path| rule.ships(path) || assets.iter().any(|a| path.starts_with(a)),
+        };
+        let (source, steps, runtime) = (&order.source, &order.steps[..], project.runtime);
+        let work =
+            container::Work { project: &project.dir, runtime, source, steps, target, image, tree, wanted: &wanted };
+        container::run(&work, interrupt, say)
+    }
+}
+
+/// What was named must be what was built.
+fn check_natives(order: &Order, natives: &[Native], target: Target) -> Result<()> {
+    match native::misfit(natives, target).filter(|_| order.named) {
+        None => Ok(()),
+        Some(native) => {
+            let message = format!("`{}` was compiled for {}, not for {target}", native.file, native.machine());
+            Err(Error::new(Kind::Build, message).hint(match &order.place {
+                Where::Here => "build for $TAKO_TARGET, which is set to it, or write `container = true` in [build]",
+                Where::Container { .. } => {
+                    "does the image have that C library? look at `image` and `targets` in [build]"
+                }
+            }))
+        }
+    }
 }
 
 /// Of our own folder only what a team shares is meant to be committed. Who wrote a rule of their own keeps it.
@@ -195,10 +295,10 @@ fn keep_out_of_git(dir: &Path) -> Result<()> {
 }
 
 /// What the server will start.
-fn entry<'a>(project: &Project, order: &'a Order) -> Entry<'a> {
+fn entry<'a>(project: &Project, order: &'a Order, target: Target) -> Entry<'a> {
     let recipe = &order.recipe;
     let executed = project.runtime == Runtime::Binary && recipe.start.is_none();
-    Entry { main: &recipe.main.value, runtime: project.runtime, executed, target: order.target }
+    Entry { main: &recipe.main.value, runtime: project.runtime, executed, target }
 }
 
 #[cfg(test)]

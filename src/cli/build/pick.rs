@@ -45,12 +45,12 @@ impl<'a> Rule<'a> {
     }
 
     /// Whether a folder is looked into.
-    fn enters(&self, dir: &Path) -> bool {
+    pub fn enters(&self, dir: &Path) -> bool {
         !never_ships(dir) && (!self.is_made_elsewhere(dir) || self.main.starts_with(dir))
     }
 
     /// Whether a file, a link or an empty folder is shipped.
-    fn ships(&self, path: &Path) -> bool {
+    pub fn ships(&self, path: &Path) -> bool {
         if never_ships(path) {
             return false;
         }

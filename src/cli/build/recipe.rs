@@ -167,8 +167,8 @@ impl Layer {
             include: list(&project.build.include),
             exclude: project.build.exclude.clone(),
             assets: list(&project.build.assets),
-            container: None,
-            targets: None,
+            container: project.build.container,
+            targets: list(&project.build.targets.iter().map(ToString::to_string).collect::<Vec<_>>()),
             modules: None,
         }
     }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -73,13 +73,49 @@ pub(crate) fn run(
         let message = format!("{}: the folder `{}` is not in the sources", step.name, step.dir.display());
         return Err(Error::new(Kind::Build, message).hint("is it in a .gitignore, or its `working_dir` misspelt?"));
     }
-    let doing = || format!("{}: run `{}`", step.name, step.title());
-    let (reader, writer) = std::io::pipe().context(doing)?;
     let mut command = environment.command(tree, source, step);
-    command.stdin(Stdio::null()).stdout(writer.try_clone().context(doing)?).stderr(writer);
-    let mut owned = Owned::spawn_leashed(&mut command).context(doing)?;
+    match hear(&mut command, interrupt, on) {
+        Ok(heard) => heard.or_failed(step),
+        Err(e) if e.kind() == Kind::Interrupted => Err(e),
+        Err(e) => Err(e).context(|| format!("{}: run `{}`", step.name, step.title())),
+    }
+}
+
+/// How a command ended, and the first and last lines that it printed.
+pub(super) struct Heard {
+    status: Option<ExitStatus>,
+    first: Vec<String>,
+    pub last: Vec<String>,
+}
+
+impl Heard {
+    pub fn succeeded(&self) -> bool {
+        self.status.is_some_and(|status| status.success())
+    }
+
+    /// # Errors
+    /// Build with the last lines, when it did not end with 0.
+    pub fn or_failed(self, step: &Step) -> Result<()> {
+        match self.succeeded() {
+            true => Ok(()),
+            false => Err(failed(step, self.status, &self.first, self.last)),
+        }
+    }
+}
+
+/// Runs `command`; `on` hears its output, both streams as one.
+///
+/// # Errors
+/// Interrupted; then it is gone with all that it started.
+pub(super) fn hear(command: &mut Command, interrupt: &Interrupt, on: &mut dyn FnMut(&str)) -> Result<Heard> {
+    let doing = || format!("start {}", command.get_program().display());
+    let (reader, writer) = std::io::pipe().context(doing)?;
+    let second = writer.try_clone().context(doing)?;
+    command.stdin(Stdio::null()).stdout(second).stderr(writer);
+    let owned = Owned::spawn_leashed(command);
+    let mut owned = owned.context(|| format!("start {}", command.get_program().display()))?;
     // The command holds our ends of the pipe too; without this the reader would never see its end.
-    drop(command);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
 
     let (line, lines) = bounded(AHEAD);
     thread::spawn(move || {
@@ -115,10 +151,7 @@ pub(crate) fn run(
             default(LOOK) => {}
         }
     };
-    match status {
-        Some(status) if status.success() => Ok(()),
-        status => Err(failed(step, status, &first, last.into())),
-    }
+    Ok(Heard { status, first, last: last.into() })
 }
 
 /// The end is shown. What helps may be found in the beginning, too: npm says first what is wrong, and then for fifty lines

@@ -42,7 +42,7 @@ fn shipped(project: &Project) -> Result<Vec<String>> {
     preset::write_entry(&app, &order.recipe)?;
     assets::merge(&tree, &order.source.root, &app, &preset::assets(&app, &order.recipe))?;
     preset::check_made(&app, &order.recipe)?;
-    entry::check(&app, &entry(project, &order))?;
+    entry::check(&app, &entry(project, &order, order.targets[0]))?;
     let mut files = pick::files(&tree, &Rule::new(&order.recipe, &order.source, &order.include, &order.exclude))?;
     files.sort();
     Ok(files.iter().map(|f| f.display().to_string()).collect())
@@ -239,12 +239,14 @@ fn the_key_feels_every_input_and_nothing_else() {
         project.build.run = Some("make".into());
         let mut order = order(&project).unwrap();
         change(&mut project, &mut order);
-        cache::key(&project, &order).unwrap()
+        cache::key(&project, &order, order.targets[0]).unwrap()
     };
     let same = key(|_, _| {});
     assert_eq!(key(|_, _| {}), same);
     let changes: &[Change] = &[
-        ("target", |_, o| o.target = Target::parse("linux-aarch64-musl").unwrap()),
+        ("target", |_, o| o.targets = vec![Target::parse("linux-aarch64-musl").unwrap()]),
+        ("container", |_, o| o.place = Where::Container { image: None }),
+        ("image", |_, o| o.place = Where::Container { image: Some("x".into()) }),
         ("source", |_, o| o.source.hash = "00".into()),
         ("app's folder", |_, o| o.source.app = "apps/web".into()),
         ("runtime", |p, _| p.runtime = Runtime::Deno),
@@ -292,7 +294,7 @@ fn the_key_feels_every_input_and_nothing_else() {
         let project = project(&root, "a");
         let mut order = order(&project).unwrap();
         order.source.version = Version::parse(version).unwrap();
-        cache::key(&project, &order).unwrap()
+        cache::key(&project, &order, order.targets[0]).unwrap()
     };
     assert_eq!(plain("4f2c9ab"), plain("b81e07c"));
 }
@@ -300,7 +302,7 @@ fn the_key_feels_every_input_and_nothing_else() {
 /// Builds for real; says whether it came from the cache, and what is in it.
 fn built(project: &Project, anew: bool) -> (bool, Packed) {
     let order = order(project).unwrap();
-    let built = build(project, &order, anew, &Interrupt::never(), &|_| {}).unwrap();
+    let built = build(project, &order, anew, &Interrupt::never(), &|_| {}).unwrap().remove(0);
     (built.cached, built.packed)
 }
 
@@ -527,4 +529,57 @@ fn the_main_of_a_preset_is_written_once_and_its_promises_are_kept() {
     write(&dir.join("tako-entry.mjs"), "mine");
     shipped(&project).unwrap();
     assert_eq!(fs::read_to_string(&built).unwrap(), "mine");
+}
+
+#[test]
+fn each_server_gets_the_artifact_of_its_target() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("main"), "#!/bin/sh\n");
+    executable(&dir.path().join("main"));
+    let [one, two, other] =
+        ["linux-x86_64-glibc", "linux-x86_64-musl", "linux-aarch64-musl"].map(|t| Target::parse(t).unwrap());
+    let mut project = project(dir.path(), "main");
+    project.build.targets = vec![one, two];
+    project.build.container = Some(false);
+    project.build.run = Some("echo $TAKO_TARGET > target-of-mine".into());
+    let made = order(&project).unwrap();
+    let built = build(&project, &made, false, &Interrupt::never(), &|_| {}).unwrap();
+    assert_eq!(built.iter().map(|b| b.target).collect::<Vec<_>>(), [one, two]);
+    assert_ne!(built[0].packed.sha256, built[1].packed.sha256);
+    for target in [one, two] {
+        assert_eq!(fit::pick(&made, &built, "fra1", target).unwrap().target, target);
+    }
+    let e = fit::check(&made, "fra1", other).unwrap_err();
+    assert_eq!((e.kind(), e.to_string().starts_with("fra1: it is linux-aarch64-musl")), (Kind::Config, true), "{e}");
+    let all = "`targets = [\"linux-x86_64-glibc\", \"linux-x86_64-musl\", \"linux-aarch64-musl\"]`";
+    assert!(e.next_step().unwrap().contains(all), "{:?}", e.next_step());
+    assert!(build(&project, &made, false, &Interrupt::never(), &|_| {}).unwrap().iter().all(|b| b.cached));
+}
+
+#[test]
+fn scripts_go_to_any_server_and_programs_to_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("main"), "#!/bin/sh\n");
+    executable(&dir.path().join("main"));
+    let project = project(dir.path(), "main");
+    let here = Target::of_this_machine().unwrap();
+    let elsewhere = Target::parse("linux-aarch64-musl").unwrap();
+    let elsewhere = if here == elsewhere { Target::parse("linux-x86_64-glibc").unwrap() } else { elsewhere };
+    let made = order(&project).unwrap();
+    let built = build(&project, &made, false, &Interrupt::never(), &|_| {}).unwrap();
+    assert_eq!(fit::pick(&made, &built, "fra1", elsewhere).unwrap().target, here);
+    fs::copy(std::env::current_exe().unwrap(), dir.path().join("main")).unwrap();
+    let made = order(&project).unwrap();
+    for cached in [false, true] {
+        let built = build(&project, &made, false, &Interrupt::never(), &|_| {}).unwrap();
+        assert_eq!((built.len(), built[0].cached), (1, cached));
+        assert!(fit::pick(&made, &built, "fra1", here).is_ok());
+        let e = fit::pick(&made, &built, "fra1", elsewhere).unwrap_err();
+        assert!(e.kind() == Kind::Config && e.to_string().contains("`main` was compiled for"), "{e}");
+        assert!(e.next_step().unwrap().contains("container = true"), "{:?}", e.next_step());
+    }
+}
+
+fn executable(path: &Path) {
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
 }

@@ -65,7 +65,7 @@ fn tell(ui: &Ui, args: &Args, known: &[ServerName]) -> Result<Exit> {
             "app": project.name,
             "env": env_name,
             "version": order.source.version,
-            "target": order.target.to_string(),
+            "targets": order.targets,
             "config": parts.iter().flat_map(|part| part.sets.iter().map(|set| json!({
                 "section": part.name, "key": set.key, "value": set.value, "from": set.from,
             }))).collect::<Vec<_>>(),

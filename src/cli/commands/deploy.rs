@@ -161,11 +161,12 @@ pub(crate) fn tell_result(ui: &Ui, shipment: &Shipment<'_>, shipped: &Shipped, c
             "version": shipment.version,
             "urls": urls(shipment.env),
             "servers": shipped.ends.iter().map(told).collect::<Vec<_>>(),
-            "artifact": {
-                "bytes": shipped.built.packed.bytes,
-                "unpacked": shipped.built.packed.unpacked,
-                "cached": shipped.built.cached,
-            },
+            "artifacts": shipped.built.iter().map(|built| json!({
+                "target": built.target,
+                "bytes": built.packed.bytes,
+                "unpacked": built.packed.unpacked,
+                "cached": built.cached,
+            })).collect::<Vec<_>>(),
             "durations_ms": {
                 "check": ms(check),
                 "build": ms(times.build),

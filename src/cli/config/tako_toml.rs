@@ -56,6 +56,9 @@ pub(crate) struct Build {
     pub include: Texts,
     pub exclude: Texts,
     pub assets: Texts,
+    pub targets: Texts,
+    pub container: Option<Spanned<bool>>,
+    pub image: Text,
     pub stages: Vec<Stage>,
 }
 
@@ -113,7 +116,7 @@ impl TakoToml {
             install: root.texts("install"),
             dev: root.texts("dev"),
             health: root.text("health"),
-            build: root.section("build").map(|s| read_build(s, problems)).unwrap_or_default(),
+            build: root.section("build").map(read_build).unwrap_or_default(),
             ..read_named(&root, problems)
         };
         refuse(&root, "release", problems);
@@ -158,23 +161,18 @@ fn read_named(root: &Section<'_>, problems: &Problems) -> TakoToml {
     file
 }
 
-fn read_build(section: Section<'_>, problems: &Problems) -> Build {
+fn read_build(section: Section<'_>) -> Build {
     let build = Build {
         install: section.text("install"),
         run: section.text("build"),
         include: section.texts("include"),
         exclude: section.texts("exclude"),
         assets: section.texts("assets"),
+        targets: section.texts("targets"),
+        container: section.flag("container"),
+        image: section.text("image"),
         stages: section.sections("stages").into_iter().map(read_stage).collect(),
     };
-    refuse(&section, "image", problems);
-    // Nothing is built in a container, which is what these two say.
-    if let Some(container) = section.flag("container").filter(|c| c.value) {
-        problems.add(unsupported(&container.at, "container = true"));
-    }
-    if let Some(targets) = section.texts("targets").filter(|t| !t.value.is_empty()) {
-        problems.add(unsupported(&targets.at, "targets"));
-    }
     section.finish();
     build
 }

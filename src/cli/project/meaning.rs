@@ -15,9 +15,12 @@ use crate::cli::detect;
 use crate::cli::nearest::did_you_mean;
 use crate::proto::manifest::{CPU_MILLI, Limits, MEMORY, Runtime};
 use crate::proto::name::{AppName, DEVELOPMENT};
+use crate::proto::target::Target;
 
 /// Largest request body that makes sense to allow, 1 TiB.
 const MAX_BODY: u64 = 1 << 40;
+/// A registry, a path, a tag and a digest: longer names are refused by every registry.
+const MAX_IMAGE: usize = 512;
 
 pub(super) type Text = Option<Spanned<String>>;
 pub(super) type Texts = Option<Spanned<Vec<Spanned<String>>>>;
@@ -174,8 +177,38 @@ impl Reader<'_> {
             include: self.globs(build.include),
             exclude: self.globs(build.exclude),
             assets: self.assets(build.assets),
+            targets: self.targets(build.targets),
+            container: build.container.map(|c| c.value),
+            image: self.image(build.image),
             stages: build.stages.into_iter().filter_map(|stage| self.stage(stage)).collect(),
         }
+    }
+
+    fn targets(&self, targets: Texts) -> Vec<Target> {
+        let mut found = Vec::new();
+        for text in targets.map(|t| t.value).unwrap_or_default() {
+            match self.parsed(&text.at, Target::parse(&text.value)) {
+                Some(target) if found.contains(&target) => {
+                    self.problem(&text.at, format!("`{target}` is in `targets` twice"), "remove one of the two");
+                }
+                target => found.extend(target),
+            }
+        }
+        found
+    }
+
+    /// It becomes an argument of `docker`: what is no name of an image must not be taken for an option.
+    fn image(&self, image: Text) -> Option<String> {
+        let image = image?;
+        let good = (1..=MAX_IMAGE).contains(&image.value.len())
+            && image.value.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && image.value.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b));
+        if !good {
+            let message = format!("`{}` is not the name of an image", shown(&image.value));
+            self.problem(&image.at, message, "write it like \"ghcr.io/me/builder:v1\"");
+            return None;
+        }
+        Some(image.value)
     }
 
     fn stage(&self, stage: written::Stage) -> Option<Stage> {

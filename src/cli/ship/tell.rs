@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::cli::build::Built;
 use crate::cli::ui::Task;
 use crate::cli::ui::units;
 use crate::cli::upload::Sent;
@@ -34,6 +35,18 @@ pub(super) fn did_not_come_up(server: &str, failure: Option<Failure>) -> Error {
             error.with_detail(failure.proof).hint(failure.hint.unwrap_or_else(|| HINT.into()))
         }
         None => error("").hint(HINT),
+    }
+}
+
+/// One line for what was built.
+pub(super) fn made(built: &[Built]) -> String {
+    match built {
+        [one] => format!("{} · {}", one.how, units::size(one.packed.bytes)),
+        several => {
+            let targets = several.iter().map(|built| built.target.to_string()).collect::<Vec<_>>().join(", ");
+            let cached = several.iter().all(|built| built.cached);
+            if cached { format!("{targets} · nothing changed") } else { targets }
+        }
     }
 }
 

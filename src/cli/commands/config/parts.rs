@@ -86,7 +86,7 @@ fn heading(facts: &Facts<'_>) -> Part {
     let mut part = Part::named("");
     part.remark(format!("{} on {}, as `tako deploy` would use it here and now", facts.project.name, facts.env_name));
     let state = if source.dirty { ", with changes that are in no commit" } else { "" };
-    part.remark(format!("version {}{state}, for {}", source.version, facts.order.target));
+    part.remark(format!("version {}{state}, for {}", source.version, facts.order.target_names()));
     if !source.app.as_os_str().is_empty() {
         part.remark(format!("the app is {} of its repository", source.app.display()));
     }

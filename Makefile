@@ -1,6 +1,6 @@
 # Two of these do everything on a fresh machine: `make demo` and `make test`.
 .POSIX:
-.PHONY: build test test-vm lint bench bench-proxy deploys soak attack fuzz demo install ci setup
+.PHONY: build test test-apps test-vm lint bench bench-proxy deploys soak attack fuzz demo install ci setup
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -19,6 +19,13 @@ test: setup
 	PATH="$(TOOLS):$$PATH" $(CARGO) test --locked
 	PATH="$(TOOLS):$$PATH" sh tests/sdk.sh
 
+# Real projects of a dozen frameworks, built, deployed, and deployed again under load. Their packages come from npm the
+# first time and stay in target/apps.
+APPS = $(CURDIR)/target/apps/tools/node_modules/.bin
+test-apps: setup
+	@sh tests/apps/setup.sh
+	PATH="$(APPS):$(TOOLS):$$PATH" $(CARGO) test --locked --test apps -- --test-threads 1 --nocapture
+
 # The service under systemd, its limits and users, in an emulated Debian with cgroup v2. As root; the first run makes the
 # image in target/vm, later ones take about two minutes on a machine that does nothing else.
 test-vm:
@@ -32,6 +39,7 @@ lint:
 # Prints tables; loopback only, a few minutes.
 bench: setup
 	PATH="$(TOOLS):$$PATH" $(CARGO) bench --locked --bench deploy --bench delta --bench wake --bench logs --bench idle --bench deploys --bench source
+	$(CARGO) bench --locked --profile quick --features lab --bench archive
 
 # Three hundred deploys in a row under 500 requests a second: none may fail, and nothing may be left behind.
 deploys:

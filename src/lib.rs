@@ -52,6 +52,8 @@ pub(crate) mod proxy;
 pub(crate) mod server;
 pub(crate) mod cli;
 
+#[cfg(any(test, feature = "lab"))]
+pub use archive::lab as archive_lab;
 /// Doors for the fuzzers and the benchmark; not in what is shipped.
 #[cfg(any(test, feature = "lab"))]
 pub use proxy::lab;

@@ -68,6 +68,23 @@ pub(crate) fn agent(patience: &Patience, plain: bool) -> Result<Agent> {
     Ok(config.build().new_agent())
 }
 
+/// Whether an address is asked over plain HTTP, which is for this machine alone: nobody can change what comes over
+/// loopback. `None` when it is neither that nor `https`.
+pub(crate) fn is_plain(url: &str) -> Option<bool> {
+    let rest = |scheme| url.strip_prefix(scheme).filter(|rest: &&str| !rest.is_empty() && !rest.starts_with('/'));
+    if rest("https://").is_some() {
+        return Some(false);
+    }
+    let host = rest("http://")?.split('/').next()?;
+    // `127.0.0.1:80@elsewhere` is elsewhere.
+    if !host.bytes().all(|b| b.is_ascii_alphanumeric() || b".:[]-".contains(&b)) {
+        return None;
+    }
+    let host = host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map_or(host, |(host, _)| host);
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    (host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())).then_some(true)
+}
+
 /// Why an address could not be asked: Unreachable or Timeout when it may work another time or from elsewhere.
 pub(crate) fn fault(url: &str, e: ureq::Error) -> Error {
     let failed = |kind, why: &str| Error::new(kind, format!("get {url}: {why}"));

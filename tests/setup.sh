@@ -46,6 +46,21 @@ for tool in bun deno; do
     fi
 done
 
+# Package managers and mise, pinned, for the same; the two Yarns have one name, so that the later one lives apart.
+npm_tool() { # folder, package, version
+    if ! grep -qs "\"version\": \"$3\"" "$1/node_modules/$2/package.json"; then
+        mkdir -p "$1"
+        log="$tools/$(basename "$2").log"
+        if ! npm install --prefix "$1" --no-audit --no-fund --silent "$2@$3" >"$log" 2>&1; then
+            echo "note: $2 could not be installed by npm, its tests will be skipped (see $log)"
+        fi
+    fi
+}
+npm_tool "$tools" pnpm 9.15.9
+npm_tool "$tools" yarn 1.22.22
+npm_tool "$tools/berry" @yarnpkg/cli-dist 4.18.1
+npm_tool "$tools" @jdxcode/mise 2026.9.15
+
 # The peers of the WebSocket matrix, `ws` and Python's `websockets`, pinned; without one its tests are skipped too.
 mkdir -p "$tools"
 ws=8.18.3

@@ -91,8 +91,8 @@ pub(crate) fn apply(base: Whole<'_>, delta: &Path, new: Whole<'_>) -> Result<()>
         zstd.include_checksum(true).context(doing)?;
         copy(&mut tar, &mut zstd, doing)?;
         let file = zstd.finish().context(doing)?;
-        let (sha256, count, _) = tar.finish();
-        match sha256 == new.sha256 && count == new.unpacked {
+        let (content, _) = tar.finish();
+        match content.sha256 == new.sha256 && content.bytes == new.unpacked {
             true => Ok(file),
             false => Err(refused("the delta does not lead to what was announced (wrong checksum)")),
         }
@@ -110,8 +110,8 @@ fn load(base: Whole<'_>, new: Whole<'_>) -> Result<Vec<u8>> {
     let mut tar = Hashing::new(tar_of(base.file)?.take(base.unpacked + 1));
     let mut bytes = Vec::with_capacity(usize::try_from(base.unpacked).unwrap_or_default() + 1);
     tar.read_to_end(&mut bytes).map_err(damaged).context(doing)?;
-    let (sha256, count, _) = tar.finish();
-    match sha256 == base.sha256 && count == base.unpacked {
+    let (content, _) = tar.finish();
+    match content.sha256 == base.sha256 && content.bytes == base.unpacked {
         true => Ok(bytes),
         false => Err(refused("it is another archive than it says (wrong checksum)")).context(doing),
     }

@@ -1,28 +1,47 @@
-//! The packing half: a list of files becomes a `tar.zst` that is the same on any machine.
+//! The packing half: a list of files becomes a tar, and the tar a `tar.zst`, that is the same on any machine.
+//!
+//! The two steps are apart: [`write_tar`] knows nothing of compression, so that another one can take its place.
+//!
+//! **Invariant**: an archive appears whole or not at all, and whatever happens to a file while it is read, what stands
+//! in the tar is as long as its head says.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use tar::EntryType;
 
-use super::{Hashing, Packed, check_link, check_name};
+use super::bounds::{Bounds, check_link, check_name, check_size};
+use super::{BLOCK, Content, Hashing, Packed};
 use crate::error::{Context, Error, Kind, Result};
 
 /// Fast and small enough; level 9 saved 15 % for four times the time on a 14 MB tree.
-const LEVEL: i32 = 3;
+pub(super) const LEVEL: i32 = 3;
+/// More threads than this wait for the one that reads and hashes.
+const MAX_WORKERS: usize = 16;
+/// Read at once; nine of ten files of a web app are smaller, and each of those costs one read.
+pub(super) const PIECE: usize = 128 << 10;
 
 /// Packs `files` (relative paths under `root`: regular files, symlinks, empty folders; sorted here) into `out`, which
-/// appears in one step.
+/// appears in one step. It is not waited for the disk: whoever keeps an archive verifies it before its next use.
 ///
 /// # Errors
-/// Io or NotFound naming the file; Refused for a name or link that [`unpack`] would not take, a file that is neither,
-/// or one that changes its length while it is read.
+/// As of [`write_tar`].
 pub(crate) fn pack(root: &Path, files: &[PathBuf], out: &Path) -> Result<Packed> {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    pack_with(root, files, out, cores.min(MAX_WORKERS))
+}
+
+/// As [`pack`], by so many threads; how many they are changes no byte.
+pub(super) fn pack_with(root: &Path, files: &[PathBuf], out: &Path, workers: usize) -> Result<Packed> {
     let temp = out.with_extension(format!("{}.part", std::process::id()));
-    let packed = write_archive(root, files, &temp).and_then(|packed| {
+    let packed = write_archive(root, files, &temp, workers).and_then(|packed| {
         fs::rename(&temp, out).context(|| format!("write {}", out.display()))?;
         Ok(packed)
     });
@@ -32,89 +51,176 @@ pub(crate) fn pack(root: &Path, files: &[PathBuf], out: &Path) -> Result<Packed>
     packed
 }
 
-fn write_archive(root: &Path, files: &[PathBuf], out: &Path) -> Result<Packed> {
-    let file = File::create(out).context(|| format!("write {}", out.display()))?;
+fn write_archive(root: &Path, files: &[PathBuf], out: &Path, workers: usize) -> Result<Packed> {
     let doing = || format!("write {}", out.display());
+    let file = File::create(out).context(doing)?;
     let mut zstd = zstd::Encoder::new(BufWriter::new(file), LEVEL).context(doing)?;
     zstd.include_checksum(true).context(doing)?;
-    // At least one worker, because the single-threaded mode gives other bytes.
-    let workers = std::thread::available_parallelism().map_or(1, |n| n.get()).min(16);
-    zstd.multithread(workers as u32).context(doing)?;
+    // At least one worker, because the mode without any gives other bytes.
+    zstd.multithread(workers.max(1) as u32).context(doing)?;
+    let (content, zstd) = write_tar(root, files, zstd)?;
+    let file = zstd.finish().and_then(|w| w.into_inner().map_err(|e| e.into_error())).context(doing)?;
+    let bytes = file.metadata().context(doing)?.len();
+    Ok(Packed { sha256: content.sha256, bytes, unpacked: content.bytes })
+}
 
-    let mut tar = tar::Builder::new(Hashing::new(zstd));
+/// Writes the plain tar of `files`, as [`pack`] has them, to `to`, which is given back unflushed.
+///
+/// # Errors
+/// Io or NotFound naming the file; Refused for a name, a link or a size that [`super::unpack`] would not take, for what
+/// is neither file, link nor folder, and for a file that changes while it is read.
+pub(crate) fn write_tar<W: Write>(root: &Path, files: &[PathBuf], to: W) -> Result<(Content, W)> {
+    let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
+    let root_fd =
+        rustix::fs::open(root, flags, Mode::empty()).context(|| format!("pack {}: open it", root.display()))?;
     let mut sorted: Vec<&PathBuf> = files.iter().collect();
     sorted.sort_by(|a, b| a.as_os_str().as_bytes().cmp(b.as_os_str().as_bytes()));
     sorted.dedup();
+
+    let mut writer = Writer { root: root_fd, to: Hashing::new(to), piece: vec![0; PIECE] };
+    let (mut bounds, mut previous) = (Bounds::default(), Path::new(""));
     for path in sorted {
-        check_name(path).map_err(|why| Error::new(Kind::Refused, format!("pack {}: {why}", path.display())))?;
-        append(&mut tar, root, path).context(|| format!("pack {}", path.display()))?;
+        let counted = check_name(path).and_then(|()| count(&mut bounds, path, previous)).map_err(refused);
+        counted.and_then(|()| writer.append(path)).context(|| format!("pack {}", path.display()))?;
+        previous = path;
     }
-    let hashing = tar.into_inner().context(doing)?;
-    let (sha256, unpacked, zstd) = hashing.finish();
-    let file = zstd.finish().and_then(|w| w.into_inner().map_err(|e| e.into_error())).context(doing)?;
-    file.sync_all().context(doing)?;
-    let bytes = file.metadata().context(doing)?.len();
-    Ok(Packed { sha256, bytes, unpacked })
+    // The end of a tar is two empty blocks.
+    writer.put(&[0; 2 * BLOCK])?;
+    let (content, to) = writer.to.finish();
+    check_size(content.bytes).map_err(refused).context(|| format!("pack {}", root.display()))?;
+    Ok((content, to))
 }
 
-fn append<W: Write>(tar: &mut tar::Builder<W>, root: &Path, path: &Path) -> Result<()> {
-    let full = root.join(path);
-    let meta = fs::symlink_metadata(&full).context(|| "read it".into())?;
+/// Counts the path, and the folders above it that the one before it in order does not lie in.
+fn count(bounds: &mut Bounds, path: &Path, previous: &Path) -> Result<(), String> {
+    let (path, previous) = (path.as_os_str().as_bytes(), previous.as_os_str().as_bytes());
+    let shared = path.iter().zip(previous).take_while(|(a, b)| a == b).count();
+    let folders = path.iter().enumerate().skip(shared).filter(|(_, b)| **b == b'/').map(|(at, _)| at);
+    // The folder that ends where the two part is new as well, unless it is the one before itself.
+    folders
+        .filter(|at| *at > shared || previous.len() != shared)
+        .chain([path.len()])
+        .try_for_each(|end| bounds.add(&path[..end]))
+}
+
+struct Writer<W> {
+    root: OwnedFd,
+    to: Hashing<W>,
+    piece: Vec<u8>,
+}
+
+impl<W: Write> Writer<W> {
+    fn append(&mut self, path: &Path) -> Result<()> {
+        // Opened first and asked then: what is read is what was looked at. A pipe must not make us wait.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.root, path, flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::LOOP) => return self.link(path),
+            // Of a socket.
+            Err(Errno::NXIO) => return Err(refused(NO_KIND)),
+            Err(e) => return Err(e).context(|| "read it".into()),
+        };
+        let meta = file.metadata().context(|| "read it".into())?;
+        match () {
+            () if meta.is_dir() => self.head(path, EntryType::Directory, 0o755, 0, b""),
+            () if meta.is_file() => self.file(path, file, &meta),
+            () => Err(refused(NO_KIND)),
+        }
+    }
+
+    fn link(&mut self, path: &Path) -> Result<()> {
+        let target = rustix::fs::readlinkat(&self.root, path, Vec::new()).context(|| "read the link".into())?;
+        check_link(path, Path::new(OsStr::from_bytes(target.as_bytes()))).map_err(refused)?;
+        self.head(path, EntryType::Symlink, 0o777, 0, target.as_bytes())
+    }
+
+    fn file(&mut self, path: &Path, mut file: File, meta: &fs::Metadata) -> Result<()> {
+        let (size, mode) = (meta.len(), if meta.mode() & 0o111 == 0 { 0o644 } else { 0o755 });
+        self.head(path, EntryType::Regular, mode, size, b"")?;
+        let mut sent = 0;
+        loop {
+            let n = match file.read(&mut self.piece) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                read => read.context(|| "read it".into())?,
+            };
+            sent += n as u64;
+            if sent > size || (n == 0 && sent < size) {
+                return Err(changed());
+            }
+            self.to.write_all(&self.piece[..n]).context(|| WRITING.into())?;
+            // There was room for more and no more came: a small file costs one read.
+            if sent == size && n < self.piece.len() {
+                break;
+            }
+        }
+        self.pad(size)?;
+        // Of the same length, it may still be half of the one and half of the other.
+        let now = file.metadata().context(|| "read it".into())?;
+        match (now.len(), now.mtime(), now.mtime_nsec()) == (size, meta.mtime(), meta.mtime_nsec()) {
+            true => Ok(()),
+            false => Err(changed()),
+        }
+    }
+
+    /// What stands before the content; a name or target that is too long for it gets a record of its own (GNU).
+    fn head(&mut self, path: &Path, kind: EntryType, mode: u32, size: u64, link: &[u8]) -> Result<()> {
+        let mut header = header(kind, mode, size);
+        let gnu = header.as_gnu_mut().expect("it was made as one");
+        let name = path.as_os_str().as_bytes();
+        for (record, text, field) in
+            [(EntryType::GNULongName, name, &mut gnu.name), (EntryType::GNULongLink, link, &mut gnu.linkname)]
+        {
+            let fits = text.len().min(field.len());
+            field[..fits].copy_from_slice(&text[..fits]);
+            if text.len() > fits {
+                self.record(record, text)?;
+            }
+        }
+        header.set_cksum();
+        self.put(header.as_bytes())
+    }
+
+    fn record(&mut self, kind: EntryType, text: &[u8]) -> Result<()> {
+        let with_zero = [text, b"\0"].concat();
+        let mut header = header(kind, 0o644, with_zero.len() as u64);
+        header.as_gnu_mut().expect("it was made as one").name[..RECORD.len()].copy_from_slice(RECORD);
+        header.set_cksum();
+        self.put(header.as_bytes())?;
+        self.put(&with_zero)?;
+        self.pad(with_zero.len() as u64)
+    }
+
+    fn pad(&mut self, len: u64) -> Result<()> {
+        let over = (len % BLOCK as u64) as usize;
+        self.put(&[0; BLOCK][..(BLOCK - over) % BLOCK])
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.to.write_all(bytes).context(|| WRITING.into())
+    }
+}
+
+/// The name that GNU tar gives to its records.
+const RECORD: &[u8] = b"././@LongLink";
+const WRITING: &str = "write the archive";
+const NO_KIND: &str = "only files, links and folders can be packed";
+
+/// Of nobody, at no time.
+fn header(kind: EntryType, mode: u32, size: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size);
     header.set_mtime(0);
     header.set_uid(0);
     header.set_gid(0);
-    header.set_mode(if meta.is_dir() || meta.mode() & 0o111 != 0 { 0o755 } else { 0o644 });
-    header.set_size(0);
-    if meta.is_symlink() {
-        let target = fs::read_link(&full).context(|| "read the link".into())?;
-        check_link(path, &target).map_err(|why| Error::new(Kind::Refused, why))?;
-        header.set_mode(0o777);
-        header.set_entry_type(EntryType::Symlink);
-        tar.append_link(&mut header, path, &target).context(|| "write the link".into())
-    } else if meta.is_dir() {
-        header.set_entry_type(EntryType::Directory);
-        tar.append_data(&mut header, path, io::empty()).context(|| "write the folder".into())
-    } else if meta.is_file() {
-        let file = File::open(&full).context(|| "read it".into())?;
-        let size = file.metadata().context(|| "read it".into())?.len();
-        header.set_size(size);
-        header.set_entry_type(EntryType::Regular);
-        let mut exact = Exactly { file: BufReader::new(file), left: size };
-        tar.append_data(&mut header, path, &mut exact).context(|| "read it".into())?;
-        exact.at_end().context(|| "read it".into())
-    } else {
-        Err(Error::new(Kind::Refused, "only files, links and folders can be packed"))
-    }
+    header
 }
 
-/// A file that must stay as long as it was: a shorter or longer one would tear the archive.
-struct Exactly {
-    file: BufReader<File>,
-    left: u64,
+fn refused(why: impl Into<String>) -> Error {
+    Error::new(Kind::Refused, why)
 }
 
-impl Read for Exactly {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let want = buf.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        if want == 0 {
-            return Ok(0);
-        }
-        match self.file.read(&mut buf[..want])? {
-            0 => Err(io::Error::other("it changed while it was being read")),
-            n => {
-                self.left -= n as u64;
-                Ok(n)
-            }
-        }
-    }
-}
-
-impl Exactly {
-    fn at_end(&mut self) -> io::Result<()> {
-        match self.file.read(&mut [0])? {
-            0 => Ok(()),
-            _ => Err(io::Error::other("it changed while it was being read")),
-        }
-    }
+fn changed() -> Error {
+    refused("it changed while it was being read").hint("let what writes to it finish, and try again")
 }

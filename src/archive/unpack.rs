@@ -1,25 +1,25 @@
-//! The unpacking half: names are checked, files are made by us, links come last.
+//! The unpacking half: what stands in a tar becomes a [`Tree`], or is refused by name.
+//!
+//! The `tar` crate finds the entries and nothing else. What two readers could understand in two ways is refused, even
+//! where it could do no harm: what was looked at elsewhere is what comes out here.
+//!
+//! **Invariant**: nothing of a stream is believed before its end; then its length and hash are what was announced.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
 use tar::EntryType;
 
-use super::{Hashing, MAX_PATH, check_link, check_name};
+use super::bounds::{self, Bounds, MAX_PATH};
+use super::tree::{self, Tree};
+use super::{Hashing, ahead};
 use crate::error::{Context, Error, Kind, Result};
 
-/// A tar of more entries than this is not a web app.
-const MAX_ENTRIES: usize = 500_000;
-/// Largest tar we unpack, in bytes.
-pub(super) const MAX_UNPACKED: u64 = 8 << 30;
-/// Of the sizes that zstd's own default tooling accepts; our level 3 uses 2 MiB. A larger window is a memory bomb.
+/// 8 MiB, what the `zstd` program accepts without being asked; our level 3 uses 2 MiB. A larger one is a memory bomb.
 const MAX_WINDOW_LOG: u32 = 23;
 
 /// Unpacks `archive` into the fresh folder `into` (created here), confined to it, and makes it durable.
@@ -28,45 +28,63 @@ const MAX_WINDOW_LOG: u32 = 23;
 /// Refused for anything hostile or damaged, or when the tar is not `unpacked` bytes with the hash `sha256`; Io when the
 /// disk says no. `into` is removed then.
 pub(crate) fn unpack(archive: &Path, into: &Path, sha256: &str, unpacked: u64) -> Result<()> {
-    if unpacked > MAX_UNPACKED {
-        return Err(Error::new(
-            Kind::Refused,
-            format!("the release would take {unpacked} bytes unpacked, the limit is {MAX_UNPACKED}"),
-        ));
-    }
+    let unpacking = || format!("unpack {}", archive.file_name().unwrap_or_default().display());
     let input = File::open(archive).context(|| format!("read {}", archive.display()))?;
+    let bytes = input.metadata().context(|| format!("read {}", archive.display()))?.len();
+    let fits = bounds::check_size(unpacked).and_then(|()| bounds::check_ratio(bytes, unpacked));
+    fits.map_err(refused).context(unpacking)?;
+    lay_out(decoder(input)?, into, sha256, unpacked).context(unpacking)
+}
+
+/// What was compressed; several frames in a row are one stream (RFC 8878, 3.1).
+pub(super) fn decoder<R: Read>(input: R) -> Result<zstd::Decoder<'static, BufReader<R>>> {
+    let mut zstd = zstd::Decoder::new(input).context(|| "start zstd".into())?;
+    zstd.window_log_max(MAX_WINDOW_LOG).context(|| "start zstd".into())?;
+    Ok(zstd)
+}
+
+/// Unpacks a plain tar as [`unpack`] does. It is read on a thread of its own.
+///
+/// # Errors
+/// As of [`unpack`].
+pub(crate) fn lay_out(tar: impl Read + Send, into: &Path, sha256: &str, unpacked: u64) -> Result<()> {
+    bounds::check_size(unpacked).map_err(refused)?;
     fs::DirBuilder::new().mode(0o755).create(into).context(|| format!("create {}", into.display()))?;
-    let done = read_archive(BufReader::new(input), into, sha256, unpacked)
-        .context(|| format!("unpack {}", archive.file_name().unwrap_or_default().display()));
+    let done = fill_verified(tar, into, sha256, unpacked, Bounds::default());
     if done.is_err() {
         let _ = fs::remove_dir_all(into);
     }
     done
 }
 
-fn read_archive(input: impl io::BufRead, into: &Path, sha256: &str, unpacked: u64) -> Result<()> {
-    let mut zstd = zstd::Decoder::with_buffer(input).context(|| "start zstd".into())?;
-    zstd.window_log_max(MAX_WINDOW_LOG).context(|| "start zstd".into())?;
+/// Leaves in `into` what it had written when it fails.
+pub(super) fn fill_verified(
+    tar: impl Read + Send,
+    into: &Path,
+    sha256: &str,
+    unpacked: u64,
+    bounds: Bounds,
+) -> Result<()> {
     // One byte more than announced, so that a longer tar is seen and not cut.
-    let mut stream = Hashing::new(zstd.take(unpacked.saturating_add(1)));
-
-    let mut tree = Tree::open(into)?;
-    tree.fill(&mut stream, &Some)?;
-    io::copy(&mut stream, &mut io::sink()).map_err(damaged)?;
-
-    let (hash, count, _) = stream.finish();
-    if hash != sha256 || count != unpacked {
-        return Err(
-            Error::new(Kind::Refused, "its content is not what was announced (wrong checksum)").hint("upload it again")
-        );
+    let stream = Hashing::new(tar.take(unpacked.saturating_add(1)));
+    let (tree, stream) = ahead::read(stream, |tar| -> Result<Tree> {
+        let mut tree = Tree::open(into, bounds)?;
+        fill(&mut tree, tar, &Some)?;
+        at_end(tar)?;
+        Ok(tree)
+    })?;
+    let tree = tree?;
+    let (content, _) = stream.finish();
+    if content.sha256 != sha256 || content.bytes != unpacked {
+        return Err(refused("its content is not what was announced (wrong checksum)").hint("upload it again"));
     }
-    tree.make_links()?;
-    rustix::fs::syncfs(&tree.root).context(|| "make it durable".into())
+    let root = tree.finish()?;
+    // Once for all of it: whoever unpacks marks it as whole after that. A sync of each file would be minutes.
+    rustix::fs::syncfs(&root).context(|| "make it durable".into())
 }
 
 /// Unpacks a tar that others made and somebody has verified into the folder `into`, as [`unpack`] does, for everybody
-/// to read. `place` says
-/// where a name goes, or that it does not.
+/// to read. `place` says where a name goes, or that it does not.
 ///
 /// # Errors
 /// As of [`unpack`]; also when the tar is longer than `most` bytes. What was written by then is the caller's to remove.
@@ -76,177 +94,156 @@ pub(crate) fn unpack_tar(
     most: u64,
     place: &dyn Fn(PathBuf) -> Option<PathBuf>,
 ) -> Result<()> {
-    let mut tree = Tree::open(into)?;
+    let mut tree = Tree::open(into, Bounds::default())?;
     let mut tar = tar.take(most);
-    tree.fill(&mut tar, place)?;
+    fill(&mut tree, &mut tar, place)?;
     if tar.limit() == 0 {
-        return Err(Error::new(Kind::Refused, format!("it is larger than {most} bytes unpacked")));
+        return Err(refused(format!("it is larger than {most} bytes unpacked")));
     }
     tree.open_folders()?;
-    tree.make_links()
+    tree.finish().map(drop)
 }
 
-/// A long-name record: a path and a zero byte.
-fn record(entry: &mut impl Read) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    entry.take(MAX_PATH as u64 + 2).read_to_end(&mut bytes).map_err(damaged)?;
-    if bytes.len() > MAX_PATH + 1 {
-        return Err(Error::new(Kind::Refused, "a name is longer than 4096 bytes"));
+/// Copies the file `from`, or what was packed in one.
+///
+/// # Errors
+/// Refused when `from` is damaged; Io when `to` cannot be written.
+pub(crate) fn copy(from: &mut impl Read, to: &mut File) -> Result<()> {
+    tree::copy(from, to, &mut [0; 64 << 10]).map(drop)
+}
+
+fn fill(tree: &mut Tree, stream: &mut impl Read, place: &dyn Fn(PathBuf) -> Option<PathBuf>) -> Result<()> {
+    let mut tar = tar::Archive::new(stream);
+    let mut records = Records::default();
+    let mut last = PathBuf::new();
+    // Raw, because the crate would read a long-name record of any size into memory for us.
+    for entry in tar.entries().map_err(damaged)?.raw(true) {
+        let mut entry = entry.map_err(damaged).context(|| after(&last))?;
+        if records.take(&mut entry).context(|| after(&last))? {
+            continue;
+        }
+        let (name, link) = records.of(&entry);
+        let is_folder = entry.header().entry_type() == EntryType::Directory;
+        let path = match name.strip_suffix(b"/") {
+            Some(folder) if is_folder => folder,
+            _ => &name,
+        };
+        let Some(path) = place(PathBuf::from(OsStr::from_bytes(path))) else { continue };
+        add(tree, &mut entry, &path, &link).context(|| format!("`{}`", path.display().to_string().escape_debug()))?;
+        last = path;
     }
+    match records.is_empty() {
+        true => Ok(()),
+        false => Err(refused("it ends after a long name, with no file to bear it")),
+    }
+}
+
+fn add(tree: &mut Tree, entry: &mut tar::Entry<'_, impl Read>, path: &Path, link: &[u8]) -> Result<()> {
+    let header = entry.header();
+    let (kind, size) = (header.entry_type(), plain_size(header)?);
+    if size > 0 && matches!(kind, EntryType::Directory | EntryType::Symlink) {
+        return Err(refused("a folder or link with content is not allowed"));
+    }
+    match kind {
+        EntryType::Directory => tree.folder(path),
+        EntryType::Symlink => tree.link(path, Path::new(OsStr::from_bytes(link))),
+        EntryType::Regular => {
+            let mode = header.mode().map_err(damaged)?;
+            match mode & 0o7000 {
+                0 => tree.file(path, entry, size, mode & 0o111 != 0),
+                _ => Err(refused("it is setuid, setgid or sticky")),
+            }
+        }
+        EntryType::Link => Err(refused("hard links are not allowed")),
+        EntryType::Char | EntryType::Block | EntryType::Fifo => Err(refused("devices and pipes are not allowed")),
+        _ => Err(refused("an entry of this type is not allowed")),
+    }
+}
+
+/// The crate reads the last eight of the twelve bytes of a binary size, and a sign before an octal one.
+fn plain_size(header: &tar::Header) -> Result<u64> {
+    let field = &header.as_old().size;
+    let is_plain = match field[0] {
+        0x80 => field[1..4] == [0; 3],
+        _ => field.iter().all(|b| matches!(b, b'0'..=b'7' | b' ' | 0)),
+    };
+    match is_plain {
+        true => header.entry_size().map_err(damaged),
+        false => Err(refused("its size is no number that a file could have")),
+    }
+}
+
+/// What the long-name records (GNU) before an entry say of it.
+#[derive(Default)]
+struct Records {
+    name: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+}
+
+impl Records {
+    /// Whether the entry was such a record.
+    fn take(&mut self, entry: &mut tar::Entry<'_, impl Read>) -> Result<bool> {
+        let field = match entry.header().entry_type() {
+            EntryType::GNULongName => &mut self.name,
+            EntryType::GNULongLink => &mut self.link,
+            _ => return Ok(false),
+        };
+        match field.replace(record(entry)?) {
+            None => Ok(true),
+            Some(_) => Err(refused("two long names for one file")),
+        }
+    }
+
+    fn of(&mut self, entry: &tar::Entry<'_, impl Read>) -> (Vec<u8>, Vec<u8>) {
+        let name = self.name.take().unwrap_or_else(|| entry.path_bytes().into_owned());
+        let link = self.link.take().or_else(|| entry.link_name_bytes().map(|l| l.into_owned()));
+        (name, link.unwrap_or_default())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.name.is_none() && self.link.is_none()
+    }
+}
+
+/// A path and a zero byte.
+fn record(entry: &mut tar::Entry<'_, impl Read>) -> Result<Vec<u8>> {
+    let size = plain_size(entry.header())?;
+    if size > MAX_PATH as u64 {
+        return Err(refused("a name is longer than 4095 bytes"));
+    }
+    let mut bytes = Vec::new();
+    entry.read_to_end(&mut bytes).map_err(damaged)?;
     if bytes.last() == Some(&0) {
         bytes.pop();
     }
     Ok(bytes)
 }
 
-fn damaged(e: io::Error) -> Error {
-    Error::new(Kind::Refused, "the archive is damaged").because(e)
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Node {
-    Folder,
-    Leaf,
-}
-
-/// What has been laid out so far.
-struct Tree {
-    root: OwnedFd,
-    nodes: BTreeMap<PathBuf, Node>,
-    links: Vec<(PathBuf, PathBuf)>,
-}
-
-impl Tree {
-    fn open(root: &Path) -> Result<Tree> {
-        let root = rustix::fs::open(root, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .context(|| format!("open {}", root.display()))?;
-        Ok(Tree { root, nodes: BTreeMap::new(), links: Vec::new() })
-    }
-
-    fn fill(&mut self, stream: impl Read, place: &dyn Fn(PathBuf) -> Option<PathBuf>) -> Result<()> {
-        let mut tar = tar::Archive::new(stream);
-        // Raw, because the crate would read a long-name record of any size into memory for us.
-        let mut long_name: Option<Vec<u8>> = None;
-        let mut long_link: Option<Vec<u8>> = None;
-        for entry in tar.entries().map_err(damaged)?.raw(true) {
-            let mut entry = entry.map_err(damaged)?;
-            match entry.header().entry_type() {
-                EntryType::GNULongName => long_name = Some(record(&mut entry)?),
-                EntryType::GNULongLink => long_link = Some(record(&mut entry)?),
-                kind => {
-                    let name = long_name.take().unwrap_or_else(|| entry.path_bytes().into_owned());
-                    let link = long_link.take().or_else(|| entry.link_name_bytes().map(|l| l.into_owned()));
-                    let path = PathBuf::from(OsStr::from_bytes(name.strip_suffix(b"/").unwrap_or(&name)));
-                    let Some(path) = place(path) else { continue };
-                    self.add(&mut entry, kind, &path, link.as_deref())
-                        .context(|| format!("`{}`", path.display().to_string().escape_debug()))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn add(
-        &mut self,
-        entry: &mut tar::Entry<'_, impl Read>,
-        kind: EntryType,
-        path: &Path,
-        link: Option<&[u8]>,
-    ) -> Result<()> {
-        let refuse = |why: &str| Err(Error::new(Kind::Refused, why));
-        check_name(path).map_err(|why| Error::new(Kind::Refused, why))?;
-        if self.nodes.len() >= MAX_ENTRIES {
-            return refuse("the archive has too many entries");
-        }
-        match kind {
-            EntryType::Directory => self.folder(path),
-            EntryType::Regular => {
-                let mode = entry.header().mode().map_err(damaged)?;
-                if mode & 0o7000 != 0 {
-                    return refuse("it is setuid, setgid or sticky");
-                }
-                self.leaf(path)?;
-                self.write(entry, path, if mode & 0o111 != 0 { 0o755 } else { 0o644 })
-            }
-            EntryType::Symlink => {
-                let target = PathBuf::from(OsStr::from_bytes(link.unwrap_or_default()));
-                check_link(path, &target).map_err(|why| Error::new(Kind::Refused, why))?;
-                self.leaf(path)?;
-                self.links.push((path.into(), target));
-                Ok(())
-            }
-            EntryType::Link => refuse("hard links are not allowed"),
-            EntryType::Char | EntryType::Block | EntryType::Fifo => refuse("devices and pipes are not allowed"),
-            _ => refuse("an entry of this type is not allowed"),
-        }
-    }
-
-    /// A folder may be named after files below it were.
-    fn folder(&mut self, path: &Path) -> Result<()> {
-        match self.nodes.get(path) {
-            Some(Node::Folder) => Ok(()),
-            Some(Node::Leaf) => {
-                Err(Error::new(Kind::Refused, "it is there twice, or below something that is not a folder"))
-            }
-            None => {
-                if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-                    self.folder(parent)?;
-                }
-                rustix::fs::mkdirat(&self.root, path, Mode::from_raw_mode(0o755))
-                    .context(|| "create the folder".into())?;
-                self.nodes.insert(path.into(), Node::Folder);
-                Ok(())
-            }
-        }
-    }
-
-    fn leaf(&mut self, path: &Path) -> Result<()> {
-        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            self.folder(parent)?;
-        }
-        match self.nodes.insert(path.into(), Node::Leaf) {
-            None => Ok(()),
-            Some(_) => Err(Error::new(Kind::Refused, "it is there twice")),
-        }
-    }
-
-    fn write(&self, content: &mut impl Read, path: &Path, mode: u32) -> Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        let fd = rustix::fs::openat2(self.root.as_fd(), path, flags, Mode::from_raw_mode(0o600), beneath)
-            .context(|| "create it".into())?;
-        let mut file = File::from(fd);
-        copy(content, &mut file)?;
-        file.set_permissions(fs::Permissions::from_mode(mode)).context(|| "set its mode".into())
-    }
-
-    /// For everybody, whatever our umask. There is no link yet that could be followed.
-    fn open_folders(&self) -> Result<()> {
-        for (path, _) in self.nodes.iter().filter(|(_, node)| **node == Node::Folder) {
-            rustix::fs::chmodat(&self.root, path, Mode::from_raw_mode(0o755), rustix::fs::AtFlags::empty())
-                .context(|| format!("set the mode of {}", path.display()))?;
-        }
-        Ok(())
-    }
-
-    fn make_links(&mut self) -> Result<()> {
-        for (path, target) in self.links.drain(..) {
-            rustix::fs::symlinkat(&target, &self.root, &path)
-                .context(|| format!("create the link {}", path.display()))?;
-        }
-        Ok(())
-    }
-}
-
-/// Like `io::copy`, but a broken archive and a full disk are two different errors.
-pub(crate) fn copy(from: &mut impl Read, to: &mut File) -> Result<()> {
-    let mut buf = [0; 64 << 10];
+/// After the empty block that ends a tar there are only more of them.
+fn at_end(stream: &mut impl Read) -> Result<()> {
+    let mut piece = [0; 8 << 10];
     loop {
-        match from.read(&mut buf) {
+        match stream.read(&mut piece) {
             Ok(0) => return Ok(()),
-            Ok(n) => to.write_all(&buf[..n]).context(|| "write it".into())?,
+            Ok(n) if piece[..n].iter().all(|b| *b == 0) => {}
+            Ok(_) => return Err(refused("there is something behind its end")),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(damaged(e)),
         }
     }
+}
+
+fn after(last: &Path) -> String {
+    match last.as_os_str().is_empty() {
+        true => "at its start".into(),
+        false => format!("after `{}`", last.display().to_string().escape_debug()),
+    }
+}
+
+fn refused(why: impl Into<String>) -> Error {
+    Error::new(Kind::Refused, why)
+}
+
+fn damaged(e: io::Error) -> Error {
+    refused("the archive is damaged").because(e)
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,9 @@ const LOOK: Duration = Duration::from_millis(5);
 /// A longer line of a program's output is cut; nobody reads more of it.
 const MAX_LINE: usize = 2 << 10;
 
+/// Groups that nobody misses: they are killed when we are made to end at once.
+static LEASHED: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
 /// A running program, stopped and reaped on drop.
 pub(crate) struct Owned {
     pub child: Child,
@@ -27,11 +30,31 @@ pub(crate) struct Owned {
     ended: Option<ExitStatus>,
 }
 
+/// Kills what [`Owned::spawn_leashed`] started, for an end that drops nothing.
+pub(crate) fn kill_leashed() {
+    leashed().drain(..).for_each(|group| {
+        let _ = sys::kill_group(group, Signal::KILL);
+    });
+}
+
+fn leashed() -> MutexGuard<'static, Vec<Pid>> {
+    LEASHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Owned {
     pub fn spawn(command: &mut Command) -> io::Result<Owned> {
         let child = command.process_group(0).spawn()?;
         let pid = Pid::from_child(&child);
         Ok(Owned { child, pid, ended: None })
+    }
+
+    /// One that must not outlive us even when a second Ctrl-C ends us before its drop.
+    pub fn spawn_leashed(command: &mut Command) -> io::Result<Owned> {
+        // Held meanwhile, so that there is no moment at which it runs and is not known.
+        let mut leashed = leashed();
+        let owned = Owned::spawn(command)?;
+        leashed.push(owned.pid);
+        Ok(owned)
     }
 
     /// How it ended, if it does within `limit`. What it left running in its group is killed.
@@ -68,6 +91,8 @@ impl Owned {
 
     fn reap(&mut self) {
         let _ = sys::kill_group(self.pid, Signal::KILL);
+        // Before it is reaped: from then on the number may be that of somebody else.
+        leashed().retain(|group| *group != self.pid);
         self.ended = self.child.wait().ok();
     }
 }
@@ -144,6 +169,22 @@ pub(crate) fn plain(line: &[u8]) -> String {
                 chars.next();
                 while chars.next().is_some_and(|c| !('@'..='~').contains(&c)) {}
             }
+            // §8.3.89: OSC, such as a link or a window's title, until BEL or ST.
+            '\x1b' if chars.peek() == Some(&']') => {
+                while let Some(c) = chars.next() {
+                    if c == '\x07' || (c == '\x1b' && chars.next_if_eq(&'\\').is_some()) {
+                        break;
+                    }
+                }
+            }
+            // The others that programs use: one that selects a character set takes one more, most take none.
+            '\x1b' => {
+                if chars.next_if(|c| matches!(c, '(' | ')' | '#')).is_some()
+                    || chars.peek().is_some_and(|c| c.is_ascii())
+                {
+                    chars.next();
+                }
+            }
             '\t' => plain.push_str("    "),
             // A progress bar goes back to the start of its line; the last state is what counts.
             '\r' => plain.clear(),
@@ -170,6 +211,7 @@ mod tests {
         check(b"one\ntwo", &["one", "two"]);
         check(b"\x1b[31mred\x1b[0m\r\n", &["red"]);
         check(b"10%\r100%\n", &["100%"]);
+        check(b"\x1b]8;;https://x.y\x1b\\link\x1b]8;;\x07\x1b(B\x1b7!\n\x1b]0;title", &["link!", ""]);
         check(b"\x07bell\xff\n\n", &["bell\u{fffd}", ""]);
         check(b"", &[]);
         let mut longest = 0;

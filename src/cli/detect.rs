@@ -73,6 +73,46 @@ pub(crate) fn source_root(dir: &Path) -> &Path {
     dir.ancestors().find(|a| a.join(".git").exists()).unwrap_or(dir)
 }
 
+/// Packages that tell the preset of an app, the most telling first: most of the frameworks bring Vite themselves.
+pub(crate) const FAMILIES: [(&str, &str); 9] = [
+    ("next", "nextjs"),
+    ("@tanstack/react-start", "tanstack-start"),
+    ("@tanstack/solid-start", "tanstack-start"),
+    ("@sveltejs/kit", "sveltekit"),
+    ("astro", "astro"),
+    ("nuxt", "nuxt"),
+    ("@react-router/dev", "react-router"),
+    ("@remix-run/dev", "remix"),
+    ("vite", "vite"),
+];
+/// Who uses one of these beside Vite has a server, so that the files alone are not the app.
+const SERVERS: [&str; 6] = ["express", "fastify", "hono", "koa", "elysia", "h3"];
+
+/// The preset that the project's dependencies suggest.
+pub(crate) fn family(dir: &Path, runtime: Runtime) -> Option<&'static str> {
+    if runtime == Runtime::Binary {
+        return None;
+    }
+    let package = Package::of(dir)?;
+    let (_, family) = FAMILIES.into_iter().find(|(name, _)| package.needs(name))?;
+    (family != "vite" || !SERVERS.into_iter().any(|server| package.needs(server))).then_some(family)
+}
+
+/// The file that package.json names: the script `start` if it runs a file and nothing else, else `main`.
+pub(crate) fn started(dir: &Path) -> Option<String> {
+    let package = Package::of(dir)?;
+    let words: Vec<&str> = package.script("start").unwrap_or_default().split_ascii_whitespace().collect();
+    let run = match words[..] {
+        ["node" | "tsx", file] | ["bun", "run", file] | ["bun", file] => Some(file),
+        _ => None,
+    };
+    let file = run.or(package.main())?;
+    let file = file.strip_prefix("./").unwrap_or(file);
+    let good = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
+    (file.contains('.') && file.chars().all(good) && !file.split('/').any(|part| part == ".." || part.is_empty()))
+        .then(|| file.into())
+}
+
 /// A `package.json`.
 pub(crate) struct Package(Value);
 
@@ -168,5 +208,36 @@ mod tests {
     fn the_source_root_is_where_git_is() {
         let dir = folder(&[(".git/HEAD", ""), ("apps/web/index.ts", "")]);
         assert_eq!(source_root(&dir.path().join("apps/web")), dir.path());
+    }
+
+    #[test]
+    fn dependencies_suggest_a_preset() {
+        let check = |package: &str, expected| {
+            let dir = folder(&[("package.json", package)]);
+            assert_eq!(family(dir.path(), Runtime::Node), expected, "{package}");
+            assert_eq!(family(dir.path(), Runtime::Binary), None);
+        };
+        check(r#"{"dependencies":{"next":"1","react":"1"}}"#, Some("nextjs"));
+        check(r#"{"dependencies":{"@sveltejs/kit":"1"},"devDependencies":{"vite":"1"}}"#, Some("sveltekit"));
+        check(r#"{"devDependencies":{"vite":"1"}}"#, Some("vite"));
+        check(r#"{"dependencies":{"express":"1"},"devDependencies":{"vite":"1"}}"#, None);
+        check(r#"{"dependencies":{"nextra":"1"}}"#, None);
+        check(r#"{"dependencies":["next"]}"#, None);
+        check("[]", None);
+        check("{", None);
+    }
+
+    #[test]
+    fn package_json_tells_what_it_starts() {
+        let check = |package: &str, expected: Option<&str>| {
+            assert_eq!(started(folder(&[("package.json", package)]).path()).as_deref(), expected, "{package}");
+        };
+        check(r#"{"scripts":{"start":"node ./server.js"},"main":"lib.js"}"#, Some("server.js"));
+        check(r#"{"scripts":{"start":"bun run src/server.ts"}}"#, Some("src/server.ts"));
+        check(r#"{"scripts":{"start":"NODE_ENV=x node server.js"},"main":"app.js"}"#, Some("app.js"));
+        check(r#"{"scripts":{"start":"next start"}}"#, None);
+        check(r#"{"main":"../x.js"}"#, None);
+        check(r#"{"main":"a\n.js"}"#, None);
+        check("{}", None);
     }
 }

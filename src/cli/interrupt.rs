@@ -1,17 +1,17 @@
 //! Interrupt: Ctrl-C, heard by everything that waits.
 //!
 //! The first signal disconnects a channel that every wait selects on, so that each step ends by itself and cleans up
-//! on its way out. A second one ends the program at once.
+//! on its way out. A second one ends the program at once, with the commands of a build that it runs.
 
 use std::convert::Infallible;
 use std::io::Read;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, never};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::child::kill_leashed;
 use crate::error::{Context, Error, Kind, Result};
 
 /// Never carries anything; it disconnects.
@@ -79,18 +79,19 @@ pub(crate) fn interrupted() -> Error {
 
 fn listen() -> std::io::Result<Bell> {
     let (mut reader, writer) = std::io::pipe()?;
-    let again = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // In this order the first signal finds the flag down, and the second one does what it does by default.
-        signal_hook::flag::register_conditional_default(signal, again.clone())?;
-        signal_hook::flag::register(signal, again.clone())?;
         signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
     }
     let (bell, heard) = bounded(0);
     thread::Builder::new().name("signals".into()).spawn(move || {
         let bell: Sender<Infallible> = bell;
-        let _ = reader.read(&mut [0]);
+        // One byte a signal. We hold the other end ourselves, so that there is never an end.
+        let _ = reader.read_exact(&mut [0]);
         drop(bell);
+        let _ = reader.read_exact(&mut [0]);
+        kill_leashed();
+        // The shell that we were started from sees that we did not end by ourselves.
+        let _ = signal_hook::low_level::emulate_default_handler(SIGINT);
     })?;
     Ok(heard)
 }

@@ -45,6 +45,8 @@ pub(crate) struct Shipment<'a> {
     pub env_name: &'a EnvName,
     pub env: &'a Env,
     pub order: &'a Order,
+    /// Whatever the cache has.
+    pub build_anew: bool,
     pub version: Version,
     pub secrets: Secrets,
     pub places: &'a [Place],
@@ -171,14 +173,15 @@ pub(crate) fn ship(ui: &Ui, shipment: &Shipment<'_>, interrupt: &Interrupt) -> R
 fn build_step(ui: &Ui, shipment: &Shipment<'_>, task: Task, interrupt: &Interrupt) -> Result<Built> {
     let say = |said: Said<'_>| match said {
         Said::Doing(what) => ui.detail(what),
+        Said::Waiting(whom) => ui.note(whom),
+        Said::Warning(words) => ui.warn(words),
         Said::Running(command) => {
             task.set(command);
             ui.detail(&format!("$ {command}"));
         }
         Said::Output(line) => ui.detail(&format!("  {line}")),
-        Said::Warning(text) => ui.warn(text),
     };
-    let built = build::build(shipment.project, shipment.order, interrupt, &say);
+    let built = build::build(shipment.project, shipment.order, shipment.build_anew, interrupt, &say);
     match &built {
         Ok(built) => task.done(&format!("{} · {}", built.how, units::size(built.packed.bytes))),
         Err(e) => end_badly(task, e),

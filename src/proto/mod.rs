@@ -2,8 +2,9 @@
 //! a release, and the messages between `tako` and `tako-server`.
 //!
 //! Reading order: `name`, `version`, `target`, `route` are parsed once at the edge and valid from then on;
-//! `manifest` is what a release says of itself; `control` is everything that may be asked and answered; `fault` is an
-//! error that travels; `wire` puts them on a stream, one JSON object a line; `paths` is where both sides look.
+//! `manifest` is what a release says of itself, `packages` how its dependencies are installed; `control` is everything
+//! that may be asked and answered; `fault` is an error that travels; `wire` puts them on a stream, one JSON object a
+//! line; `paths` is where both sides look.
 //!
 //! **Invariant**: a peer's bytes become one of these types or an error; nothing here panics, and no line is read
 //! past its limit.
@@ -13,6 +14,7 @@ pub(crate) mod status;
 pub(crate) mod fault;
 pub(crate) mod manifest;
 pub(crate) mod name;
+pub(crate) mod packages;
 pub(crate) mod paths;
 pub(crate) mod route;
 pub(crate) mod target;

@@ -18,7 +18,6 @@ use rustix::process::Signal;
 
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::manifest::Runtime;
 use crate::sys::{self, Spawn, Spawned, User};
 
 /// Lines of output that are shown: how it began, where npm says what is wrong before it explains itself at length, and
@@ -34,34 +33,6 @@ const MAX_KEPT: u64 = 4 << 20;
 const NICE: i32 = 15;
 /// How soon a program is stopped once nobody wants it any more.
 const WATCH: Duration = Duration::from_millis(100);
-
-/// What installs the dependencies of a project for production, as seen by the files beside it: the tool and its
-/// arguments. The runtime's own tool comes first, because a project may hold lockfiles of several.
-pub(crate) fn plan(runtime: Runtime, has: &dyn Fn(&str) -> bool) -> Option<Vec<&'static str>> {
-    let bun = ["bun.lock", "bun.lockb"].iter().any(|f| has(f));
-    let npm = ["package-lock.json", "npm-shrinkwrap.json"].iter().any(|f| has(f));
-    let deno = ["deno.json", "deno.jsonc", "deno.lock", "package.json"].iter().any(|f| has(f));
-    match runtime {
-        Runtime::Binary => None,
-        Runtime::Deno if deno && has("deno.lock") => Some(vec!["deno", "install", "--frozen"]),
-        Runtime::Deno if deno => Some(vec!["deno", "install"]),
-        Runtime::Deno => None,
-        Runtime::Bun if npm && !bun => Some(vec!["bun", "install", "--production"]),
-        Runtime::Node if npm => Some(vec!["npm", "ci", "--omit=dev"]),
-        Runtime::Bun | Runtime::Node if bun => Some(vec!["bun", "install", "--production", "--frozen-lockfile"]),
-        Runtime::Bun | Runtime::Node if has("pnpm-lock.yaml") => {
-            Some(vec!["pnpm", "install", "--prod", "--frozen-lockfile"])
-        }
-        // Yarn 2 and later have no flag to leave development dependencies out without a plugin.
-        Runtime::Bun | Runtime::Node if has("yarn.lock") && has(".yarnrc.yml") => {
-            Some(vec!["yarn", "install", "--immutable"])
-        }
-        Runtime::Bun | Runtime::Node if has("yarn.lock") => {
-            Some(vec!["yarn", "install", "--production", "--frozen-lockfile"])
-        }
-        Runtime::Bun | Runtime::Node => None,
-    }
-}
 
 /// A program to run to its end.
 pub(crate) struct Run<'a> {
@@ -304,28 +275,6 @@ mod tests {
     }
 
     const LONG: Duration = Duration::from_secs(60);
-
-    #[test]
-    fn the_lockfile_tells_the_installer() {
-        let check = |runtime, files: &[&str], expected: Option<&str>| {
-            let plan = plan(runtime, &|f| files.contains(&f)).map(|argv| argv.join(" "));
-            assert_eq!(plan.as_deref(), expected, "{runtime:?} {files:?}");
-        };
-        check(Runtime::Node, &["package.json"], None);
-        check(Runtime::Node, &["package-lock.json", "bun.lock"], Some("npm ci --omit=dev"));
-        check(Runtime::Node, &["pnpm-lock.yaml"], Some("pnpm install --prod --frozen-lockfile"));
-        check(Runtime::Node, &["yarn.lock"], Some("yarn install --production --frozen-lockfile"));
-        check(Runtime::Node, &["yarn.lock", ".yarnrc.yml"], Some("yarn install --immutable"));
-        check(Runtime::Node, &["bun.lock"], Some("bun install --production --frozen-lockfile"));
-        check(Runtime::Bun, &["bun.lockb"], Some("bun install --production --frozen-lockfile"));
-        check(Runtime::Bun, &["bun.lock", "package-lock.json"], Some("bun install --production --frozen-lockfile"));
-        check(Runtime::Bun, &["package-lock.json"], Some("bun install --production"));
-        check(Runtime::Bun, &["package.json"], None);
-        check(Runtime::Deno, &["deno.json"], Some("deno install"));
-        check(Runtime::Deno, &["deno.json", "deno.lock"], Some("deno install --frozen"));
-        check(Runtime::Deno, &["main.ts"], None);
-        check(Runtime::Binary, &["package-lock.json"], None);
-    }
 
     #[test]
     fn keeps_the_first_and_last_lines_and_the_status() {

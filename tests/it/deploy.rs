@@ -127,6 +127,11 @@ fn secrets_reach_the_app_and_rest_nowhere_in_clear() {
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), CANARY.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success());
     assert!(user.must(&["secrets", "ls"]).out.contains("API_KEY"));
+    for (flags, told) in [(&["config"][..], "# secrets: API_KEY"), (&["config", "--json"], r#""set":["API_KEY"]"#)] {
+        let config = user.must(flags);
+        assert!(config.out.contains(told) && !config.to_string().contains(CANARY), "{config}");
+    }
+    assert!(user.must(&["config", "--env", "production"]).out.contains("servers = [\"box\"]"));
     user.must(&["deploy", "--yes"]);
 
     let mut client = Client::plain(server.http, HOST).unwrap();

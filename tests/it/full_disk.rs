@@ -11,6 +11,7 @@ use std::process::Command;
 use rustix::fs::FallocateFlags;
 use serde_json::{Value, json};
 
+use crate::builds::Shop;
 use crate::cli::skipped;
 use crate::http::Client;
 use crate::published::zip;
@@ -212,6 +213,24 @@ impl World {
             fs::read_dir(&app).unwrap().flatten().filter(|e| e.path().extension().is_some_and(|e| e == "sealed"));
         assert_eq!(sealed.count(), 1);
     }
+}
+
+/// On the machine of who deploys.
+#[test]
+fn an_artifact_for_which_there_is_no_room_leaves_nothing_behind() {
+    if !is_alone("an_artifact_for_which_there_is_no_room_leaves_nothing_behind") {
+        return;
+    }
+    let shop = Shop::new("head -c 3000000 /dev/urandom > big");
+    let artifacts = shop.at(".tako/artifacts");
+    fs::create_dir_all(&artifacts).unwrap();
+    mount(&["-t", "tmpfs", "-o", "size=1M", "small"], &artifacts);
+    shop.run(&["rehearse"]).assert_failed(1, &["no space left on device"]);
+    assert_eq!(fs::read_dir(&artifacts).unwrap().count(), 0);
+    mount(&["-o", "remount,size=8M"], &artifacts);
+    let ran = shop.run(&["rehearse"]);
+    assert_eq!(ran.code, 0, "{ran}");
+    assert_eq!(fs::read_dir(&artifacts).unwrap().count(), 2);
 }
 
 fn mount(options: &[&str], at: &Path) {

@@ -34,6 +34,7 @@ mod programs;
 mod isolation;
 mod recovery;
 mod preparing;
+mod builds;
 mod releases;
 mod full_disk;
 mod crashes;

@@ -13,13 +13,13 @@ use crate::sandbox::{Control, HOST, Ran, Server, Sshd, User, wait_for};
 use crate::web::{Page, Web};
 
 /// Where a program lies, links resolved.
-fn program(tool: &str) -> Option<PathBuf> {
+pub fn program(tool: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap();
     fs::canonicalize(std::env::split_paths(&path).map(|dir| dir.join(tool)).find(|p| p.is_file())?).ok()
 }
 
 /// PATH without the folders in which there is a `tool`.
-fn path_without(tool: &str) -> String {
+pub fn path_without(tool: &str) -> String {
     let path = std::env::var_os("PATH").unwrap();
     let dirs = std::env::split_paths(&path).filter(|dir| !dir.join(tool).exists());
     std::env::join_paths(dirs).unwrap().into_string().unwrap()
@@ -100,13 +100,12 @@ fn a_runtime_that_cannot_be_had_changes_nothing() {
     assert_eq!(Client::plain(server.http, HOST).unwrap().get("/").unwrap().json()["version"], *v1);
 }
 
-/// A registry with one package, and a project that needs it.
-fn shop_with_a_dependency(lockfile: &str, runtime: &str, path: &str) -> (Server, Sshd, User, Web) {
+/// A registry with `tiny-greeting` 1.0.0 in it, and a package.json that says there is `other-greeting` 2.0.0.
+pub fn registry() -> Web {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/registry");
-    let read = |name: &str| fs::read_to_string(data.join(name)).unwrap();
     let web = Web::start();
     let tarball = "/tiny-greeting/-/tiny-greeting-1.0.0.tgz";
-    let lock = read(lockfile).replace("REGISTRY", &web.url());
+    let lock = fs::read_to_string(data.join("package-lock.json")).unwrap();
     let integrity = lock.split('"').find(|word| word.starts_with("sha512-")).unwrap();
     // The other one is for a package.json that the lockfile does not know.
     for (name, version) in [("tiny-greeting", "1.0.0"), ("other-greeting", "2.0.0")] {
@@ -124,6 +123,15 @@ fn shop_with_a_dependency(lockfile: &str, runtime: &str, path: &str) -> (Server,
         web.put(&format!("/{name}"), Page::Whole(packument.to_string().into()));
     }
     web.put(tarball, Page::Whole(fs::read(data.join("tiny-greeting-1.0.0.tgz")).unwrap()));
+    web
+}
+
+/// A project that needs a package of a registry.
+fn shop_with_a_dependency(lockfile: &str, runtime: &str, path: &str) -> (Server, Sshd, User, Web) {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/registry");
+    let read = |name: &str| fs::read_to_string(data.join(name)).unwrap();
+    let web = registry();
+    let lock = read(lockfile).replace("REGISTRY", &web.url());
 
     let (server, sshd, user) =
         world(&["--runtime-mirror", &web.url()], &[("NPM_CONFIG_REGISTRY", &web.url()), ("PATH", path)]);

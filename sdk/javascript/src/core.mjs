@@ -339,8 +339,11 @@ export function patchHttp(http, tako, inner) {
 /** The options of a `listen` on TCP; null for a unix socket, a descriptor or a handle. */
 function tcpOptions([first, ...rest]) {
   if (isObject(first)) {
-    const elsewhere = first.path !== undefined || first.fd !== undefined || first._handle || first.handle;
-    return elsewhere ? null : first;
+    // As Node decides: `path: false` or `fd: null` is said by who may have a socket and has none.
+    const elsewhere = first.path || typeof first.fd === "number" || first._handle || first.handle;
+    if (elsewhere) return null;
+    const { path, fd, ...tcp } = first;
+    return tcp;
   }
   if (typeof first === "string" && first !== "" && !Number.isInteger(Number(first))) return null;
   const backlog = rest.find((arg) => typeof arg === "number");

@@ -108,6 +108,13 @@ test("node: a CommonJS app that listens only as the main module", { skip }, asyn
   assert.equal((await app.end()).code, 0);
 });
 
+test("node: an app that says it has no socket path listens on TCP", { skip }, async (t) => {
+  const app = start(t, "node", "no-path.mjs");
+  assert.equal((await request(await app.ready())).text, "app page");
+  app.signal();
+  assert.equal((await app.end()).code, 0);
+});
+
 const FRAMEWORKS = {
   express: {
     packages: ["express"],

@@ -7,9 +7,9 @@ import { test } from "node:test";
 import { SECRET, TOKEN, closed, connect, freePort, missing, probe, request, start, within } from "../fixtures/harness.mjs";
 
 const STYLES = {
-  node: { "default fetch": "fetch.mjs", "named fetch": "fetch-named.mjs", "default function": "fetch-function.mjs", "node:http": "http.mjs" },
-  bun: { "default fetch": "fetch.mjs", "named fetch": "fetch-named.mjs", "Bun.serve": "native.mjs", "node:http": "http.mjs" },
-  deno: { "default fetch": "fetch.mjs", "named fetch": "fetch-named.mjs", "Deno.serve": "native.mjs", "node:http": "http.mjs" },
+  node: { "default fetch": "fetch.mjs", "named fetch": "fetch-named.mjs", "default function": "fetch-function.mjs", "node:http": "http.mjs", "listen with options": "options.mjs" },
+  bun: { "default fetch": "fetch.mjs", "named fetch": "fetch-named.mjs", "Bun.serve": "native.mjs", "node:http": "http.mjs", "listen with options": "options.mjs" },
+  deno: { "default fetch": "fetch.mjs", "named fetch": "fetch-named.mjs", "Deno.serve": "native.mjs", "node:http": "http.mjs", "listen with options": "options.mjs" },
 };
 const hash = (text) => createHash("sha256").update(text).digest("hex");
 

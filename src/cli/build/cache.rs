@@ -10,8 +10,10 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::Order;
-use super::bundle::frame;
+use super::bundle::{Source, frame};
+use super::recipe::{Chosen, Recipe};
+use super::stage::Step;
+use super::{Order, modules, tree};
 use crate::archive::Packed;
 use crate::cli::project::Project;
 use crate::crypto::Sha256;
@@ -20,7 +22,7 @@ use crate::error::{Context, Result};
 use crate::proto::target::Target;
 
 /// Raised when what is packed changes for the same inputs.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Artifacts that are kept, newest use first.
 const KEPT: usize = 90;
 const MAX_META: u64 = 64 << 10;
@@ -39,24 +41,95 @@ struct Meta {
     file_sha256: String,
 }
 
-/// Thirty-two hex digits.
-pub(crate) fn key(project: &Project, order: &Order) -> String {
+/// Thirty-two hex digits over every input that can change what is packed. These are, in order:
+///
+/// | Input | Why |
+/// |---|---|
+/// | the format of this key, and our version | another `tako` may pack another way |
+/// | target | what is compiled fits one machine |
+/// | hash of the source; the app's folder in it | the files themselves; where commands run |
+/// | runtime and its version | it runs the build, and compiles native packages for itself |
+/// | `main` and what a preset writes there, `include`, `exclude`, `assets` | what of the result is shipped, and where |
+/// | how packages lie in the tree; each command, its folder, what it installs | what is done |
+/// | the version, where there is a command | `TAKO_BUILD`, and what a command reads of the repository: the commit |
+/// | variables that frameworks bake in, what `mise` adds | see [`super::environment`] |
+/// | installed packages that are linked from the user's tree | see [`super::modules`]; others are in the lock file |
+///
+/// Not in it: names of steps; what only a server reads (`start`, `install`, `health`, limits, routes, variables); where the
+/// project lies; the rest of the user's environment; the version of the package manager, which a frozen lock file makes
+/// no difference to. For those there is `--no-cache`.
+///
+/// The structs are taken apart by name, so that a new field is no input by oversight.
+pub(crate) fn key(project: &Project, order: &Order) -> Result<String> {
+    let Order {
+        source,
+        recipe,
+        notes: _,
+        locked: _,
+        runtime_version,
+        target,
+        steps,
+        environment,
+        include: _,
+        exclude: _,
+    } = order;
+    let Source { root, app, entries: _, hash: source_hash, version, subject: _, dirty: _ } = source;
+    // What of the project is an input has become part of the recipe and of the steps.
+    let runtime = project.runtime;
+    let Recipe {
+        main,
+        entry,
+        include,
+        exclude,
+        assets,
+        start: _,
+        install: _,
+        dev: _,
+        build_install: _,
+        build: _,
+        after: _,
+        modules: packages,
+        makes: _,
+        otherwise: _,
+        container: _,
+        targets: _,
+    } = recipe;
+
     let mut hash = Sha256::new();
     let mut add = |field: &str| frame(&mut hash, field.as_bytes());
     add(&FORMAT.to_string());
     add(env!("CARGO_PKG_VERSION"));
-    add(&order.target.to_string());
-    add(&order.source.hash);
-    add(&order.source.app.to_string_lossy());
-    add(project.runtime.as_str());
-    add(order.runtime_version.as_deref().unwrap_or_default());
-    // All of it, with who said what: two recipes that differ are two builds, whatever they have in common.
-    add(&format!("{:?}", order.recipe));
-    for step in &order.steps {
-        add(&step.command);
-        add(&step.dir.to_string_lossy());
+    add(&target.to_string());
+    add(source_hash);
+    add(&app.to_string_lossy());
+    add(runtime.as_str());
+    add(runtime_version.as_deref().unwrap_or_default());
+    add(&main.value);
+    add(entry.as_ref().map_or("", |entry| &entry.value));
+    add(&format!("{:?}", packages.as_ref().map(|packages| packages.value)));
+    let chosen = |list: &Option<Chosen<Vec<String>>>| list.as_ref().map_or(Vec::new(), |list| list.value.clone());
+    let exclude = exclude.iter().map(|pattern| pattern.value.clone()).collect();
+    let assets = chosen(assets);
+    for list in [&chosen(include), &exclude, &assets] {
+        // The length keeps a glob from passing from one list to the next.
+        add(&list.len().to_string());
+        list.iter().for_each(|glob| add(glob));
     }
-    hash.finish()[..32].to_string()
+    add(&steps.len().to_string());
+    for step in steps {
+        let Step { name: _, command, dir, installs_below, warning: _ } = step;
+        add(command);
+        add(&dir.to_string_lossy());
+        add(&installs_below.as_ref().map_or("-".into(), |below| format!("+{}", below.display())));
+    }
+    if !steps.is_empty() {
+        add(version.as_str());
+    }
+    environment.given().for_each(|words| words.iter().for_each(|word| add(word)));
+    if !steps.is_empty() || !assets.is_empty() {
+        add(&modules::fingerprint(root, &tree::linked(source, steps))?);
+    }
+    Ok(hash.finish()[..32].to_string())
 }
 
 pub(crate) fn file(artifacts: &Path, target: Target, key: &str) -> PathBuf {
@@ -119,10 +192,12 @@ fn prune_to(artifacts: &Path, kept: &Path, count: usize) {
     let mut archives: Vec<(SystemTime, PathBuf)> = Vec::new();
     for path in entries.flatten().map(|entry| entry.path()) {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        if !name.starts_with(PREFIX) {
+        // Those that are being written have a dot before.
+        if !name.trim_start_matches('.').starts_with(PREFIX) {
             continue;
         }
         let half = match (name.strip_suffix(META), name.ends_with(ARCHIVE)) {
+            _ if name.starts_with('.') => true,
             (Some(stem), _) => !path.with_file_name(format!("{stem}{ARCHIVE}")).exists(),
             (None, true) => !meta_of(&path).exists(),
             // Under the lock, a temporary file is one that a crash left.
@@ -243,6 +318,7 @@ mod tests {
         fs::remove_file(meta_of(&files[3])).unwrap();
         fs::write(dir.path().join("artifact-cache-x.tar.tmp"), "").unwrap();
         fs::write(dir.path().join("artifact-cache-y.json"), "").unwrap();
+        fs::write(dir.path().join(".artifact-cache-z.json.7-1-0.tmp"), "").unwrap();
         fs::write(dir.path().join("notes.txt"), "").unwrap();
         // `a` is the oldest and the one just made.
         prune_to(dir.path(), &files[0], 2);

@@ -1,26 +1,32 @@
 //! Build: from a Project to an Artifact, on this machine.
 //!
 //! `bundle` says which files are the source and what their Version is, and `sources` keeps them; `preset` and `recipe`
-//! what is done with it by default; `tree` makes a clean copy to run them in; `stage` runs them; `assets` merges what is
-//! served as files, `entry` looks whether the result can start, `glob` and `pick` choose what of it is shipped; `cache`
-//! remembers what was made of what.
+//! what is done with it by default, `packages` how dependencies are installed; `tree` makes a clean copy to run them in;
+//! `stage` runs them in an `environment`, one build in its `turn`, and `verdict` has the words for those that fail;
+//! `assets` merges what is served as files, `entry` looks whether the result can start, `glob` and `pick` choose what of
+//! it is shipped; `cache` remembers what was made of what, installed `modules` included.
 //!
 //! **Invariant**: nothing is written into the user's tree but below `.tako/`.
 
 pub(crate) mod assets;
 pub(crate) mod bundle;
 pub(crate) mod cache;
+mod copied;
 pub(crate) mod entry;
+pub(crate) mod environment;
 pub(crate) mod glob;
 mod many;
+pub(crate) mod modules;
+pub(crate) mod packages;
 pub(crate) mod pick;
 pub(crate) mod preset;
 pub(crate) mod recipe;
 mod sources;
 pub(crate) mod stage;
 pub(crate) mod tree;
+pub(crate) mod turn;
+pub(crate) mod verdict;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::interrupt::Interrupt;
@@ -33,9 +39,12 @@ use crate::proto::manifest::Runtime;
 use crate::proto::target::Target;
 use bundle::Source;
 use entry::Entry;
+use environment::Environment;
 use glob::Globs;
 use pick::Rule;
-use preset::Facts;
+use preset::lock::Locked;
+use preset::resolve::Wish;
+use preset::{Effective, Facts};
 use recipe::Recipe;
 use stage::Step;
 
@@ -53,9 +62,13 @@ pub(crate) struct Order {
     pub source: Source,
     /// How it is built and started, once `tako.toml` and the presets are merged.
     pub recipe: Recipe,
+    /// What the user should know about how it was chosen.
+    pub notes: Vec<String>,
+    locked: Option<Locked>,
     pub runtime_version: Option<String>,
     pub target: Target,
     pub steps: Vec<Step>,
+    environment: Environment,
     include: Globs,
     exclude: Globs,
 }
@@ -74,56 +87,78 @@ pub(crate) struct Built {
 /// What a build says while it works.
 pub(crate) enum Said<'a> {
     Doing(&'a str),
+    /// Somebody else builds here.
+    Waiting(&'a str),
+    /// Something is not as its author may think.
+    Warning(&'a str),
     /// A command was started.
     Running(&'a str),
     /// A line of a command's output.
     Output(&'a str),
-    /// Something is not as its author may think.
-    Warning(&'a str),
 }
 
-/// Resolves everything that a build depends on, and writes nothing.
+/// Resolves everything that a build depends on, and writes nothing into the project.
 ///
 /// # Errors
 /// Config naming what is wrong with the project.
-pub(crate) fn order(project: &Project) -> Result<Order> {
-    let recipe = preset::recipe(project)?;
+pub(crate) fn order(project: &Project, wish: Wish) -> Result<Order> {
+    let Effective { recipe, locked, notes } = preset::effective(project, wish)?;
     let include = Globs::parse(recipe.include()).context(|| "[build] include".into())?;
     let exclude = Globs::parse(&recipe.exclude()).context(|| "[build] exclude".into())?;
     let source = bundle::collect(&project.dir)?;
     let steps = preset::steps(project, &recipe, &source, &Facts::of(project, &source)?)?;
-    let runtime_version = preset::runtime_version(project);
-    Ok(Order { source, recipe, runtime_version, target: Target::of_this_machine()?, steps, include, exclude })
+    let runtime_version = preset::runtime_version(project, &source);
+    // After the runtime was asked for: that may have made `mise` install it.
+    let environment = Environment::of(&source, &steps)?;
+    let target = Target::of_this_machine()?;
+    Ok(Order { source, recipe, notes, locked, runtime_version, target, steps, environment, include, exclude })
 }
 
-/// The artifact of `order`, from the cache or built. `say` hears how it goes.
+/// The artifact of `order`, from the cache unless it is to be made `anew`, or built. `say` hears how it goes.
 ///
 /// # Errors
-/// Build with the last output of the command that failed; Busy while another `tako` builds the same project;
-/// Interrupted.
-pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say: &dyn Fn(Said<'_>)) -> Result<Built> {
+/// Build with the last output of the command that failed; Refused when the sources changed meanwhile; Interrupted.
+pub(crate) fn build(
+    project: &Project,
+    order: &Order,
+    anew: bool,
+    interrupt: &Interrupt,
+    say: &dyn Fn(Said<'_>),
+) -> Result<Built> {
     let dir = project.dir.join(".tako");
     let artifacts = dir.join("artifacts");
     disk::make_dirs(&artifacts, 0o755)?;
     keep_out_of_git(&dir)?;
-    let _lock = lock(&dir)?;
-    let key = cache::key(project, order);
+    let turn = turn::take(&dir, interrupt, &mut |whom| say(Said::Waiting(whom)))?;
+    preset::lock::save(&project.dir, order.locked.as_ref())?;
+    let key = cache::key(project, order)?;
     let file = cache::file(&artifacts, order.target, &key);
     let keep_sources = |from: &Path| -> Result<()> {
         let left_out = sources::keep(&artifacts, &order.source, from)?;
         left_out.iter().for_each(|path| say(Said::Doing(&format!("the source archive cannot hold {path:?}"))));
         Ok(())
     };
-    if let Some(packed) = cache::find(&file)? {
+    if !anew && let Some(packed) = cache::find(&file)? {
         keep_sources(&order.source.root)?;
-        return Ok(Built { file, packed, cached: true, how: "nothing changed".into() });
+        return Ok(Built { file, packed, cached: true, how: "from the cache, nothing changed".into() });
+    }
+    if turn.waited && bundle::collect(&project.dir)?.hash != order.source.hash {
+        return Err(
+            Error::new(Kind::Refused, "the sources changed while another build was waited for").hint("run it again")
+        );
     }
     let tree = tree::make(&dir.join("build"), &order.source, &order.steps)?;
     keep_sources(&tree)?;
+    if order.recipe.copies_modules() {
+        say(Said::Doing("copy the installed packages"));
+        copied::modules(&tree, &order.source, interrupt)?;
+    }
     for step in &order.steps {
         interrupt.check()?;
-        say(Said::Running(&step.command));
-        stage::run(&tree, &order.source, step, interrupt, &mut |line| say(Said::Output(line)))?;
+        step.warning.iter().for_each(|warning| say(Said::Warning(warning)));
+        say(Said::Running(&step.title()));
+        let mut on = |line: &str| say(Said::Output(line));
+        stage::run(&tree, &order.source, &order.environment, step, interrupt, &mut on)?;
     }
     let app = tree.join(&order.source.app);
     preset::write_entry(&app, &order.recipe)?;
@@ -140,7 +175,7 @@ pub(crate) fn build(project: &Project, order: &Order, interrupt: &Interrupt, say
     let packed = cache::store(&file, |temp| pack(&tree, &files, temp))?;
     cache::prune(&artifacts, &file);
     let how = match order.steps.last() {
-        Some(step) => format!("{} · {} files", step.command, files.len()),
+        Some(step) => format!("{} · {} files", step.title(), files.len()),
         None => format!("{} files", files.len()),
     };
     Ok(Built { file, packed, cached: false, how })
@@ -164,20 +199,6 @@ fn entry<'a>(project: &Project, order: &'a Order) -> Entry<'a> {
     let recipe = &order.recipe;
     let executed = project.runtime == Runtime::Binary && recipe.start.is_none();
     Entry { main: &recipe.main.value, runtime: project.runtime, executed, target: order.target }
-}
-
-/// Held while the build tree is in use; it ends with the process, so it is never left behind.
-fn lock(dir: &Path) -> Result<File> {
-    let path = dir.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.context(|| format!("open {}", path.display()))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err(Error::new(Kind::Busy, "another tako is building this project").hint("wait until it is done"))
-        }
-        Err(e) => Err(e).context(|| format!("lock {}", path.display())),
-    }
 }
 
 #[cfg(test)]

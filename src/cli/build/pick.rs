@@ -70,7 +70,8 @@ impl<'a> Rule<'a> {
 
     fn is_made_elsewhere(&self, path: &Path) -> bool {
         let name = path.file_name().map(OsStr::as_bytes);
-        let made = matches!(name, Some(b"node_modules" | b"target"));
+        // A `.tako` deeper down is a build's: Next repeats in its output where the build tree lies.
+        let made = matches!(name, Some(b"node_modules" | b"target" | b".tako"));
         if tree::is_cache(path, &self.source_folders) {
             return true;
         }
@@ -78,9 +79,9 @@ impl<'a> Rule<'a> {
     }
 }
 
-/// By its name alone: histories, our own files, secrets.
+/// By its name alone: histories and secrets.
 pub(super) fn never_ships(path: &Path) -> bool {
-    path.file_name().map(OsStr::as_bytes).is_some_and(|n| matches!(n, b".git" | b".tako") || n.starts_with(b".env"))
+    path.file_name().map(OsStr::as_bytes).is_some_and(|n| n == b".git" || n.starts_with(b".env"))
 }
 
 /// The paths in `tree` that are shipped: files, links and empty folders.

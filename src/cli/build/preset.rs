@@ -1,10 +1,14 @@
 //! Presets: from what a project says and has to its Recipe and the commands of its build; and which version of the
 //! runtime is in use.
 //!
-//! `file` reads a preset, `built_in` has ours; how voices are merged is the business of `recipe`.
+//! `file` reads a preset, `built_in` has ours, `resolve` says which text a name stands for: that of `lock`, of `fetch`
+//! or of ours. How voices are merged is the business of `recipe`.
 
 pub(crate) mod file;
 pub(crate) mod built_in;
+pub(crate) mod resolve;
+pub(crate) mod lock;
+pub(crate) mod fetch;
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -15,19 +19,24 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 
 use super::bundle::Source;
+use super::environment::mise;
+use super::packages::Packages;
 use super::recipe::{self, Layers, Origin, Recipe};
 use super::stage::Step;
 use crate::cli::child::{Owned, each_line};
 use crate::cli::detect;
-use crate::cli::project::preset_ref::PresetRef;
 use crate::cli::project::{Project, Stage};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::Runtime;
+use lock::Locked;
+use resolve::Wish;
 
 /// `<tool> --version` takes milliseconds; `mise` may look at a slow disk.
 const ASK: Duration = Duration::from_secs(5);
 const MAX_PACKAGE_JSON: u64 = 1 << 20;
+/// Ours take two or three KiB.
+const MAX_PRESET: u64 = 64 << 10;
 
 /// What lies in the project, as far as the defaults depend on it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,11 +47,7 @@ pub(crate) struct Facts {
     pub dependencies: bool,
     /// `node_modules` lies in the app or the source root.
     pub installed: bool,
-    /// Lock files of the app or the source root.
-    pub locks: Vec<&'static str>,
 }
-
-const LOCKS: [&str; 5] = ["bun.lock", "bun.lockb", "pnpm-lock.yaml", "yarn.lock", "package-lock.json"];
 
 impl Facts {
     pub fn of(project: &Project, source: &Source) -> Result<Facts> {
@@ -59,28 +64,38 @@ impl Facts {
             build_script: package["scripts"]["build"].as_str().is_some_and(|s| !s.trim().is_empty()),
             dependencies: some("dependencies") || some("devDependencies"),
             installed: there("node_modules"),
-            locks: LOCKS.into_iter().filter(|lock| there(lock)).collect(),
         })
     }
+}
+
+/// The effective preset, and what it was made of.
+#[derive(Debug)]
+pub(crate) struct Effective {
+    pub recipe: Recipe,
+    /// For `build.lock.json`; `None` where no preset is named.
+    pub locked: Option<Locked>,
+    /// What the user should know.
+    pub notes: Vec<String>,
 }
 
 /// What is done with `project`, everybody heard.
 ///
 /// # Errors
-/// Config when nobody knows which file to run.
-pub(crate) fn recipe(project: &Project) -> Result<Recipe> {
-    let base = file::read(&format!("the base preset {}", project.runtime.as_str()), built_in::base(project.runtime))?;
-    let preset = match &project.preset {
-        Some(PresetRef { name, pin: None }) => {
-            let text = built_in::family(project.runtime, name);
-            file::read(name, text.ok_or_else(|| built_in::unknown(project.runtime, name))?)?
+/// Config when nobody knows which file to run; those of [`resolve::resolve`].
+pub(crate) fn effective(project: &Project, wish: Wish) -> Result<Effective> {
+    let mut notes = Vec::new();
+    let locked = match &project.preset {
+        Some(wanted) => {
+            let shelf = || resolve::shelf();
+            Some(resolve::resolve(&project.dir, wanted, project.runtime, wish, shelf, &mut notes)?)
         }
-        Some(pinned) => {
-            return Err(Error::new(Kind::Config, format!("the pinned preset `{pinned}` cannot be fetched yet"))
-                .hint(format!("write preset = \"{}\"", pinned.name)));
-        }
+        None => None,
+    };
+    let preset = match &locked {
+        Some(locked) => file::read(&format!("preset {}", locked.preset), &locked.text)?,
         None => file::Layer::default(),
     };
+    let base = file::read(&format!("base preset {}", project.runtime.as_str()), built_in::base(project.runtime))?;
     let found = detect::main(&project.dir, project.runtime);
     let layers = Layers {
         config: &file::Layer::of(project),
@@ -89,18 +104,29 @@ pub(crate) fn recipe(project: &Project) -> Result<Recipe> {
         runtime: project.runtime,
         found: found.as_deref(),
     };
-    recipe::merge(&layers).ok_or_else(|| no_main(project.runtime))
+    let recipe = recipe::merge(&layers).ok_or_else(|| no_main(project))?;
+    let undecided = project.preset.is_none() && project.main.is_none() && project.start.is_none();
+    if let Some(family) = detect::family(&project.dir, project.runtime).filter(|_| undecided) {
+        notes.push(format!("this looks like an app for the preset `{family}`: preset = \"{family}\" in tako.toml"));
+    }
+    Ok(Effective { recipe, locked, notes })
 }
 
-fn no_main(runtime: Runtime) -> Error {
-    let (message, example) = match runtime {
-        Runtime::Binary => ("a binary app needs to say which file to run", "bin/my-app"),
-        Runtime::Bun | Runtime::Node | Runtime::Deno => {
-            ("the file to run is not clear: there is no index.ts, index.js, src/index.ts or src/index.js", "server.js")
-        }
-    };
-    Error::new(Kind::Config, message)
-        .hint(format!("add a line to tako.toml such as: main = \"{example}\", also when the build makes it"))
+/// What the files suggest is said, never done: a wrong guess would only fail on a server.
+fn no_main(project: &Project) -> Error {
+    let said = |message: &str| Error::new(Kind::Config, message);
+    if project.runtime == Runtime::Binary {
+        let line = "add a line to tako.toml such as: main = \"bin/my-app\", also when the build makes it";
+        return said("a binary app needs to say which file to run").hint(line);
+    }
+    let error = said("the file to run is not clear: there is no index.ts, index.js, src/index.ts or src/index.js");
+    if let Some(family) = detect::family(&project.dir, project.runtime) {
+        return error.hint(format!("add a line to tako.toml: preset = \"{family}\""));
+    }
+    match detect::started(&project.dir) {
+        Some(main) => error.hint(format!("package.json starts it: add a line to tako.toml: main = \"{main}\"")),
+        None => error.hint("add a line to tako.toml such as: main = \"server.js\", also when the build makes it"),
+    }
 }
 
 /// The commands of a build in order: install and build of the recipe, else the package manager's; then the stages.
@@ -108,23 +134,24 @@ fn no_main(runtime: Runtime) -> Error {
 /// # Errors
 /// Config for a stage that leaves the source root.
 pub(crate) fn steps(project: &Project, recipe: &Recipe, source: &Source, facts: &Facts) -> Result<Vec<Step>> {
+    let packages = Packages::of(project.runtime, source);
     let build = recipe.build.as_ref().map(|b| b.value.clone());
-    let build = build.or_else(|| default_build(project.runtime, facts).map(Into::into));
-    let install = recipe.build_install.as_ref().map(|i| i.value.clone()).or_else(|| {
-        // A checkout that was never installed, as in CI; otherwise the user's packages are linked. Who has a build of
-        // their own installs for it, too.
-        let ours = recipe.build.as_ref().is_none_or(|build| build.from != Origin::Config);
-        let needed = build.is_some() && ours && facts.dependencies && !facts.installed;
-        needed.then(|| default_install(project.runtime, facts).map(Into::into)).flatten()
-    });
-    let mut steps = Vec::new();
+    let build = build.or_else(|| default_build(project.runtime, facts, &packages));
+    // A checkout that was never installed, as in CI; otherwise the user's packages are linked. Who has a build of their
+    // own installs for it, too.
+    let default = recipe.build.as_ref().is_none_or(|build| build.from != Origin::Config);
+    let needed = build.is_some() && default && facts.dependencies && !facts.installed;
+    let ours = needed && recipe.build_install.is_none() && matches!(project.runtime, Runtime::Bun | Runtime::Node);
+    let mut steps: Vec<Step> = ours.then(|| packages.install()).into_iter().collect();
     let mut add = |name: String, command: &str, dir: &Path, below: Option<&Path>| {
         if !command.trim().is_empty() {
             let installs_below = below.map(Path::to_path_buf);
-            steps.push(Step { name, command: command.trim().into(), dir: dir.into(), installs_below });
+            let (command, dir) = (command.trim().into(), dir.into());
+            steps.push(Step { name, command, dir, installs_below, warning: None });
         }
     };
     // A workspace installs for all its packages.
+    let install = recipe.build_install.as_ref().map(|install| &install.value);
     install.iter().for_each(|command| add("install".into(), command, &source.app, Some(Path::new(""))));
     build.iter().for_each(|command| add("build".into(), command, &source.app, None));
     recipe.after.iter().for_each(|after| add("after the build".into(), &after.value, &source.app, None));
@@ -137,24 +164,12 @@ pub(crate) fn steps(project: &Project, recipe: &Recipe, source: &Source, facts: 
     Ok(steps)
 }
 
-fn default_build(runtime: Runtime, facts: &Facts) -> Option<&'static str> {
+fn default_build(runtime: Runtime, facts: &Facts, packages: &Packages) -> Option<String> {
     match runtime {
-        Runtime::Bun if facts.build_script => Some("bun run build"),
-        Runtime::Node if facts.build_script => Some("npm run build"),
+        // Where Bun is the runtime, Node may not be there.
+        Runtime::Bun if facts.build_script => Some("bun run build".into()),
+        Runtime::Node if facts.build_script => Some(packages.run("build")),
         Runtime::Bun | Runtime::Node | Runtime::Deno | Runtime::Binary => None,
-    }
-}
-
-fn default_install(runtime: Runtime, facts: &Facts) -> Option<&'static str> {
-    let has = |lock| facts.locks.contains(&lock);
-    match runtime {
-        Runtime::Bun if has("bun.lock") || has("bun.lockb") => Some("bun install --frozen-lockfile"),
-        Runtime::Bun => Some("bun install"),
-        Runtime::Node if has("pnpm-lock.yaml") => Some("pnpm install --frozen-lockfile"),
-        Runtime::Node if has("yarn.lock") => Some("yarn install"),
-        Runtime::Node if has("package-lock.json") => Some("npm ci"),
-        Runtime::Node => Some("npm install"),
-        Runtime::Deno | Runtime::Binary => None,
     }
 }
 
@@ -215,18 +230,26 @@ fn working_dir(app: &Path, stage: &Stage) -> Result<PathBuf> {
 
 /// The version of the runtime: as configured, else as `mise` would run it, else as `mise.toml` says, else as the one
 /// on PATH says; `None` when nobody can tell.
-pub(crate) fn runtime_version(project: &Project) -> Option<String> {
+pub(crate) fn runtime_version(project: &Project, source: &Source) -> Option<String> {
     let tool = match project.runtime {
         Runtime::Binary => return project.runtime_version.clone(),
         tool => tool.as_str(),
     };
-    let ask = |argv: &[&str]| ask(&project.dir, argv).as_deref().and_then(version_in);
+    let ask = |mut command: Command| {
+        command.arg("--version").current_dir(&project.dir);
+        ask(command).as_deref().and_then(version_in)
+    };
+    let by_mise = || {
+        let mut command = mise(&source.root);
+        command.args(["exec", "--", tool]);
+        ask(command)
+    };
     project
         .runtime_version
         .clone()
-        .or_else(|| ask(&["mise", "exec", "--", tool, "--version"]))
+        .or_else(by_mise)
         .or_else(|| in_mise_toml(&project.dir, tool))
-        .or_else(|| ask(&[tool, "--version"]))
+        .or_else(|| ask(Command::new(tool)))
 }
 
 fn in_mise_toml(dir: &Path, tool: &str) -> Option<String> {
@@ -236,9 +259,8 @@ fn in_mise_toml(dir: &Path, tool: &str) -> Option<String> {
 }
 
 /// The first output line of a program that says its version and nothing else.
-fn ask(dir: &Path, argv: &[&str]) -> Option<String> {
-    let mut command = Command::new(argv[0]);
-    command.args(&argv[1..]).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+fn ask(mut command: Command) -> Option<String> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut owned = Owned::spawn(&mut command).ok()?;
     let stdout = owned.child.stdout.take()?;
     let (line, first) = bounded(1);
@@ -281,26 +303,19 @@ mod tests {
 
     #[test]
     fn a_runtime_builds_only_what_has_a_build_script() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("pnpm-lock.yaml"), "").unwrap();
+        let source = crate::cli::build::bundle::collect(dir.path()).unwrap();
         let script = Facts { build_script: true, ..Facts::default() };
-        let check = |runtime, facts: &Facts, expected| assert_eq!(default_build(runtime, facts), expected);
+        let check = |runtime, facts: &Facts, expected: Option<&str>| {
+            let packages = Packages::of(runtime, &source);
+            assert_eq!(default_build(runtime, facts, &packages).as_deref(), expected);
+        };
         check(Runtime::Bun, &script, Some("bun run build"));
-        check(Runtime::Node, &script, Some("npm run build"));
+        check(Runtime::Node, &script, Some("pnpm run build"));
         check(Runtime::Bun, &Facts::default(), None);
         check(Runtime::Deno, &script, None);
         check(Runtime::Binary, &script, None);
-    }
-
-    #[test]
-    fn a_lock_file_tells_the_package_manager() {
-        let check = |runtime, locks: &[&'static str], expected| {
-            let facts = Facts { locks: locks.to_vec(), ..Facts::default() };
-            assert_eq!(default_install(runtime, &facts), expected);
-        };
-        check(Runtime::Bun, &["bun.lock"], Some("bun install --frozen-lockfile"));
-        check(Runtime::Bun, &[], Some("bun install"));
-        check(Runtime::Node, &["pnpm-lock.yaml"], Some("pnpm install --frozen-lockfile"));
-        check(Runtime::Node, &["package-lock.json"], Some("npm ci"));
-        check(Runtime::Deno, &[], None);
     }
 
     #[test]

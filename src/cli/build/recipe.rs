@@ -7,7 +7,7 @@
 //! | `start` `install` `dev` | `tako.toml`, preset, base: the first that says something |
 //! | `[build] install build include assets container targets` | the same |
 //! | `[build] exclude` | all of them: base, preset, `tako.toml`, each pattern once |
-//! | `[build] after` | preset, base: `tako.toml` has stages |
+//! | `[build] after modules` | preset, base: `tako.toml` has stages and installs of its own |
 //! | `entry`, `[build] makes otherwise` | the preset, while `main` is its own |
 //!
 //! It must never look at a disk or a network: what was found there is an argument.
@@ -44,6 +44,15 @@ pub(crate) struct Recipe {
     pub assets: Option<Chosen<Vec<String>>>,
     pub container: Option<Chosen<bool>>,
     pub targets: Option<Chosen<Vec<String>>>,
+    /// `None` is links, which cost nothing.
+    pub modules: Option<Chosen<Modules>>,
+}
+
+/// How installed packages come into the build tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Modules {
+    Link,
+    Copy,
 }
 
 /// A value, and who chose it.
@@ -98,6 +107,7 @@ pub(crate) fn merge(layers: &Layers<'_>) -> Option<Recipe> {
         assets: first(all, |l| l.assets.clone()),
         container: first(all, |l| l.container),
         targets: first(all, |l| l.targets.clone()),
+        modules: first(presets, |l| l.modules),
     })
 }
 
@@ -159,11 +169,16 @@ impl Layer {
             assets: list(&project.build.assets),
             container: None,
             targets: None,
+            modules: None,
         }
     }
 }
 
 impl Recipe {
+    pub fn copies_modules(&self) -> bool {
+        self.modules.as_ref().is_some_and(|modules| modules.value == Modules::Copy)
+    }
+
     pub fn include(&self) -> &[String] {
         self.include.as_ref().map_or(&[], |list| &list.value)
     }
@@ -174,5 +189,107 @@ impl Recipe {
 
     pub fn assets(&self) -> &[String] {
         self.assets.as_ref().map_or(&[], |list| &list.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(config: &Layer, preset: &Layer, base: &Layer, found: Option<&str>) -> Option<Recipe> {
+        merge(&Layers { config, preset, base, runtime: Runtime::Bun, found })
+    }
+
+    /// A layer in which everything says `word`, or nothing says anything.
+    fn layer(word: Option<&str>) -> Layer {
+        let Some(word) = word else { return Layer::default() };
+        let (text, list) = (|| Some(word.to_string()), || Some(vec![word.to_string()]));
+        Layer {
+            main: text(),
+            entry: text(),
+            start: list(),
+            install: list(),
+            dev: list(),
+            build_install: text(),
+            build: text(),
+            after: text(),
+            makes: list(),
+            otherwise: text(),
+            include: list(),
+            exclude: vec![word.into(), "common".into()],
+            assets: list(),
+            container: Some(word == "config"),
+            targets: list(),
+            modules: Some(if word == "preset" { Modules::Copy } else { Modules::Link }),
+        }
+    }
+
+    /// Every combination of who speaks, and for each field who is heard.
+    #[test]
+    fn the_strongest_voice_is_heard_and_excludes_are_added() {
+        for speaks in 0..8_u8 {
+            let voices = ["config", "preset", "base"];
+            let origins = [Origin::Config, Origin::Preset, Origin::Base];
+            let said = |n: usize| (speaks & (1 << n) != 0).then_some(voices[n]);
+            let [config, preset, base] = [0, 1, 2].map(|n| layer(said(n)));
+            let heard = (0..3).find(|n| said(*n).is_some());
+            let Some(recipe) = merged(&config, &preset, &base, None) else {
+                assert_eq!(heard, None, "nobody knows what to run only when nobody says it");
+                continue;
+            };
+            let n = heard.unwrap();
+            let text = |n: Option<usize>| n.map(|n| Chosen { value: voices[n].to_string(), from: origins[n] });
+            let list = |n: Option<usize>| text(n).map(|c| Chosen { value: vec![c.value], from: c.from });
+            assert_eq!(Some(recipe.main), text(heard));
+            for field in [recipe.start, recipe.install, recipe.dev, recipe.include, recipe.assets, recipe.targets] {
+                assert_eq!(field, list(heard), "{speaks:b}");
+            }
+            assert_eq!((recipe.build, recipe.build_install), (text(heard), text(heard)), "{speaks:b}");
+            assert_eq!(recipe.container, Some(Chosen { value: n == 0, from: origins[n] }), "{speaks:b}");
+            // Not a key of tako.toml.
+            assert_eq!(recipe.after, text((1..3).find(|n| said(*n).is_some())), "{speaks:b}");
+            assert_eq!(recipe.modules.is_some_and(|m| m.value == Modules::Copy), speaks & 2 != 0, "{speaks:b}");
+            // What belongs to a preset's own main.
+            let theirs = heard.filter(|n| *n == 1);
+            assert_eq!((recipe.entry, recipe.otherwise), (text(theirs), text(theirs)), "{speaks:b}");
+            assert_eq!(recipe.makes, list(theirs), "{speaks:b}");
+            let exclude: Vec<&str> = recipe.exclude.iter().map(|e| e.value.as_str()).collect();
+            let mut expected: Vec<&str> = (0..3).rev().filter_map(said).collect();
+            expected.insert(1, "common");
+            assert_eq!(exclude, expected, "{speaks:b}");
+            assert_eq!(recipe.exclude[1].from, recipe.exclude[0].from, "{speaks:b}");
+        }
+    }
+
+    #[test]
+    fn main_is_looked_for_where_it_has_its_name_by_habit() {
+        let check = |runtime, config: Option<&str>, preset: Option<&str>, found: Option<&str>, expected: Option<_>| {
+            let with = |main: Option<&str>| Layer { main: main.map(Into::into), ..Layer::default() };
+            let (config, preset, base) = (&with(config), &with(preset), &Layer::default());
+            let main = merge(&Layers { config, preset, base, runtime, found }).map(|r| (r.main.value, r.main.from));
+            let expected = expected.map(|(main, from): (&str, _)| (main.to_string(), from));
+            assert_eq!(main, expected, "{runtime:?} {config:?} {preset:?} {found:?}");
+        };
+        let (config, preset, found) = (Origin::Config, Origin::Preset, Origin::Detected);
+        use Runtime::{Binary, Bun, Node};
+        check(Bun, Some("a.js"), Some("b.js"), Some("index.ts"), Some(("a.js", config)));
+        check(Bun, None, Some("b.js"), Some("index.ts"), Some(("b.js", preset)));
+        check(Bun, None, Some("build/index.js"), Some("index.ts"), Some(("build/index.js", preset)));
+        check(Node, None, Some("index.js"), Some("src/index.tsx"), Some(("src/index.tsx", found)));
+        check(Bun, None, Some("src/index.ts"), Some("index.js"), Some(("index.js", found)));
+        check(Bun, None, Some("src/index.ts"), None, Some(("src/index.ts", preset)));
+        check(Bun, None, None, Some("index.js"), Some(("index.js", found)));
+        check(Bun, None, None, None, None);
+        check(Binary, None, None, None, None);
+        check(Binary, None, Some("index.js"), Some("index.js"), Some(("index.js", preset)));
+    }
+
+    #[test]
+    fn what_a_preset_knows_of_its_main_never_meets_another_one() {
+        let preset = Layer { main: Some("index.ts".into()), ..layer(Some("preset")) };
+        let entry = |config: &Layer, found| merged(config, &preset, &Layer::default(), found).unwrap().entry.is_some();
+        assert!(entry(&Layer::default(), None));
+        assert!(!entry(&Layer::default(), Some("index.js")));
+        assert!(!entry(&Layer { main: Some("index.ts".into()), ..Layer::default() }, None));
     }
 }

@@ -1,16 +1,19 @@
 //! One command of a build: run by the shell in the build tree, in a process group of its own, heard line by line.
+//!
+//! **Invariant**: whatever it says, and however much, takes a bounded memory and cannot drive the terminal; when it is
+//! over, well or badly, nothing of its group runs.
 
 use std::collections::VecDeque;
-use std::env;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{bounded, select};
 
 use super::bundle::Source;
+use super::environment::Environment;
+use super::verdict;
 use crate::cli::child::{Owned, each_line};
 use crate::cli::interrupt::{Interrupt, interrupted};
 use crate::error::{Context, Error, Kind, Result};
@@ -23,6 +26,8 @@ const AHEAD: usize = 256;
 const ENDING: Duration = Duration::from_secs(5);
 /// How often we look for the end of a command whose output something else holds open.
 const LOOK: Duration = Duration::from_millis(200);
+/// Of a command that is a script, this much names it.
+const NAMED: usize = 100;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
@@ -34,6 +39,22 @@ pub(crate) struct Step {
     pub dir: PathBuf,
     /// It installs packages for the folders below this one.
     pub installs_below: Option<PathBuf>,
+    /// Said before it is run.
+    pub warning: Option<String>,
+}
+
+impl Step {
+    /// The command in one line: of a script the first that does something.
+    pub fn title(&self) -> String {
+        let says_little = |line: &str| line.is_empty() || line.starts_with('#') || line.starts_with("set -");
+        let mut lines = self.command.lines().map(str::trim).filter(|line| !says_little(line));
+        let first = lines.next().unwrap_or_default();
+        let short: String = first.chars().take(NAMED).collect();
+        match short.len() < first.len() || lines.next().is_some() {
+            true => format!("{short} …"),
+            false => short,
+        }
+    }
 }
 
 /// Runs `step` in `tree`; `on` hears its output, both streams as one.
@@ -43,16 +64,20 @@ pub(crate) struct Step {
 pub(crate) fn run(
     tree: &Path,
     source: &Source,
+    environment: &Environment,
     step: &Step,
     interrupt: &Interrupt,
     on: &mut dyn FnMut(&str),
 ) -> Result<()> {
-    let doing = || format!("run `{}`", step.command);
+    if !tree.join(&step.dir).is_dir() {
+        let message = format!("{}: the folder `{}` is not in the sources", step.name, step.dir.display());
+        return Err(Error::new(Kind::Build, message).hint("is it in a .gitignore, or its `working_dir` misspelt?"));
+    }
+    let doing = || format!("{}: run `{}`", step.name, step.title());
     let (reader, writer) = std::io::pipe().context(doing)?;
-    let mut command = Command::new("/bin/sh");
-    command.arg("-c").arg(&step.command).current_dir(tree.join(&step.dir)).env("PATH", path(tree, source, step));
+    let mut command = environment.command(tree, source, step);
     command.stdin(Stdio::null()).stdout(writer.try_clone().context(doing)?).stderr(writer);
-    let mut owned = Owned::spawn(&mut command).context(doing)?;
+    let mut owned = Owned::spawn_leashed(&mut command).context(doing)?;
     // The command holds our ends of the pipe too; without this the reader would never see its end.
     drop(command);
 
@@ -63,7 +88,7 @@ pub(crate) fn run(
             let _ = line.send(text);
         });
     });
-    let mut last = VecDeque::new();
+    let (mut first, mut last) = (Vec::new(), VecDeque::new());
     let mut ended = None;
     let [signal, sibling] = interrupt.bells();
     let status = loop {
@@ -75,6 +100,9 @@ pub(crate) fn run(
             recv(lines) -> text => match text {
                 Ok(text) => {
                     on(&text);
+                    if first.len() < SHOWN {
+                        first.push(text.clone());
+                    }
                     if last.len() == SHOWN {
                         last.pop_front();
                     }
@@ -89,27 +117,24 @@ pub(crate) fn run(
     };
     match status {
         Some(status) if status.success() => Ok(()),
-        status => Err(Error::new(Kind::Build, format!("{}: `{}` {}", step.name, step.command, ending(status)))
-            .with_detail(last.into())),
+        status => Err(failed(step, status, &first, last.into())),
     }
 }
 
-fn ending(status: Option<ExitStatus>) -> String {
-    use std::os::unix::process::ExitStatusExt;
-    match status.map(|s| (s.code(), s.signal())) {
-        Some((Some(code), _)) => format!("ended with exit code {code}"),
-        Some((None, Some(signal))) => format!("was ended by signal {signal}"),
-        _ => "did not end".into(),
+/// The end is shown. What helps may be found in the beginning, too: npm says first what is wrong, and then for fifty lines
+/// how it could be used.
+fn failed(step: &Step, status: Option<ExitStatus>, first: &[String], lines: Vec<String>) -> Error {
+    let place = match step.dir.as_os_str().is_empty() {
+        true => String::new(),
+        false => format!(" in {}", step.dir.display()),
+    };
+    let message = format!("{}: `{}`{place} {}", step.name, step.title(), verdict::ending(status));
+    let hint = verdict::hint(status, &lines)
+        .or_else(|| verdict::hint(status, first))
+        .or_else(|| (lines.len() == SHOWN).then(|| "with `--verbose` you see all that it says".into()));
+    let error = Error::new(Kind::Build, message).with_detail(lines);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
     }
-}
-
-/// The programs of installed packages first, as every package manager does for its scripts.
-fn path(tree: &Path, source: &Source, step: &Step) -> OsString {
-    let folders = [&step.dir, &source.app, &PathBuf::new()];
-    let mut dirs: Vec<PathBuf> = folders.iter().map(|dir| tree.join(dir).join("node_modules/.bin")).collect();
-    dirs.dedup();
-    let inherited = env::var_os("PATH").unwrap_or_default();
-    dirs.extend(env::split_paths(&inherited));
-    // A folder with a colon in its name cannot be in PATH at all.
-    env::join_paths(dirs).unwrap_or(inherited)
 }

@@ -60,6 +60,12 @@ fn set_aside(dir: &Path, old: &Path) -> Result<()> {
     }
 }
 
+/// The `node_modules` folders that are linked from the user's tree, relative to the root.
+pub(crate) fn linked(source: &Source, steps: &[Step]) -> Vec<PathBuf> {
+    let folders = folders(source).into_iter().filter(|folder| !installs(steps, folder));
+    folders.map(|folder| folder.join("node_modules")).filter(|modules| source.root.join(modules).is_dir()).collect()
+}
+
 /// Every folder that has a file of the source in or below it, the root included.
 pub(crate) fn folders(source: &Source) -> BTreeSet<PathBuf> {
     let ancestors = source.entries.iter().flat_map(|entry| entry.path.ancestors().skip(1));

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::cli::args::Args;
+use crate::cli::build::preset::resolve::Wish;
 use crate::cli::config::inventory::{Inventory, Server};
 use crate::cli::fanout::{self, CONNECTS};
 use crate::cli::interrupt::Interrupt;
@@ -22,6 +23,14 @@ pub(crate) fn project(ui: &Ui, args: &Args) -> Result<Project> {
 /// Whether this folder, or that of `--dir`, is a project or inside of one.
 pub(crate) fn is_project(args: &Args) -> Result<bool> {
     Ok(args.dir()?.ancestors().any(|dir| dir.join(FILE).exists()))
+}
+
+/// `--update-preset`.
+pub(crate) fn preset_wish(args: &Args) -> Wish {
+    match args.flag("update-preset") {
+        true => Wish::Newest,
+        false => Wish::Locked,
+    }
 }
 
 /// That of `--env`, else production.

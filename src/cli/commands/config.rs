@@ -13,6 +13,7 @@ use serde_json::json;
 use super::{Exit, aim};
 use crate::cli::args::Args;
 use crate::cli::build;
+use crate::cli::build::preset::resolve::Wish;
 use crate::cli::config::edit::without_bom;
 use crate::cli::config::inventory::Inventory;
 use crate::cli::config::vault::Vault;
@@ -38,7 +39,7 @@ fn tell(ui: &Ui, args: &Args, known: &[ServerName]) -> Result<Exit> {
     }
     let env = env(args, &project, &env_name)?;
     let wanted = wanted(args, &env_name, env)?;
-    let order = build::order(&project)?;
+    let order = build::order(&project, Wish::Locked)?;
     let vault = Vault::load(&project.dir, &project.name)?;
     let facts = Facts {
         project: &project,

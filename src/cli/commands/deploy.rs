@@ -60,8 +60,16 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let checked = start.elapsed();
 
     let places: Vec<Place> = servers.into_iter().map(Place::Ssh).collect();
-    let shipment =
-        Shipment { project: &project, env_name: &env_name, env, order: &order, version, secrets, places: &places };
+    let shipment = Shipment {
+        project: &project,
+        env_name: &env_name,
+        env,
+        order: &order,
+        build_anew: args.flag("no-cache"),
+        version,
+        secrets,
+        places: &places,
+    };
     let shipped = ship(ui, &shipment, &interrupt).map_err(|e| match e.kind() {
         Kind::Interrupted => Error::new(Kind::Interrupted, "interrupted; every server is as it was"),
         _ => e,
@@ -79,13 +87,15 @@ fn check(ui: &Ui, args: &Args) -> Result<Checked> {
     let project = aim::project(ui, args)?;
     let env_name = aim::env_name(args)?;
     let env = project.env(&env_name)?;
-    let mut order = build::order(&project)?;
+    let wish = aim::preset_wish(args);
+    let mut order = build::order(&project, wish)?;
     let secrets = secrets(&project, &env_name)?;
     let (servers, written) = servers(ui, args, &project, &env_name, env)?;
     if written {
         // `tako.toml` is a source like any other: the same tree must have the same version the next time.
-        order = build::order(&project)?;
+        order = build::order(&project, wish)?;
     }
+    order.notes.iter().for_each(|note| ui.note(note));
     Ok(Checked { project, env_name, order, secrets, servers })
 }
 

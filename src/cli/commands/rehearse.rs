@@ -42,7 +42,8 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let project = aim::project(ui, args)?;
     let env_name = aim::env_name(args)?;
     let env = rehearsed(&project, &env_name)?;
-    let order = build::order(&project)?;
+    let order = build::order(&project, aim::preset_wish(args))?;
+    order.notes.iter().for_each(|note| ui.note(note));
     let secrets = secrets(&project, &env_name)?;
 
     let task = ui.task("Server");
@@ -70,7 +71,7 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
         order: &order,
         secrets: &secrets,
     };
-    let played = play.all(&private, &info, args.flag("traffic"));
+    let played = play.all(&private, &info, args.flag("no-cache"), args.flag("traffic"));
     match played {
         Err(e) if matches!(e.kind(), Kind::Interrupted | Kind::Build | Kind::Config) => return Err(e),
         Err(e) => {
@@ -98,10 +99,10 @@ struct Play<'a> {
 }
 
 impl Play<'_> {
-    fn all(&self, private: &Private, info: &Info, with_traffic: bool) -> Result<()> {
+    fn all(&self, private: &Private, info: &Info, build_anew: bool, with_traffic: bool) -> Result<()> {
         let first = self.order.source.version.clone();
         let place = private.place();
-        self.deploy(&place, &first)?;
+        self.deploy(&place, &first, build_anew)?;
         self.tell_urls(info);
         if !with_traffic {
             return Ok(());
@@ -111,7 +112,7 @@ impl Play<'_> {
         let traffic = Traffic::start(&target)?;
         let kinds = traffic.kinds.clone();
         self.pause()?;
-        let again = self.deploy(&place, &second);
+        let again = self.deploy(&place, &second, false);
         let paused = self.pause();
         let count = traffic.finish();
         let deployed = again.and_then(|deployed| paused.map(|()| deployed))?;
@@ -124,7 +125,7 @@ impl Play<'_> {
     }
 
     /// The same steps as a real deploy, to the one private server.
-    fn deploy(&self, place: &Place, version: &Version) -> Result<Deployed> {
+    fn deploy(&self, place: &Place, version: &Version, build_anew: bool) -> Result<Deployed> {
         let start = Instant::now();
         self.ui.heading(&format!("{} → rehearsal   {version}", self.project.name));
         let shipment = Shipment {
@@ -132,6 +133,7 @@ impl Play<'_> {
             env_name: self.env_name,
             env: self.env,
             order: self.order,
+            build_anew,
             version: version.clone(),
             secrets: self.secrets.clone(),
             places: std::slice::from_ref(place),

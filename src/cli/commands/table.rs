@@ -53,7 +53,13 @@ pub(crate) const COMMANDS: &[Command] = &[
         aliases: &[],
         about: "build this project and put it live, without dropping a request",
         args: &[],
-        flags: &[ENV, value("server", "NAME", "only this server of the environment; may be repeated"), YES],
+        flags: &[
+            ENV,
+            value("server", "NAME", "only this server of the environment; may be repeated"),
+            NO_CACHE,
+            UPDATE_PRESET,
+            YES,
+        ],
         examples: &[
             ("tako deploy", "ship to production"),
             ("tako deploy --env staging", "ship to another environment"),
@@ -71,6 +77,8 @@ pub(crate) const COMMANDS: &[Command] = &[
             ENV,
             switch("traffic", "send steady requests while a second version is deployed, and count the failures"),
             switch("keep", "keep serving until Ctrl-C"),
+            NO_CACHE,
+            UPDATE_PRESET,
         ],
         examples: &[
             ("tako rehearse", "does it build, start and answer?"),
@@ -351,7 +359,10 @@ pub(crate) const GLOBAL_FLAGS: &[Flag] = &[
 ];
 
 const ENV: Flag = value("env", "NAME", "the environment; production by default");
+const UPDATE_PRESET: Flag =
+    switch("update-preset", "take the preset as it is now, instead of the one in .tako/build.lock.json");
 const ENV_ANY: Flag = value("env", "NAME", "only this environment");
+const NO_CACHE: Flag = switch("no-cache", "build again, also when nothing changed since an earlier build");
 const YES: Flag =
     Flag { name: "yes", short: Some('y'), takes: Takes::Nothing, help: "answer yes to questions of yes or no" };
 

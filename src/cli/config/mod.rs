@@ -1,7 +1,7 @@
 //! The files of a user, as written: `tako.toml`, the server inventory, the secrets vault.
 //!
 //! Reading order: `section` reads TOML with places, `problem` tells what is wrong at a place; `tako_toml` and
-//! `inventory` are files read that way, `edit` writes into them without touching what is not ours; `vault` keeps
+//! `inventory` are files read that way, `places` one more section of the latter; `edit` writes into them without touching what is not ours; `vault` keeps
 //! secrets.
 
 pub(crate) mod problem;
@@ -9,4 +9,5 @@ pub(crate) mod section;
 pub(crate) mod edit;
 pub(crate) mod tako_toml;
 pub(crate) mod inventory;
+pub(crate) mod places;
 pub(crate) mod vault;

@@ -8,6 +8,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,10 +21,14 @@ use super::{describe, discard, is_complete};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::{Manifest, Runtime};
+use crate::proto::packages::{self, Folder};
 use crate::sys::User;
 
 /// An installation of dependencies that takes longer hangs.
 const INSTALL_TIME: Duration = Duration::from_secs(600);
+
+/// More of a `package.json` or of the head of a lock file is not looked at.
+const MAX_READ: u64 = 1 << 20;
 
 /// A release that is to be made ready.
 pub(crate) struct Preparing<'a> {
@@ -101,8 +106,10 @@ impl Preparing<'_> {
         let root = layout.release(&manifest.app, &manifest.version);
         let up = dir.ancestors().take_while(|d| d.starts_with(&root));
         up.map(Path::to_owned).find_map(|d| {
-            let plan = install::plan(manifest.runtime, &|file| d.join(file).is_file())?;
-            Some((plan.into_iter().map(str::to_owned).collect(), d))
+            let read = |file: &str| beginning_of(&d.join(file));
+            let folder = Folder { has: &|file| d.join(file).is_file(), read: &read };
+            let argv = packages::production(manifest.runtime, &folder)?;
+            Some((argv.into_iter().map(str::to_owned).collect(), d))
         })
     }
 
@@ -175,4 +182,12 @@ impl Preparing<'_> {
             log::warn!("app={app} wants {} {wanted}, found {found} at {}", runtime.as_str(), program.display());
         }
     }
+}
+
+/// The text of a file that an app may have made what it is: a link or a pipe is not followed.
+fn beginning_of(path: &Path) -> Option<String> {
+    let mut bytes = Vec::new();
+    path.symlink_metadata().ok().filter(|found| found.is_file())?;
+    File::open(path).ok()?.take(MAX_READ).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -24,7 +24,7 @@ use super::layout::Layout;
 use crate::crypto::Sha256;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
-use crate::net::Patience;
+use crate::net::{self, Patience};
 use crate::proto::manifest::{Manifest, Runtime};
 use crate::proto::target::Target;
 use crate::sys::User;
@@ -184,18 +184,7 @@ impl Drop for Turn<'_> {
 impl Mirror {
     /// `None` when it is neither `https` nor on this machine.
     pub fn parse(url: &str) -> Option<Mirror> {
-        let rest = |scheme| url.strip_prefix(scheme).filter(|rest: &&str| !rest.is_empty() && !rest.starts_with('/'));
-        if rest("https://").is_some() {
-            return Some(Mirror { url: url.into(), plain: false });
-        }
-        let host = rest("http://")?.split('/').next()?;
-        // `127.0.0.1:80@elsewhere` is elsewhere.
-        if !host.bytes().all(|b| b.is_ascii_alphanumeric() || b".:[]-".contains(&b)) {
-            return None;
-        }
-        let host = host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map_or(host, |(host, _)| host);
-        let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-        (host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())).then(|| Mirror { url: url.into(), plain: true })
+        net::is_plain(url).map(|plain| Mirror { url: url.into(), plain })
     }
 }
 

@@ -4,6 +4,7 @@
 //! A preset may come from elsewhere, so it says nothing of where an app runs, with which secrets or for whom: those keys
 //! are refused by name, and unknown ones as in `tako.toml`.
 
+use crate::cli::build::recipe::Modules;
 use crate::cli::config::problem::{Problem, report};
 use crate::cli::config::section::{Problems, Section, Spanned, parse};
 use crate::error::{Error, Kind, Result};
@@ -26,6 +27,7 @@ pub(crate) struct Layer {
     pub assets: Option<Vec<String>>,
     pub container: Option<bool>,
     pub targets: Option<Vec<String>>,
+    pub modules: Option<Modules>,
 }
 
 /// Keys that a preset may not have, and why.
@@ -93,6 +95,7 @@ fn layer(root: Section<'_>, problems: &Problems) -> Layer {
         layer.assets = check.paths(build.texts("assets"), "assets");
         layer.container = build.flag("container").map(|flag| flag.value);
         layer.targets = check.words(build.texts("targets"));
+        layer.modules = check.modules(build.text("modules"));
         refuse(&build, &REFUSED_IN_BUILD, problems);
         build.finish();
     }
@@ -131,6 +134,18 @@ impl Check<'_> {
         Some(list.into_iter().map(|word| word.value).collect())
     }
 
+    fn modules(&self, text: Text) -> Option<Modules> {
+        let text = text?;
+        match text.value.as_str() {
+            "link" => Some(Modules::Link),
+            "copy" => Some(Modules::Copy),
+            _ => {
+                self.0.add(Problem::at(&text.at, "`modules` is neither `link` nor `copy`", "write one of them"));
+                None
+            }
+        }
+    }
+
     fn argv(&self, list: Texts, key: &str) -> Option<Vec<String>> {
         let at = list.as_ref()?.at.clone();
         let words = self.words(list)?;
@@ -162,5 +177,81 @@ impl Check<'_> {
             return None;
         }
         Some(path.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_read() {
+        let text = "
+main = \"m.mjs\"
+entry = \"e\"
+start = [\"s\"]
+install = []
+dev = [\"d\"]
+[build]
+install = \"i\"
+build = \"b\"
+after = \"a\"
+makes = [\"k\"]
+otherwise = \"o\"
+include = [\"n\"]
+exclude = [\"x\"]
+assets = [\"t?\"]
+container = true
+targets = [\"linux-x86_64-musl\"]
+modules = \"copy\"
+";
+        let (text_of, list) = (|s: &str| Some(s.to_string()), |s: &str| Some(vec![s.to_string()]));
+        let expected = Layer {
+            main: text_of("m.mjs"),
+            entry: text_of("e"),
+            start: list("s"),
+            install: Some(Vec::new()),
+            dev: list("d"),
+            build_install: text_of("i"),
+            build: text_of("b"),
+            after: text_of("a"),
+            makes: list("k"),
+            otherwise: text_of("o"),
+            include: list("n"),
+            exclude: vec!["x".into()],
+            assets: list("t?"),
+            container: Some(true),
+            targets: list("linux-x86_64-musl"),
+            modules: Some(Modules::Copy),
+        };
+        assert_eq!(read("p", text).unwrap(), expected);
+        assert_eq!(read("p", "").unwrap(), Layer::default());
+    }
+
+    #[test]
+    fn what_has_no_place_in_a_preset_is_refused_with_the_reason() {
+        let check = |text: &str, said: &str| {
+            let e = read("p", text).unwrap_err();
+            let all = format!("{e} {}", e.detail().join(" "));
+            assert!(e.kind() == Kind::Config && all.contains(said), "{text}: {all}");
+        };
+        for (key, why) in REFUSED {
+            check(&format!("{key} = \"x\"\n"), why);
+            check(&format!("[{key}]\nx = 1\n"), why);
+        }
+        for (key, why) in REFUSED_IN_BUILD {
+            check(&format!("[build]\n{key} = \"x\"\n"), why);
+        }
+        check("[[build.stages]]\nrun = \"x\"\n", "stages belong to the app");
+        check("[build]\nbiuld = \"x\"\n", "did you mean `build`?");
+        check("main = \"../x\"\n", "outside of the app");
+        check("[build]\nassets = [\"/etc\"]\n", "outside of the app");
+        check("start = []\n", "names no program");
+        check("[build]\nbuild = \" \"\n", "says nothing");
+        check("entry = \"x\"\n", "the text of no file");
+        check("entry = \"x\"\nmain = \"node_modules/x.js\"\n", "the text of no file");
+        check("[build]\ncontainer = 1\n", "is a number");
+        check("[build]\nmodules = \"hard\"\n", "neither");
+        check("<html>", "not TOML");
     }
 }

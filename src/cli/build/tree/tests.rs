@@ -5,6 +5,8 @@ use std::process::Command;
 
 use super::*;
 use crate::cli::build::bundle::collect;
+use crate::cli::build::environment::Environment;
+use crate::cli::build::stage;
 use crate::cli::git::tests::{git, write};
 use crate::cli::interrupt::Interrupt;
 use crate::crypto::Sha256;
@@ -44,6 +46,7 @@ fn step(command: &str, dir: &str, installs_below: Option<&str>) -> Step {
         command: command.into(),
         dir: dir.into(),
         installs_below: installs_below.map(Into::into),
+        warning: None,
     }
 }
 
@@ -54,8 +57,8 @@ fn build(app: &Path, commands: &[&str]) -> Vec<String> {
     let tree = make(&app.join(".tako/build"), &source, &steps).unwrap();
     let mut lines = Vec::new();
     for step in &steps {
-        let ran =
-            super::super::stage::run(&tree, &source, step, &Interrupt::never(), &mut |l| lines.push(l.to_string()));
+        let mut on = |line: &str| lines.push(line.to_string());
+        let ran = stage::run(&tree, &source, &Environment::default(), step, &Interrupt::never(), &mut on);
         ran.unwrap_or_else(|e| panic!("{e}: {:?}", e.detail()));
     }
     lines

@@ -209,7 +209,7 @@ fn limits(facts: &Facts<'_>) -> Part {
 /// As a person would write it.
 fn size(bytes: u64) -> Value {
     let units = [(30, 'G'), (20, 'M'), (10, 'K')];
-    match units.into_iter().find(|(shift, _)| bytes > 0 && bytes % (1 << shift) == 0) {
+    match units.into_iter().find(|(shift, _)| bytes > 0 && bytes.is_multiple_of(1 << shift)) {
         Some((shift, unit)) => format!("{}{unit}", bytes >> shift).into(),
         None => bytes.into(),
     }

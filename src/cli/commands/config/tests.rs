@@ -32,7 +32,14 @@ fn config(dir: &Path, flags: &[&str], json: bool) -> (Result<Exit>, String, Stri
     let (ui, out, err) = Ui::captured(Settings { json, ..Settings::default() });
     let ended = tell(&ui, &args, &[]);
     let target = Target::of_this_machine().unwrap().to_string();
-    let plain = |text: String| text.replace(&target, "TARGET").replace(&dir.display().to_string(), "DIR");
+    let plain = |text: String| {
+        let text = text.replace(&target, "TARGET").replace(&dir.display().to_string(), "DIR");
+        // The version is that of the files, which is told elsewhere.
+        match text.split_once("# version nogit_") {
+            Some((before, after)) => format!("{before}# version nogit_HASH{}", &after[8..]),
+            None => text,
+        }
+    };
     (ended, plain(out.text()), plain(err.text()))
 }
 

@@ -81,28 +81,19 @@ fn script(dir: &Path, runtime: Seen<Runtime>) -> Found {
 /// What an app is made with, as its dependencies tell, if there is a preset for that; the first that is there counts.
 /// Some of them are also only a part of an app that has a `server` of its own.
 fn preset(dir: &Path, package: &Package, runtime: Runtime, server: bool) -> Option<Seen<String>> {
-    /// A package, its preset, and whether it is always the whole app.
-    const KNOWN: [(&str, &str, bool); 10] = [
-        ("next", "nextjs", true),
-        ("@tanstack/react-start", "tanstack-start", true),
-        ("@tanstack/solid-start", "tanstack-start", true),
-        ("@sveltejs/kit", "sveltekit", true),
-        ("astro", "astro", true),
-        ("nuxt", "nuxt", true),
-        ("@react-router/dev", "react-router", true),
-        ("@remix-run/dev", "remix", true),
-        ("vite", "vite", false),
-        ("@hono/node-server", "hono", false),
-    ];
     let page = dir.join("index.html").is_file();
-    let (package, name, _) = KNOWN.iter().find(|(needed, name, whole)| {
-        package.needs(needed)
-            && (*whole || !server)
-            && (*name != "vite" || page)
-            && (*name != "hono" || runtime == Runtime::Node)
-            && built_in::family(runtime, name).is_some()
-    })?;
-    Some(Seen { value: (*name).into(), why: format!("`{package}` in package.json") })
+    let known = detect::FAMILIES.into_iter().chain([("@hono/node-server", "hono")]);
+    let is_it = |needed: &str, name: &str| {
+        let fits = match name {
+            // Neither is always the whole app.
+            "vite" => !server && page,
+            "hono" => !server && runtime == Runtime::Node,
+            _ => true,
+        };
+        fits && package.needs(needed) && built_in::family(runtime, name).is_some()
+    };
+    let (package, name) = known.into_iter().find(|(needed, name)| is_it(needed, name))?;
+    Some(Seen { value: name.into(), why: format!("`{package}` in package.json") })
 }
 
 /// The file that `npm start` runs, else the package's `main`.

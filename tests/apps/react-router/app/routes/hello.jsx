@@ -1,0 +1,3 @@
+export default function Hello({ params }) {
+  return <p>{`Hello, ${params.name}`}</p>;
+}

@@ -103,7 +103,8 @@ impl Copier {
 
     #[cfg(not(target_os = "linux"))]
     fn clone(&self, _: &File, _: &File) -> bool {
-        self.clones.swap(false, Ordering::Relaxed) && false
+        self.clones.store(false, Ordering::Relaxed);
+        false
     }
 }
 

@@ -209,7 +209,12 @@ impl Making<'_> {
                 .hint("run it again"));
         }
         let rule = Rule::new(&order.recipe, &order.source, &order.include, &order.exclude);
-        let tree = tree::make(&project.dir.join(".tako/build"), &order.source, &order.steps)?;
+        let dir = project.dir.join(".tako/build");
+        if anew {
+            // What frameworks have cached there would be carried over.
+            disk::remove_tree(&dir)?;
+        }
+        let tree = tree::make(&dir, &order.source, &order.steps)?;
         keep_sources(&tree)?;
         self.steps(&tree, &rule, target)?;
         let app = tree.join(&order.source.app);

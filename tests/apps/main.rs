@@ -284,7 +284,7 @@ fn is_here(tool: &str) -> bool {
 /// What it took, for people.
 fn line(name: &str, installed_ms: u128, first: &Value, second: &Value, pages: [usize; 2]) -> String {
     let ms = |result: &Value, what: &str| result["durations_ms"][what].as_u64().unwrap_or_default();
-    let kib = |what: &str| first["artifact"][what].as_u64().unwrap_or_default() >> 10;
+    let kib = |what: &str| first["artifacts"][0][what].as_u64().unwrap_or_default() >> 10;
     format!(
         "{name:<15} packages {installed_ms:>6} ms · build {:>6} ms · all {:>6} ms · artifact {:>6} KiB of {:>6} KiB · \
          again: build {:>6} ms, all {:>6} ms · pages {pages:?}, 0 failed",

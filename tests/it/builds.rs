@@ -69,7 +69,7 @@ impl Shop {
         assert_eq!(ran.code, 0, "{ran}");
         let events = ran.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         let result = events.rev().find(|event| event["event"] == "result");
-        result.unwrap_or_else(|| panic!("no result: {ran}"))["artifact"]["cached"].as_bool().unwrap()
+        result.unwrap_or_else(|| panic!("no result: {ran}"))["artifacts"][0]["cached"].as_bool().unwrap()
     }
 }
 

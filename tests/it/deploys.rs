@@ -134,7 +134,8 @@ impl Left {
         looks.min_by_key(|left| left.figures.descriptors).expect("there is time for more than one look")
     }
 
-    /// Once the old instances have gone, and links to them and to clients: then nothing is more than `before`.
+    /// Once the old instances have gone, and links to them and to clients: then nothing is more than `before`, but for the
+    /// connection to each instance that the probe keeps for a while.
     fn quiet(server: &Server, plan: &Plan, before: &Left) -> Left {
         let began = Instant::now();
         loop {
@@ -142,7 +143,7 @@ impl Left {
             let (now, then) = (left.figures, before.figures);
             let gone = now.children == plan.instances as usize && now.zombies == 0 && left.uploads == 0;
             if gone
-                && now.descriptors <= then.descriptors
+                && now.descriptors <= then.descriptors + plan.instances as usize
                 && now.threads <= then.threads
                 && left.cgroups <= before.cgroups
             {

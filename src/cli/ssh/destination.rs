@@ -1,0 +1,120 @@
+//! Destination: how one server is named to `ssh` and `sftp`, and the options that both are given.
+
+use std::env;
+
+use crate::cli::config::inventory::Server;
+use crate::error::{Error, Kind, Result};
+
+/// What keeps a ssh_config from changing what goes over our channel, and a dead network from hanging us.
+const OPTIONS: [&str; 17] = [
+    "BatchMode=yes",
+    "ConnectTimeout=10",
+    "ServerAliveInterval=5",
+    "ServerAliveCountMax=3",
+    // zstd data gets several times slower with it.
+    "Compression=no",
+    "RemoteCommand=none",
+    "RequestTTY=no",
+    "ClearAllForwardings=yes",
+    "ForwardAgent=no",
+    "ForwardX11=no",
+    "PermitLocalCommand=no",
+    "VisualHostKey=no",
+    "SendEnv=-*",
+    "EscapeChar=none",
+    "Tunnel=no",
+    "ControlPersist=no",
+    "LogLevel=VERBOSE",
+];
+
+/// What goes to `ssh` and `sftp` alike to reach one server.
+pub(super) struct Destination {
+    pub host: String,
+    pub options: Vec<String>,
+    /// The same for a person to type.
+    pub login: String,
+}
+
+impl Destination {
+    pub fn of(server: &Server) -> Result<Destination> {
+        check_word("host", &server.host, b"._-:")?;
+        let mut options: Vec<String> = OPTIONS.map(Into::into).into();
+        if let Some(user) = &server.user {
+            check_word("user", user, b"._-+@")?;
+            options.push(format!("User={user}"));
+        }
+        if let Some(port) = server.port {
+            options.push(format!("Port={port}"));
+        }
+        Ok(Destination { host: server.host.clone(), options, login: login(server) })
+    }
+
+    /// `sftp` takes what follows a colon for a path.
+    pub fn for_sftp(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]", self.host),
+            false => self.host.clone(),
+        }
+    }
+}
+
+/// All that was set by flags and variables; the rest is in ssh_config for both.
+fn login(server: &Server) -> String {
+    let mut words = vec!["ssh".to_string()];
+    words.extend(env::var("TAKO_SSH_OPTIONS").unwrap_or_default().split_whitespace().map(Into::into));
+    words.extend(server.port.map(|port| format!("-p {port}")));
+    words.push(match &server.user {
+        Some(user) => format!("{user}@{}", server.host),
+        None => server.host.clone(),
+    });
+    words.join(" ")
+}
+
+/// Letters, digits and `also`, not starting like an option.
+fn check_word(what: &str, word: &str, also: &[u8]) -> Result<()> {
+    let good = (1..=253).contains(&word.len())
+        && !word.starts_with('-')
+        && word.bytes().all(|b| b.is_ascii_alphanumeric() || also.contains(&b));
+    match good {
+        true => Ok(()),
+        false => Err(Error::new(Kind::Config, format!("`{}` is not a valid SSH {what}", word.escape_debug()))
+            .hint("give such a host an alias in ~/.ssh/config and use that")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::name::ServerName;
+
+    fn server(host: &str, user: Option<&str>) -> Server {
+        Server {
+            name: ServerName::parse("fra1").unwrap(),
+            host: host.into(),
+            port: Some(2222),
+            user: user.map(Into::into),
+            description: None,
+            target: None,
+        }
+    }
+
+    #[test]
+    fn a_host_or_user_that_could_pass_for_an_option_or_a_command_is_refused() {
+        for bad in ["", "-oProxyCommand=x", "a b", "a;b", "a%h", "a`b`", "$(x)", "a/b", "a@b", "a\nb"] {
+            assert_eq!(Destination::of(&server(bad, None)).err().map(|e| e.kind()), Some(Kind::Config), "{bad:?}");
+        }
+        for bad in ["", "-l", "a b", "a;b", "a%r"] {
+            assert!(Destination::of(&server("fra1", Some(bad))).is_err(), "{bad:?}");
+        }
+        for good in ["fra1.example.com", "10.0.0.1", "fe80::1", "my_alias"] {
+            assert!(Destination::of(&server(good, Some("ana"))).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn user_and_port_of_the_inventory_go_in_as_options() {
+        let destination = Destination::of(&server("fe80::1", Some("ana"))).unwrap();
+        assert!(destination.options.contains(&"User=ana".into()) && destination.options.contains(&"Port=2222".into()));
+        assert_eq!((destination.host.as_str(), destination.for_sftp().as_str()), ("fe80::1", "[fe80::1]"));
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! `sandbox` is a private world (data, socket, home, server, sshd) that ends with its value; `http` is a client that
 //! counts every byte against us; `web` is what is downloaded from; `traffic` is steady load that forgives nothing; `small`
-//! is an app to measure around and `figures` what the server takes. The other modules are the tests, by what a user does;
+//! is an app to measure around, `terminal` a screen to look at and `figures` what the server takes. The other modules are the tests, by what a user does;
 //! `websocket` brings peers that others wrote. `tidy` holds the rules of the house.
 #![allow(clippy::unwrap_used)]
 
@@ -15,6 +15,7 @@ mod web;
 mod published;
 mod small;
 mod figures;
+mod terminal;
 #[path = "../../src/cli/golden.rs"]
 mod golden;
 
@@ -44,4 +45,5 @@ mod cli;
 mod server;
 mod tls;
 mod observe;
+mod screens;
 mod logs;

@@ -86,6 +86,7 @@ apps! {
     hono_on_bun: App { name: "hono-bun", tools: &["bun"], stream: Some(Stream::Socket("/ws")), ..PLAIN };
     elysia_on_bun: App { name: "elysia-bun", tools: &["bun"], stream: Some(Stream::Socket("/ws")), ..PLAIN };
     hono_on_deno: App { name: "hono-deno", tools: &["deno"], ..PLAIN };
+    hono_on_node: App { name: "hono-node", tools: NPM, ..PLAIN };
     rust: App { name: "rust", tools: &["cargo"], ..PLAIN };
     python: App { name: "python", tools: &["python3"], ..PLAIN };
     uvicorn: App { name: "uvicorn", tools: &["python3"], ..PLAIN };
@@ -99,8 +100,10 @@ apps! {
         built: Some("/assets/"),
         ..PLAIN
     };
+    vite_ssr: App { name: "vite-ssr", tools: NPM, built: Some("/assets/"), ..PLAIN };
     next: App { name: "next", tools: NPM, built: Some("/_next/static/"), ..PLAIN };
     react_router: App { name: "react-router", tools: NPM, built: Some("/assets/"), ..PLAIN };
+    remix: App { name: "remix", tools: NPM, built: Some("/assets/"), ..PLAIN };
     tanstack_start: App { name: "tanstack-start", tools: NPM, built: Some("/assets/"), ..PLAIN };
     sveltekit: App { name: "sveltekit", tools: NPM, built: Some("/_app/immutable/"), ..PLAIN };
     astro: App { name: "astro", tools: NPM, built: Some("/_astro/"), ..PLAIN };

@@ -50,7 +50,8 @@ use native::Native;
 use pick::Rule;
 use preset::lock::Locked;
 use preset::resolve::Wish;
-use preset::{Effective, Facts};
+use preset::Effective;
+use preset::facts::Facts;
 use recipe::Recipe;
 use stage::Step;
 

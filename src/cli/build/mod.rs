@@ -48,10 +48,10 @@ use environment::Environment;
 use glob::Globs;
 use native::Native;
 use pick::Rule;
-use preset::lock::Locked;
-use preset::resolve::Wish;
 use preset::Effective;
 use preset::facts::Facts;
+use preset::lock::Locked;
+use preset::resolve::Wish;
 use recipe::Recipe;
 use stage::Step;
 

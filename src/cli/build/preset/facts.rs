@@ -45,9 +45,7 @@ impl Facts {
         Ok(Facts {
             // A task of Deno's may be an object, with a command or with tasks that come first.
             build_script: command(&package["scripts"]["build"]) || command(task) || some(task),
-            dependencies: some(&package["dependencies"])
-                || some(&package["devDependencies"])
-                || some(&deno["imports"]),
+            dependencies: some(&package["dependencies"]) || some(&package["devDependencies"]) || some(&deno["imports"]),
             installed: there("node_modules"),
         })
     }
@@ -67,7 +65,7 @@ fn plain(text: &str) -> String {
         let token = match c {
             '"' => string(rest),
             '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
-            '/' if rest.starts_with("/*") => rest.find("*/").map_or(rest.len(), |end| end + 2),
+            '/' if rest.starts_with("/*") => rest[2..].find("*/").map_or(rest.len(), |end| end + 4),
             _ => c.len_utf8(),
         };
         let (this, next) = rest.split_at(token);
@@ -111,6 +109,7 @@ mod tests {
         check(r#"{"a": "http://x/*,]*/\"//", "b": ["\\", ], }"#, r#"{"a":"http://x/*,]*/\"//","b":["\\"]}"#);
         check("[\"ä,}\", \"],\" /* ü */ , ]", r#"["ä,}","],"]"#);
         check("// before\n[] // after", "[]");
+        check("[/*/ 1, */ 2]", "[2]");
         for torn in ["\"", "\"\\", "/*", "/", "//", "{\"a\": \"b", "/*/", "ü"] {
             assert!(plain(torn).len() <= torn.len(), "{torn}");
         }

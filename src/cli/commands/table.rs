@@ -287,6 +287,19 @@ pub(crate) const COMMANDS: &[Command] = &[
                 does: Does::Run(secrets::set),
             },
             Command {
+                name: "import",
+                aliases: &[],
+                about: "set several secrets at once from a dotenv file, all of them or none",
+                args: &[Arg { name: "FILE", required: false, help: "lines of NAME=value; `-` is standard input" }],
+                flags: &[ENV],
+                examples: &[
+                    ("tako secrets import .env.production", "what is in a file"),
+                    ("tako secrets import --env staging - < .env.staging", "from standard input"),
+                ],
+                hidden: false,
+                does: Does::Run(secrets::import::run),
+            },
+            Command {
                 name: "rm",
                 aliases: &["remove"],
                 about: "remove a secret from an environment",
@@ -305,6 +318,70 @@ pub(crate) const COMMANDS: &[Command] = &[
                 examples: &[("tako secrets ls", "all environments"), ("tako secrets ls --json", "for a program")],
                 hidden: false,
                 does: Does::Run(secrets::ls),
+            },
+            Command {
+                name: "sync",
+                aliases: &[],
+                about: "send the secrets to the servers without a deploy; instances are replaced where something changed",
+                args: &[],
+                flags: &[ENV, value("server", "NAME", "only this server; may be repeated")],
+                examples: &[
+                    ("tako secrets sync", "after `tako secrets set`"),
+                    ("tako secrets sync --env staging --server fra1", "one server of another environment"),
+                ],
+                hidden: false,
+                does: Does::Run(secrets::sync::run),
+            },
+            Command {
+                name: "key",
+                aliases: &["keys"],
+                about: "the key that opens an environment's secrets, for a colleague or for CI",
+                args: &[],
+                flags: &[],
+                examples: &[
+                    ("tako secrets key export | gh secret set TAKO_SECRETS_KEY_PRODUCTION", "to CI"),
+                    ("tako secrets key import", "from a colleague"),
+                ],
+                hidden: false,
+                does: Does::Group(&[
+                    Command {
+                        name: "export",
+                        aliases: &[],
+                        about: "print the key, into a pipe or a file",
+                        args: &[],
+                        flags: &[ENV, switch("show", "also onto a screen")],
+                        examples: &[
+                            (
+                                "tako secrets key export | gh secret set TAKO_SECRETS_KEY_PRODUCTION",
+                                "to GitHub Actions",
+                            ),
+                            ("tako secrets key export --env staging --show", "to read it"),
+                        ],
+                        hidden: false,
+                        does: Does::Run(secrets::key::export),
+                    },
+                    Command {
+                        name: "import",
+                        aliases: &[],
+                        about: "keep a key on this machine, once it opens the secrets",
+                        args: &[Arg { name: "-", required: false, help: "read the key from standard input" }],
+                        flags: &[
+                            ENV,
+                            Flag {
+                                name: "yes",
+                                short: Some('y'),
+                                takes: Takes::Nothing,
+                                help: "replace another key that is here",
+                            },
+                        ],
+                        examples: &[
+                            ("tako secrets key import", "asks for the key, without showing it"),
+                            ("tako secrets key import --env staging - < key", "from a file"),
+                        ],
+                        hidden: false,
+                        does: Does::Run(secrets::key::import),
+                    },
+                ]),
             },
         ]),
     },
@@ -325,6 +402,7 @@ pub(crate) const COMMANDS: &[Command] = &[
         args: &[
             Arg { name: "COMMAND", required: false, help: "such as deploy" },
             Arg { name: "VERB", required: false, help: "such as add, after servers" },
+            Arg { name: "VERB", required: false, help: "such as export, after secrets key" },
         ],
         flags: &[],
         examples: &[

@@ -13,7 +13,7 @@ use crate::cli::interrupt::Interrupt;
 use crate::cli::remote::{Place, Remote};
 use crate::cli::ship::tell::step_words;
 use crate::cli::ui::{Task, Ui, units};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Deployed, Reply, Request, Secrets};
 use crate::proto::name::{AppId, ServerName};
 
@@ -48,7 +48,11 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
 }
 
 fn sync(remote: &mut Remote, app: &AppId, secrets: &Secrets, task: &Task) -> Result<Synced> {
-    let held = match remote.call(Request::SecretsHash { app: app.clone() }, &mut |_| {})? {
+    let held = remote.call(Request::SecretsHash { app: app.clone() }, &mut |_| {}).map_err(|e| match e.kind() {
+        Kind::NotFound => e.hint("`tako deploy` brings it there, with its secrets"),
+        _ => e,
+    });
+    let held = match held? {
         Reply::SecretsHash { hash } => hash,
         other => return Err(remote.misunderstood(&other)),
     };

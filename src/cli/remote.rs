@@ -174,6 +174,7 @@ impl Remote {
             Reply::Deployed(_) => "deployed",
             Reply::Status(_) => "status",
             Reply::Releases(_) => "releases",
+            Reply::SecretsHash { .. } => "secrets_hash",
         };
         Error::new(Kind::Refused, format!("{}: the server answered something else (`{kind}`)", self.name))
     }

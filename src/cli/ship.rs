@@ -121,11 +121,7 @@ impl Shipment<'_> {
 
     /// They travel only when the server has others.
     fn secrets_for(&self, preflight: &Preflight) -> Option<Secrets> {
-        let same = match &preflight.secrets_hash {
-            Some(hash) => *hash == self.secrets.hash,
-            None => self.secrets.values.is_empty(),
-        };
-        (!same).then(|| self.secrets.clone())
+        (!self.secrets.are(preflight.secrets_hash.as_deref())).then(|| self.secrets.clone())
     }
 }
 

@@ -106,6 +106,11 @@ pub(crate) enum Request {
     Scale { app: AppId, instances: u32 },
     /// Stops the app and removes all of it. → `Reply::Done`.
     Delete { app: AppId },
+    /// Which secrets are in force. → `Reply::SecretsHash`, or NotFound.
+    SecretsHash { app: AppId },
+    /// These secrets for the live release: its instances are replaced one by one, unless it has these already. Notices as
+    /// for a deploy. → `Reply::Deployed`; when the new instances fail the old secrets stay in force.
+    Secrets { app: AppId, secrets: Secrets },
 }
 
 /// Which lines of an app's log: those that meet every wish that is there.
@@ -205,6 +210,13 @@ pub(crate) struct Secrets {
     pub values: BTreeMap<String, Zeroizing<String>>,
 }
 
+impl Secrets {
+    /// Whether they are those with this hash. Where there are none there is no hash either.
+    pub fn are(&self, hash: Option<&str>) -> bool {
+        hash.map_or(self.values.is_empty(), |hash| hash == self.hash)
+    }
+}
+
 impl std::fmt::Debug for Secrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Secrets({} names)", self.values.len())
@@ -221,6 +233,7 @@ pub(crate) enum Reply {
     Deployed(Deployed),
     Status(Vec<AppStatus>),
     Releases(Vec<Release>),
+    SecretsHash { hash: Option<String> },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use super::lock::{Held, Purpose};
 use super::release::Preparing;
 use super::{release, state, vet};
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::control::{Artifact, Deploy, Info, LogQuery, Notice, Preflight, Reply, Request};
+use crate::proto::control::{Artifact, Deploy, Info, LogQuery, Notice, Preflight, Reply, Request, Secrets};
 use crate::proto::manifest::Manifest;
 use crate::proto::name::AppId;
 use crate::proto::route::Route;
@@ -70,6 +70,8 @@ pub(crate) fn serve(daemon: &Arc<Daemon>, session: &mut Session, request: Reques
         Request::Rollback { app, version } => rollback(daemon, session, &app, version),
         Request::Scale { app, instances } => scale(daemon, session, &app, instances),
         Request::Delete { app } => delete(daemon, session, app),
+        Request::SecretsHash { app } => secrets_hash(daemon, &app),
+        Request::Secrets { app, secrets: new } => secrets(daemon, session, &app, new),
     }
 }
 
@@ -195,6 +197,18 @@ fn scale(daemon: &Daemon, session: &Session, app: &AppId, instances: u32) -> Res
     let handle = daemon.find(app)?;
     let held = session.lock_for(daemon, app, Purpose::Scale, None)?;
     Ok(Outcome::Events(handle.scale(instances), held))
+}
+
+fn secrets_hash(daemon: &Daemon, app: &AppId) -> Result<Outcome> {
+    Ok(Outcome::Reply(Reply::SecretsHash { hash: daemon.find(app)?.secrets_hash() }))
+}
+
+fn secrets(daemon: &Daemon, session: &Session, app: &AppId, secrets: Secrets) -> Result<Outcome> {
+    daemon.may_change()?;
+    vet::secrets(app, &secrets)?;
+    let handle = daemon.find(app)?;
+    let held = session.lock_for(daemon, app, Purpose::Secrets, None)?;
+    Ok(Outcome::Events(handle.renew(secrets, session.who.clone()), held))
 }
 
 /// Runs to its end whatever becomes of the client: half an app must not come back at the next boot.

@@ -26,6 +26,8 @@ mod deploys;
 mod monorepo;
 mod uploads;
 mod operations;
+mod secrets;
+mod canary;
 mod assets;
 mod websocket;
 mod failures;

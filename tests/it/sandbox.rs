@@ -392,6 +392,11 @@ impl Sshd {
         add("known_hosts", fs::read_to_string(other.dir.path().join("known_hosts")).unwrap());
     }
 
+    /// Its keys, settings and log.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub fn options(&self) -> String {
         format!("-F {}", self.dir.path().join("ssh_config").display())
     }

@@ -205,7 +205,7 @@ fn a_host_without_sftp_is_sent_to_over_the_control_connection() {
     for lines in ["", "Subsystem sftp /nonexistent/sftp-server", "Subsystem sftp /bin/false"] {
         let w = World::with(lines);
         let ran = w.user.must(&["deploy", "--yes", "--json"]);
-        assert_eq!(ran.err.matches("sftp does not work there").count(), 1, "{lines}: {ran}");
+        assert_eq!(ran.err.matches("goes over the control connection").count(), 1, "{lines}: {ran}");
         let result = last(&ran);
         assert_eq!(sent(&result).0, sent(&result).1);
         w.is_live(&result);

@@ -349,7 +349,9 @@ impl Sshd {
         let config = format!(
             "ListenAddress 127.0.0.1:{port}\nHostKey {host}\nAuthorizedKeysFile {keys}\nPidFile none\nUsePAM no\n\
              StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
-             {lines}\nLogLevel VERBOSE\nSetEnv TAKO_SOCKET={socket} \"PATH={bins}:{path}\"\n",
+             {lines}\nLogLevel VERBOSE\nSetEnv TAKO_SOCKET={socket} \"PATH={bins}:{path}\" HOME={home}\n",
+            // What the shell of whoever runs the tests does at a login is not for them, and may take long.
+            home = dir.path().display(),
             host = at("host").display(),
             keys = at("authorized_keys").display(),
             socket = server.socket().display(),

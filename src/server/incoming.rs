@@ -101,36 +101,43 @@ pub(crate) fn claim(layout: &Layout, file: &str, of: u64, gone: &AtomicBool) -> 
 /// Refused for a piece that does not follow on what is there, or is more than was announced; Io without room.
 pub(crate) fn put(layout: &Layout, piece: &Piece) -> Result<u64> {
     let (whole, part) = names(layout, &piece.file)?;
-    let refused = |why: &str| Error::new(Kind::Refused, format!("a piece of the upload {} {why}", piece.file));
-    let bytes = STANDARD.decode(&piece.data).map_err(|_| refused("is not base64"))?;
+    let bytes = STANDARD.decode(&piece.data).map_err(|_| refused(piece, "is not base64"))?;
     let end = piece.offset.checked_add(bytes.len() as u64).filter(|end| *end <= piece.of && !bytes.is_empty());
-    let end = end.ok_or_else(|| refused("is empty, or more than was announced"))?;
+    let end = end.ok_or_else(|| refused(piece, "is empty, or more than was announced"))?;
     make_room(layout, &part, piece.of - piece.offset)?;
+    write(&part, &bytes, piece)
+        .map_err(|e| if disk::is_full(layout.data()) { e.hint("make room on the server's disk") } else { e })?;
+    if end == piece.of {
+        fs::rename(&part, &whole).context(|| format!("rename the upload {}", piece.file))?;
+    }
+    Ok(end)
+}
+
+fn write(part: &Path, bytes: &[u8], piece: &Piece) -> Result<()> {
     let writing = || format!("write the upload {}", piece.file);
     let mut options = OpenOptions::new();
     options.write(true).mode(0o600).custom_flags(careful());
     let file = match piece.offset {
         0 => {
-            remove_any(&part)?;
-            options.create_new(true).open(&part).context(writing)?
+            remove_any(part)?;
+            options.create_new(true).open(part).context(writing)?
         }
         _ => {
-            let file = options.open(&part).context(writing)?;
+            let file = options.open(part).context(writing)?;
             let meta = file.metadata().context(writing)?;
             if !meta.is_file() || meta.len() != piece.offset {
-                return Err(refused(&format!("begins at {}, and {} bytes are there", piece.offset, meta.len())));
+                let message = format!("begins at {}, and {} bytes are there", piece.offset, meta.len());
+                return Err(refused(piece, &message));
             }
             file
         }
     };
     // What a full disk took of it stays, and is asked for by whoever goes on.
-    file.write_all_at(&bytes, piece.offset)
-        .context(writing)
-        .map_err(|e| if disk::is_full(layout.data()) { e.hint("make room on the server's disk") } else { e })?;
-    if end == piece.of {
-        fs::rename(&part, &whole).context(writing)?;
-    }
-    Ok(end)
+    file.write_all_at(bytes, piece.offset).context(writing)
+}
+
+fn refused(piece: &Piece, why: &str) -> Error {
+    Error::new(Kind::Refused, format!("a piece of the upload {} {why}", piece.file))
 }
 
 /// Removes what is left of an app's other uploads, when a release of it was laid out. The caller has the app's lock.

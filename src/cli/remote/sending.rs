@@ -37,7 +37,12 @@ impl Remote {
         let Artifact { file, bytes: all, .. } = parcel.artifact;
         let of = if anew { 0 } else { *all };
         let claim = Request::Claim { app: parcel.app.clone(), file: file.clone(), of };
-        match self.call(claim, &mut |_| {})? {
+        let claimed = match self.call(claim, &mut |_| {}) {
+            // A server of before this request does not understand it. Without the lock nothing after this works either.
+            Err(e) if e.kind() == Kind::Refused => return Ok(0),
+            claimed => claimed?,
+        };
+        match claimed {
             Reply::Incoming { bytes: 0, .. } => Ok(0),
             Reply::Incoming { bytes, .. } if bytes > of => Ok(0),
             // Under its final name; what it is shows when it is unpacked.

@@ -250,6 +250,30 @@ fn a_user_without_sftp_on_this_machine_deploys() {
 }
 
 #[test]
+fn two_deploys_of_the_same_content_at_once_do_not_meet() {
+    let w = World::new();
+    let config = w.user.read("tako.toml") + "\n[envs.staging]\nroute = \"staging.localhost\"\nservers = [\"box\"]\n";
+    w.user.write("tako.toml", &config);
+    let first = w.hang();
+    let there = w.parts();
+    // Over a connection of its own, whatever is kept of the other.
+    let runtime = w.user.dir.path().join("other");
+    fs::create_dir(&runtime).unwrap();
+    let mut second = w.user.command(&["deploy", "--env", "staging", "--yes", "--json"]);
+    let second = Ran::from(&["deploy"], second.env("XDG_RUNTIME_DIR", runtime).output().unwrap());
+    assert_eq!(second.code, 0, "{second}");
+    assert_eq!(w.parts(), there);
+    w.relay.cut();
+    let first = Ran::from(&["deploy"], first.wait_with_output().unwrap());
+    assert_eq!(first.code, 0, "{first}");
+    assert!(first.err.contains("going on from there"), "{first}");
+    let (first, second) = (last(&first), last(&second));
+    assert_eq!(version(&first), version(&second));
+    assert_eq!((sent(&first).0, sent(&second).0), (w.size(), w.size()));
+    w.is_live(&first);
+}
+
+#[test]
 fn a_piece_without_the_lock_is_refused() {
     let server = Server::start();
     let mut control = Control::open(&server).unwrap();

@@ -316,10 +316,10 @@ fn prepare(
     bound: &mut Bound,
     line: &Task,
 ) -> Result<Sent> {
-    let Bound { remote, preflight, .. } = bound;
+    let Bound { place, remote, preflight, .. } = bound;
     bound.sent = match preflight.complete {
         true => Sent::nothing(built.packed.bytes),
-        false => uploads.bring(built, remote, &preflight.bases, line)?,
+        false => uploads.bring(built, place, remote, &preflight.bases, line)?,
     };
     let manifest = shipment.manifest(&bound.place)?;
     bound.remote.order(Request::Prepare { manifest }, &mut |notice| {

@@ -16,7 +16,7 @@ mod web;
 mod published;
 mod small;
 mod figures;
-mod terminal;
+
 mod relay;
 #[path = "../../src/cli/golden.rs"]
 mod golden;
@@ -50,5 +50,5 @@ mod cli;
 mod server;
 mod tls;
 mod observe;
-mod screens;
+
 mod logs;

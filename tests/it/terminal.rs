@@ -55,11 +55,6 @@ impl Terminal {
         })
     }
 
-    /// As tmux names them: `y`, `Enter`, `C-c`.
-    pub fn press(&self, keys: &[&str]) {
-        self.tmux(&[&["send-keys"], keys].concat());
-    }
-
     /// The screen and the exit status once the command has ended.
     pub fn end(&self) -> (String, i32) {
         let status = wait_for("the command to end", || {

@@ -90,7 +90,7 @@ mod tests {
         ui.item(Mark::Good, "tcp", 7, "203.0.113.7 answers");
         ui.item(Mark::Odd, "resolve", 7, "one two three four five six seven eight nine ten eleven");
         ui.item(Mark::Skipped, "é", 7, "");
-        let expected = "✓ tcp      203.0.113.7 answers\n! resolve  one two three four five six seven eight nine\n           ten eleven\n– é\n";
+        let expected = "✓ tcp      203.0.113.7 answers\n! resolve  one two three four five six seven eight nine ten\n           eleven\n– é\n";
         assert_eq!(out.text(), expected);
     }
 }

@@ -21,6 +21,7 @@ impl Fleet {
         sshds[0].join(&sshds[1]);
         let user = User::new(&sshds[0]);
         user.use_app("mixed", false);
+        user.write("index.mjs", &format!("console.log(\"hello\");\n{}", user.read("index.mjs")));
         for (name, sshd) in ["one", "two"].iter().zip(&sshds) {
             user.must(&["servers", "add", "127.0.0.1", "--name", name, "--port", &sshd.port.to_string()]);
         }
@@ -86,7 +87,20 @@ fn a_check_walks_the_way_and_stops_where_it_ends() {
         events(ran, "step").iter().map(step).collect()
     };
     let all = user.run(&["servers", "check", "one", "--json"]);
-    let words = ["resolve", "tcp", "banner", "host key", "login", "shell", "tako-server", "socket", "version", "clock", "disk", "proxy"];
+    let words = [
+        "resolve",
+        "tcp",
+        "banner",
+        "host key",
+        "login",
+        "shell",
+        "tako-server",
+        "socket",
+        "version",
+        "clock",
+        "disk",
+        "proxy",
+    ];
     assert_eq!(steps(&all).iter().map(|s| s.rsplit_once(' ').unwrap().0).collect::<Vec<_>>(), words, "{all}");
     assert!(all.code == 0 && !all.out.contains("failed"), "{all}");
     let shown = user.must(&["servers", "check", "one"]);
@@ -126,11 +140,11 @@ fn logs_are_one_stream_of_all_servers_and_so_are_their_requests() {
     for (n, server) in fleet.servers.iter().enumerate() {
         let mut client = Client::plain(server.http, HOST).unwrap();
         for m in 0..3 {
-            assert_eq!(client.get(&format!("/asked-{n}-{m}")).unwrap().status / 100, 2);
+            assert_eq!(client.get(&format!("/?asked-{n}-{m}")).unwrap().status / 100, 2);
         }
     }
     let requests = wait_for("all requests to be written down", || {
-        let ran = user.must(&["logs", "--access", "--grep", "/asked-", "--json"]);
+        let ran = user.must(&["logs", "--access", "--grep", "/?asked-", "--json"]);
         let found = events(&ran, "access");
         (found.len() == 6).then_some(found)
     });
@@ -138,10 +152,10 @@ fn logs_are_one_stream_of_all_servers_and_so_are_their_requests() {
     assert!(times.is_sorted(), "{times:?}");
     assert!(requests.iter().all(|e| e["request"]["status"] == 200 && e["request"]["app"] == "shop"), "{requests:?}");
     assert_eq!(requests.iter().filter(|event| event["server"] == "two").count(), 3);
-    let shown = user.must(&["logs", "--access", "--grep", "/asked-1-2"]);
+    let shown = user.must(&["logs", "--access", "--grep", "/?asked-1-2"]);
     let line = shown.out.lines().next().unwrap_or_else(|| panic!("{shown}"));
-    assert!(line.contains("[two] 200 GET shop.localhost/asked-1-2 ") && line.contains(" ms "), "{shown}");
-    assert!(user.must(&["logs", "--access", "--err", "--grep", "/asked-"]).out.is_empty());
+    assert!(line.contains("[two] 200 GET shop.localhost/?asked-1-2 ") && line.contains(" ms "), "{shown}");
+    assert!(user.must(&["logs", "--access", "--err", "--grep", "/?asked-"]).out.is_empty());
     user.run(&["logs", "--access", "--instance", "1"]).assert_failed(2, &["--instance"]);
     let plain = user.must(&["logs"]);
     assert!(plain.out.contains("[one] #1 ") && plain.out.contains("[two] #1 "), "{plain}");

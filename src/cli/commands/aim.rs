@@ -159,7 +159,9 @@ pub(crate) fn unanswered(ui: &Ui, asked: Vec<(ServerName, Result<()>)>) -> Resul
     let count = asked.len();
     let failed: Vec<(ServerName, Error)> = asked.into_iter().filter_map(|(s, r)| Some((s, r.err()?))).collect();
     if failed.len() == count {
-        return failure(failed, count).map_or(Ok(Exit::Done), Err);
+        // One that hangs cannot be reached, for who asks by the exit code.
+        let told = |e: Error| if e.kind() == Kind::Timeout { e.with_kind(Kind::Unreachable) } else { e };
+        return failure(failed, count).map_or(Ok(Exit::Done), |e| Err(told(e)));
     }
     let (absent, failed): (Vec<_>, Vec<_>) = failed.into_iter().partition(|(_, e)| e.kind() == Kind::NotFound);
     // An answer, too.

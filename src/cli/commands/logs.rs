@@ -5,6 +5,7 @@ mod merge;
 mod same;
 mod wanted;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,25 +41,26 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let env_name = aim::env_name(args)?;
     let servers = aim::servers(&env_name, project.env(&env_name)?, &aim::wanted(args)?)?;
     let app = aim::app(&project, &env_name);
-    let reading = Reading { ui, wanted: &wanted, app: &app, servers: &servers };
-    // One who follows looks at the end, and a last part of few lines is read at a glance.
-    let pager = if wanted.follow || args.flag("no-pager") { None } else { ui.pager() };
-    let (told, failed, left) = until_closed(ui, trigger, || {
-        let (told, failed) = reading.run(&interrupt);
-        (told, failed, ui.is_closed())
-    });
-    drop(pager);
+    // One who follows looks at the end.
+    let pages = !wanted.follow && !args.flag("no-pager");
+    let reading = Reading { ui, wanted: &wanted, app: &app, servers: &servers, pages };
+    let (told, failed, left) = until_closed(ui, trigger, || reading.run(&interrupt));
     // Ctrl-C is how following ends, and whoever reads no more has seen enough.
-    let failed: Vec<_> =
+    let mut failed: Vec<_> =
         failed.into_iter().filter(|(_, e)| !((wanted.follow || left) && e.kind() == Kind::Interrupted)).collect();
     if told == 0 && failed.is_empty() && !wanted.follow {
         let names: Vec<&str> = servers.iter().map(|s| s.name.as_str()).collect();
         ui.note(&wanted.nothing_found(&app, &names));
     }
-    match aim::failure(failed, servers.len()) {
-        Some(e) => Err(e),
-        None => Ok(Exit::Done),
+    if let Some(at) = failed.iter().position(|(_, e)| e.kind() == Kind::Interrupted) {
+        return Err(failed.swap_remove(at).1);
     }
+    let mut failed: BTreeMap<ServerName, Error> = failed.into_iter().collect();
+    let asked = servers.into_iter().map(|server| match failed.remove(&server.name) {
+        Some(e) => (server.name, Err(e)),
+        None => (server.name, Ok(())),
+    });
+    aim::unanswered(ui, asked.collect())
 }
 
 /// Reads until nobody does any more, as after `| head` or when the pager is left: a quiet app would never let us notice
@@ -81,13 +83,14 @@ struct Reading<'a> {
     wanted: &'a Wanted,
     app: &'a AppId,
     servers: &'a [Server],
+    pages: bool,
 }
 
 type Failed = Vec<(ServerName, Error)>;
 
 impl Reading<'_> {
-    /// How many lines were told, and what went wrong.
-    fn run(&self, interrupt: &Interrupt) -> (u64, Failed) {
+    /// How many lines were told, what went wrong, and whether nobody read any more.
+    fn run(&self, interrupt: &Interrupt) -> (u64, Failed, bool) {
         // All are connected before the first is read, so that the earlier lines of all are there to be put in order.
         let connected = fanout::each(self.servers.iter().collect(), fanout::CONNECTS, |server: &Server| {
             let _waiting = self.ui.waiting(server.name.as_str(), "connecting");
@@ -101,6 +104,8 @@ impl Reading<'_> {
                 Err(e) => self.fail(&mut failed, &server.name, e),
             }
         }
+        // From here on there is something to read, and nothing to wait for is drawn.
+        let pager = (self.pages && !remotes.is_empty()).then(|| self.ui.pager()).flatten();
         let told = thread::scope(|scope| {
             let mut names = Vec::new();
             let mut heard = Vec::new();
@@ -121,7 +126,10 @@ impl Reading<'_> {
             }
             told
         });
-        (told, failed)
+        let left = self.ui.is_closed();
+        // Waits for the person to be done.
+        drop(pager);
+        (told, failed, left)
     }
 
     fn read(&self, remote: &mut Remote, to: &Sender<Vec<Piece>>) -> Result<()> {

@@ -204,7 +204,7 @@ fn server_name(name: &str) -> Result<ServerName> {
 }
 
 fn tell_skew(ui: &Ui, server: &Server, hello: &Hello, now: SystemTime) {
-    if let Some(skew) = check::skew(hello, now) {
+    if let Some(skew) = check::steps::skew(hello, now) {
         let skew = units::duration(skew);
         ui.warn(&format!("the clock of {} is {skew} away from this one; certificates depend on it", server.name));
     }

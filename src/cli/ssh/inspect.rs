@@ -172,7 +172,6 @@ impl Login {
 
 /// Starts `ssh` with the options of a session; what `read` makes of its output, and the lines of its errors, come by
 /// their channels.
-#[expect(clippy::type_complexity, reason = "three things that start together and are taken apart at once")]
 fn start<T: Send + 'static>(
     command: &mut Command,
     destination: &Destination,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::check::info;
+use super::check::steps::info;
 use super::server_name;
 use crate::cli::args::Args;
 use crate::cli::commands::{Exit, aim};

@@ -360,7 +360,7 @@ mod tests {
         };
         check("depoly", "there is no command `tako depoly`", "did you mean `deploy`?");
         check("servers ad", "there is no command `tako servers ad`", "did you mean `add`?");
-        check("servers", "`tako servers` needs one of add, rm, ls, check", "see `tako servers --help`");
+        check("servers", "`tako servers` needs one of add, rm, ls, check, status", "see `tako servers --help`");
         check("deploy --evn x", "`tako deploy` has no flag `--evn`", "did you mean `--env`?");
         check("deploy -z", "`tako deploy` has no flag `-z`", "see `tako deploy --help`");
         check("deploy --env", "`--env` needs a value", "");

@@ -6,7 +6,9 @@
 use std::convert::Infallible;
 use std::io::Read;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, never};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -16,6 +18,14 @@ use crate::error::{Context, Error, Kind, Result};
 
 /// Never carries anything; it disconnects.
 pub(crate) type Bell = Receiver<Infallible>;
+
+/// The terminal is another program's, which takes every Ctrl-C after the first for itself.
+static LEFT: AtomicBool = AtomicBool::new(false);
+
+/// Whether a second Ctrl-C is for somebody else, such as a pager; it ends us otherwise.
+pub(crate) fn leave_to_another(left: bool) {
+    LEFT.store(left, Ordering::Relaxed);
+}
 
 /// Cloneable. Wait for [`Interrupt::bells`] beside whatever else is waited for.
 #[derive(Clone)]
@@ -54,6 +64,26 @@ impl Interrupt {
         (Trigger { _bell: bell }, Interrupt { signal: self.signal.clone(), sibling })
     }
 
+    /// Does `task`, which hears an interrupt when `limit` is over; `None` when that is what ended it.
+    pub fn within<T>(&self, limit: Duration, task: impl FnOnce(&Interrupt) -> Result<T>) -> Option<Result<T>> {
+        let (trigger, interrupt) = self.or_trigger();
+        let (over, ended) = bounded::<Infallible>(0);
+        let result = thread::scope(|scope| {
+            scope.spawn(move || {
+                let _trigger = trigger;
+                let _ = ended.recv_timeout(limit);
+            });
+            let result = task(&interrupt);
+            // Before the end of the task's thread, so that the other ends too.
+            drop(over);
+            result
+        });
+        match result {
+            Err(e) if e.kind() == Kind::Interrupted && !self.is_heard() => None,
+            other => Some(other),
+        }
+    }
+
     /// Both disconnect and never carry anything.
     pub fn bells(&self) -> [&Bell; 2] {
         [&self.signal, &self.sibling]
@@ -88,7 +118,7 @@ fn listen() -> std::io::Result<Bell> {
         // One byte a signal. We hold the other end ourselves, so that there is never an end.
         let _ = reader.read_exact(&mut [0]);
         drop(bell);
-        let _ = reader.read_exact(&mut [0]);
+        while reader.read_exact(&mut [0]).is_ok() && LEFT.load(Ordering::Relaxed) {}
         kill_leashed();
         // The shell that we were started from sees that we did not end by ourselves.
         let _ = signal_hook::low_level::emulate_default_handler(SIGINT);
@@ -99,6 +129,19 @@ fn listen() -> std::io::Result<Bell> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_takes_too_long_is_ended_and_what_does_not_is_left_alone() {
+        let interrupt = Interrupt::never();
+        let ended = interrupt.within(Duration::from_millis(1), |interrupt| -> Result<()> {
+            let [_, bell] = interrupt.bells();
+            // Only its end is ever heard.
+            let _ = bell.recv();
+            interrupt.check()
+        });
+        assert!(ended.is_none());
+        assert_eq!(interrupt.within(Duration::from_secs(3600), |_| Ok(7)).unwrap().unwrap(), 7);
+    }
 
     #[test]
     fn a_dropped_trigger_is_heard_by_every_clone() {

@@ -79,6 +79,7 @@ fn code(ended: Result<Exit>) -> u8 {
     let kind = match ended {
         Ok(Exit::Done) => return 0,
         Ok(Exit::Partly) => return 5,
+        Ok(Exit::Unanswered) => return 6,
         Err(e) => e.kind(),
     };
     match kind {
@@ -113,6 +114,6 @@ mod tests {
         check(Kind::NeedsInput, 10);
         check(Kind::Interrupted, 130);
         check(Kind::Io, 1);
-        assert_eq!([Exit::Done, Exit::Partly].map(|e| code(Ok(e))), [0, 5]);
+        assert_eq!([Exit::Done, Exit::Partly, Exit::Unanswered].map(|e| code(Ok(e))), [0, 5, 6]);
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! **Invariant**: a silent server is an error after [`SILENCE`], whatever it was asked.
 
-mod hello;
+pub(crate) mod hello;
 mod pieces;
 mod sending;
 

@@ -6,6 +6,7 @@
 //!
 //! **Invariant**: nothing of a session outlives its [`Session`]: no process, no control socket, no log file.
 
+pub(crate) mod inspect;
 mod destination;
 mod sftp;
 mod verdict;

@@ -171,6 +171,10 @@ pub(crate) struct LogQuery {
     pub instance: Option<u32>,
     #[serde(default)]
     pub stream: Option<Stream>,
+    /// Of the requests that the proxy led to it instead of what it printed: the text of a line is one JSON object, of no
+    /// release and no instance; the stream is `err` where the answer was 500 or above.
+    #[serde(default)]
+    pub access: bool,
 }
 
 impl LogQuery {
@@ -189,6 +193,7 @@ impl LogQuery {
             release: None,
             instance: None,
             stream: None,
+            access: false,
         }
     }
 }
@@ -278,6 +283,12 @@ pub(crate) struct Info {
     pub https: Vec<String>,
     pub data_dir: String,
     pub free_bytes: u64,
+    /// Since the start of the program; an older server does not say.
+    #[serde(default)]
+    pub up_ms: Option<u64>,
+    /// Certificates of the user's that cannot be used: `host: why`.
+    #[serde(default)]
+    pub cert_problems: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -85,6 +85,8 @@ fn info(daemon: &Daemon) -> Result<Outcome> {
         https: daemon.about.https.clone(),
         data_dir: daemon.layout.data().display().to_string(),
         free_bytes: daemon.free_bytes()?,
+        up_ms: Some(daemon.uptime().as_millis().try_into().unwrap_or(u64::MAX)),
+        cert_problems: daemon.board.cert_problems(),
     })))
 }
 

@@ -47,6 +47,8 @@ mod crashes;
 mod adoption;
 mod bad_input;
 mod cli;
+mod unattended;
+mod fleet;
 mod server;
 mod tls;
 mod observe;

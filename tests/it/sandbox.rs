@@ -389,6 +389,11 @@ impl Sshd {
         fs::write(self.dir.path().join("known_hosts"), format!("[127.0.0.1]:{} {public_key}", self.port)).unwrap();
     }
 
+    /// The keys that its user knows.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.dir.path().join("known_hosts")
+    }
+
     /// Makes this one's user know the other server, too, and be known there.
     pub fn join(&self, other: &Sshd) {
         let add = |name: &str, text: String| {

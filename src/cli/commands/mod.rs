@@ -24,4 +24,6 @@ pub(crate) enum Exit {
     Done,
     /// 5: servers differ now.
     Partly,
+    /// 6: some servers did not answer, and what the others said was told.
+    Unanswered,
 }

@@ -295,6 +295,8 @@ mod tests {
                 https: Vec::new(),
                 data_dir: "/".into(),
                 free_bytes: 1,
+                up_ms: None,
+                cert_problems: Vec::new(),
             };
             let target = target(&env, &info).unwrap();
             assert_eq!((target.host.as_str(), target.path.as_str(), target.address.port()), (host, path, 8080));

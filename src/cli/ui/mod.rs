@@ -9,6 +9,8 @@ mod look;
 mod fold;
 mod tree;
 mod screen;
+pub(crate) mod waiting;
+pub(crate) mod pager;
 mod table;
 mod ask;
 #[cfg(test)]

@@ -123,8 +123,29 @@ impl Screen {
         self.out_failed.take_if(|e| e.kind() != io::ErrorKind::BrokenPipe)
     }
 
+    /// Results go to `out` again; that nobody read what was written elsewhere is forgotten.
+    pub fn out_again(&mut self, out: Box<dyn Write + Send>) {
+        self.out = out;
+        self.out_failed = None;
+    }
+
     pub fn add(&mut self, parent: Option<Id>, label: &str, now: Instant) -> Id {
         self.tree.add(parent, &one_line(label), now)
+    }
+
+    /// A task that is told of nowhere but in the tree, until it is forgotten.
+    pub fn wait(&mut self, label: &str, text: &str, now: Instant) -> Id {
+        let id = self.tree.add(None, &one_line(label), now);
+        self.tree.set(id, &one_line(text));
+        id
+    }
+
+    pub fn forget(&mut self, id: Id) {
+        self.tree.forget(id);
+        // Nothing else would take away its picture.
+        if self.tree.is_empty() {
+            self.clear();
+        }
     }
 
     pub fn set(&mut self, id: Id, text: &str, now: Instant) {

@@ -41,6 +41,7 @@ mod entry;
 mod sieve;
 mod history;
 mod reading;
+mod requests;
 mod cell;
 mod cause;
 mod evidence;
@@ -248,7 +249,7 @@ impl Handle {
         self.ask(Message::IsEmpty).unwrap_or(true)
     }
 
-    /// The app's output, until its end or until the receiver is dropped; an error is the last of it.
+    /// The app's output or its requests, until its end or until the receiver is dropped; an error is the last of it.
     pub fn logs(&self, query: &LogQuery) -> Result<Receiver<Result<Told>>> {
         self.logs.read(&self.log, query)
     }

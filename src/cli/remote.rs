@@ -156,6 +156,11 @@ impl Remote {
         }
     }
 
+    /// From now on nothing but `interrupt` ends a wait.
+    pub fn hear_only(&mut self, interrupt: &Interrupt) {
+        self.interrupt = interrupt.clone();
+    }
+
     /// The same for a request that is answered by `Done` alone.
     pub fn order(&mut self, request: Request, on: &mut dyn FnMut(Notice)) -> Result<()> {
         match self.call(request, on)? {

@@ -22,6 +22,7 @@ mod tidy;
 mod control;
 mod deploy;
 mod deploys;
+mod fleet;
 mod monorepo;
 mod uploads;
 mod operations;

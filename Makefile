@@ -20,7 +20,7 @@ test: setup
 	PATH="$(TOOLS):$$PATH" sh tests/sdk.sh
 
 # Real projects of a dozen frameworks, built, deployed, and deployed again under load. Their packages come from npm the
-# first time and stay in target/apps.
+# first time and stay in target/apps. With TAKO_APPS_RUNTIME=bun or =deno those for Node run on that instead.
 APPS = $(CURDIR)/target/apps/tools/node_modules/.bin
 test-apps: setup
 	@sh tests/apps/setup.sh

@@ -128,11 +128,7 @@ impl Shipment<'_> {
 
     /// They travel only when the server has others.
     pub fn secrets_for(&self, preflight: &Preflight) -> Option<Secrets> {
-        let same = match &preflight.secrets_hash {
-            Some(hash) => *hash == self.secrets.hash,
-            None => self.secrets.values.is_empty(),
-        };
-        (!same).then(|| self.secrets.clone())
+        (!self.secrets.are(preflight.secrets_hash.as_deref())).then(|| self.secrets.clone())
     }
 
     /// Whether there is nothing to do on a server that says this. Who wants it built anew, or by force, wants it done.

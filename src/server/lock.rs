@@ -33,6 +33,7 @@ pub(crate) enum Purpose {
     Rollback,
     Scale,
     Delete,
+    Secrets,
 }
 
 /// The lock on one app; gives it back when dropped.
@@ -167,7 +168,7 @@ impl Holder {
         let error = Error::new(Kind::Busy, format!("{app} is being {doing} by {} for {seconds}s{known}", self.who));
         error.hint(match wanted {
             Purpose::Deploy => "wait for it with `tako deploy --wait 5m`",
-            Purpose::Rollback | Purpose::Scale | Purpose::Delete => {
+            Purpose::Rollback | Purpose::Scale | Purpose::Delete | Purpose::Secrets => {
                 "try again when it is done; `tako status` shows how far it is"
             }
         })
@@ -181,6 +182,7 @@ impl Purpose {
             Purpose::Rollback => "rolled back",
             Purpose::Scale => "scaled",
             Purpose::Delete => "deleted",
+            Purpose::Secrets => "given new secrets",
         }
     }
 }

@@ -48,10 +48,10 @@ pub(super) fn all_servers(
 }
 
 fn prepare(uploads: &Uploads<'_>, built: &Built, bound: &mut Bound, line: &Task) -> Result<Sent> {
-    let Bound { remote, preflight, wish, .. } = bound;
+    let Bound { place, remote, preflight, wish, .. } = bound;
     bound.sent = match preflight.complete {
         true => Sent::nothing(built.packed.bytes),
-        false => uploads.bring(built, remote, &preflight.bases, line)?,
+        false => uploads.bring(built, place, remote, &preflight.bases, line)?,
     };
     bound.remote.order(Request::Prepare { manifest: wish.manifest.clone() }, &mut |notice| {
         if let Notice::Doing { what } = notice {

@@ -168,6 +168,7 @@ impl<S: Stage> Actor<S> {
             Message::Scale { instances, to } => self.scale(instances, to, now),
             Message::Cancel { version, by, to } => drop(to.send(self.cancel(&version, &by, now))),
             Message::Delete { to } => self.delete(to, now),
+            Message::Renew { secrets, by, to } => self.renew(*secrets, &by, to, now),
             Message::Stop => self.stop(),
             Message::Status(to) => drop(to.send(self.status(now))),
             Message::Releases(to) => drop(to.send(self.releases())),

@@ -9,8 +9,8 @@
 //! `instance`, `secrets`, `port`), inside of which walls (`cell`), what a killed server left (`held`, `leftover`,
 //! `adopt`), the three threads that all apps share (`watch` with `lines`, `probe` with `check`, `logs` with `writer`, and what is read
 //! of them: `entry`, `sieve`, `history`, `reading`), and the actor: its loop, its start (`boot`), what it tells
-//! (`status` with `usage`), its rollouts, planned in `plan`, performed in `roll` and told in `course`, its sleep
-//! (`demand`), and its failures (`failing`), whose reasons `cause` finds in what `evidence` reads.
+//! (`status` with `usage`), its rollouts, planned in `plan`, performed in `roll` and told in `course`, `renew` for secrets
+//! alone, its sleep (`demand`), and its failures (`failing`), whose reasons `cause` finds in what `evidence` reads.
 //!
 //! **Invariant**: nothing outside the actor's thread changes what it owns; a [`Handle`] sends and waits.
 
@@ -57,6 +57,7 @@ mod status;
 mod plan;
 mod roll;
 mod commit;
+mod renew;
 #[cfg(test)]
 mod tests;
 
@@ -72,7 +73,7 @@ use super::state::Desired;
 use super::users::Users;
 use crate::crypto::Key;
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::control::{Deploy, Deployed, Joined, LogLine, LogQuery, Notice};
+use crate::proto::control::{Deploy, Deployed, Joined, LogLine, LogQuery, Notice, Secrets};
 use crate::proto::name::AppId;
 use crate::proto::status::{AppStatus, Release};
 use crate::proto::version::Version;
@@ -141,6 +142,7 @@ enum Message {
     Scale { instances: u32, to: Teller },
     Cancel { version: Version, by: String, to: Sender<Result<()>> },
     Delete { to: Sender<Event> },
+    Renew { secrets: Box<Secrets>, by: String, to: Teller },
     Stop,
     Status(Sender<AppStatus>),
     Releases(Sender<Vec<Release>>),
@@ -223,6 +225,11 @@ impl Handle {
     /// Conflict when it is live already, NotFound when nothing by that version is being deployed.
     pub fn cancel(&self, version: Version, by: String) -> Result<()> {
         self.ask(|to| Message::Cancel { version, by, to })?
+    }
+
+    /// Other secrets for the live release.
+    pub fn renew(&self, secrets: Secrets, by: Who) -> Receiver<Event> {
+        self.begin(by, |by, to| Message::Renew { secrets: Box::new(secrets), by, to })
     }
 
     /// Stops every instance and takes the app off the board; the actor ends. Files are the caller's to remove.

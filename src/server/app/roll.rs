@@ -192,7 +192,7 @@ impl<S: Stage> Actor<S> {
         rolling.tell(rolling.rollout.number(), step);
     }
 
-    fn roll(&mut self, plan: Plan<S::Claim>, total: u32, to: Teller, now: Instant) {
+    pub(super) fn roll(&mut self, plan: Plan<S::Claim>, total: u32, to: Teller, now: Instant) {
         let version = &plan.spec.manifest().version;
         to.publish(version.clone(), &self.latest);
         log::info!("app={} rollout begins release={version} instances={total}", self.id);

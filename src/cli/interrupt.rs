@@ -1,7 +1,8 @@
 //! Interrupt: Ctrl-C, heard by everything that waits.
 //!
 //! The first signal disconnects a channel that every wait selects on, so that each step ends by itself and cleans up
-//! on its way out. A second one ends the program at once, with the commands of a build that it runs.
+//! on its way out. A second one ends the program at once, with the commands of a build that it runs; but who waits for
+//! the clean end of something elsewhere hears the second as the end of that, and has a moment for its last words.
 
 use std::convert::Infallible;
 use std::io::Read;
@@ -15,6 +16,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::child::kill_leashed;
 use crate::error::{Context, Error, Kind, Result};
+
+/// What telling how things stand may take, after the second signal.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// Somebody hears the second signal.
+static IS_SECOND_HEARD: AtomicBool = AtomicBool::new(false);
 
 /// Never carries anything; it disconnects.
 pub(crate) type Bell = Receiver<Infallible>;
@@ -43,13 +50,15 @@ pub(crate) struct Trigger {
 impl Interrupt {
     /// That of the process: SIGINT, SIGTERM and SIGHUP from now on.
     pub fn of_process() -> Result<Interrupt> {
-        static SIGNALS: OnceLock<Bell> = OnceLock::new();
-        if SIGNALS.get().is_none() {
-            let bell = listen().context(|| "listen for signals".into())?;
-            // Losing a race leaves a listener nobody hears, and the winner's works.
-            let _ = SIGNALS.set(bell);
-        }
-        Ok(Interrupt { signal: SIGNALS.get().cloned().unwrap_or_else(never), sibling: never() })
+        let [first, _] = bells_of_process()?;
+        Ok(Interrupt { signal: first, sibling: never() })
+    }
+
+    /// The second of these signals, which from now on does not end the program at once.
+    pub fn second() -> Result<Interrupt> {
+        let [_, second] = bells_of_process()?;
+        IS_SECOND_HEARD.store(true, Ordering::Relaxed);
+        Ok(Interrupt { signal: second, sibling: never() })
     }
 
     /// One that never comes.
@@ -107,23 +116,39 @@ pub(crate) fn interrupted() -> Error {
     Error::new(Kind::Interrupted, "interrupted")
 }
 
-fn listen() -> std::io::Result<Bell> {
+/// For the first signal and for the second.
+fn bells_of_process() -> Result<[Bell; 2]> {
+    static SIGNALS: OnceLock<[Bell; 2]> = OnceLock::new();
+    if SIGNALS.get().is_none() {
+        let bells = listen().context(|| "listen for signals".into())?;
+        // Losing a race leaves a listener nobody hears, and the winner's works.
+        let _ = SIGNALS.set(bells);
+    }
+    Ok(SIGNALS.get().cloned().unwrap_or_else(|| [never(), never()]))
+}
+
+fn listen() -> std::io::Result<[Bell; 2]> {
     let (mut reader, writer) = std::io::pipe()?;
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
     }
-    let (bell, heard) = bounded(0);
+    let ((bell, first), (again, second)) = (bounded(0), bounded(0));
     thread::Builder::new().name("signals".into()).spawn(move || {
-        let bell: Sender<Infallible> = bell;
+        let (bell, again): (Sender<Infallible>, Sender<Infallible>) = (bell, again);
         // One byte a signal. We hold the other end ourselves, so that there is never an end.
         let _ = reader.read_exact(&mut [0]);
         drop(bell);
         while reader.read_exact(&mut [0]).is_ok() && LEFT.load(Ordering::Relaxed) {}
         kill_leashed();
+        drop(again);
+        if IS_SECOND_HEARD.load(Ordering::Relaxed) {
+            // Most often the program ends meanwhile.
+            thread::sleep(LAST_WORDS);
+        }
         // The shell that we were started from sees that we did not end by ourselves.
         let _ = signal_hook::low_level::emulate_default_handler(SIGINT);
     })?;
-    Ok(heard)
+    Ok([first, second])
 }
 
 #[cfg(test)]

@@ -158,6 +158,11 @@ impl Remote {
         }
     }
 
+    /// From now on nothing but `interrupt` ends a wait.
+    pub fn hear_only(&mut self, interrupt: &Interrupt) {
+        self.interrupt = interrupt.clone();
+    }
+
     /// The next answer, to whatever call.
     fn answer(&mut self) -> Result<Answer> {
         match wait(&self.answers, &self.heard, &self.interrupt, &self.name)? {

@@ -2,7 +2,7 @@
 //!
 //! A connection starts with the server's [`Hello`] and the client's [`Greeting`]. Then each [`Call`] is answered by any
 //! number of [`Notice`]s and exactly one [`Reply`] or fault, all with the call's id. Calls of one connection are served
-//! in order. A deploy that was accepted goes on when the connection is lost; a lock does not.
+//! in order. A deploy that was accepted goes on when the connection is lost, and keeps its lock; a lock alone does not.
 //!
 //! **Invariant**: a field that is added later has a default, so that both sides of one protocol version may differ in
 //! age; a change that an old peer would misread raises the protocol version.
@@ -76,9 +76,16 @@ pub(crate) enum Request {
     /// → `Reply::Info`.
     Info,
     /// Can this be deployed here? Changes nothing. → `Reply::Preflight`, or Conflict naming the other app.
-    Preflight { app: AppId, version: Version, routes: Vec<Route> },
-    /// Keeps others from changing the app until `Unlock` or the end of this connection. → `Reply::Done`, or Busy
-    /// saying who has it. Taken twice by one connection is fine.
+    Preflight {
+        app: AppId,
+        version: Version,
+        routes: Vec<Route>,
+        /// Asks too whether all that is live already.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wish: Option<Box<Wish>>,
+    },
+    /// Keeps others from changing the app until `Unlock` or the end of this connection, and of what it began. →
+    /// `Reply::Done`, or Busy saying who has it and how far they are. Taken twice by one connection is fine.
     Lock { app: AppId, version: Option<Version> },
     /// → `Reply::Done`.
     Unlock { app: AppId },
@@ -106,6 +113,12 @@ pub(crate) enum Request {
     Scale { app: AppId, instances: u32 },
     /// Stops the app and removes all of it. → `Reply::Done`.
     Delete { app: AppId },
+    /// Joins the app's rollout, or hears how the last one ended: first a notice `Joined`, then those of a deploy from
+    /// its start. → `Reply::Deployed` or its fault, or NotFound when there was none since the server started.
+    Attach { app: AppId },
+    /// Calls the app's deploy of `version` off, whoever began it: what served goes on serving. → `Reply::Done`, and
+    /// Interrupted to who waits for the deploy; Conflict when it is live already, NotFound when there is none.
+    Cancel { app: AppId, version: Version },
     /// Which secrets are in force. → `Reply::SecretsHash`, or NotFound.
     SecretsHash { app: AppId },
     /// These secrets for the live release: its instances are replaced one by one, unless it has these already. Notices as
@@ -233,6 +246,13 @@ pub(crate) struct Deploy {
     pub secrets: Option<Secrets>,
 }
 
+/// A deploy as far as it is known before the build; with its routes and version.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Wish {
+    pub manifest: Manifest,
+    pub instances: u32,
+}
+
 /// The secrets of one app in one environment. Held by both sides in memory that is wiped; no `Debug` shows a value.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Secrets {
@@ -304,6 +324,9 @@ pub(crate) struct Preflight {
     /// What a delta may be against, newest first. A server that knows no deltas tells of none.
     #[serde(default)]
     pub bases: Vec<Base>,
+    /// What was wished for is what is live, and it is well. Secrets are compared by their hash, by who has it.
+    #[serde(default)]
+    pub serves_this: bool,
 }
 
 /// What went live.
@@ -343,6 +366,19 @@ pub(crate) enum Notice {
     },
     /// Nothing new, still at it: keeps the connection known to be alive.
     Beat,
+    /// What the notices after this one are about.
+    Joined(Joined),
+}
+
+/// A rollout that somebody else began.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Joined {
+    pub who: String,
+    pub version: Option<Version>,
+    /// Since it began.
+    pub since_ms: u64,
+    /// It is over: what follows is how it went.
+    pub ended: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -397,7 +433,7 @@ mod tests {
         let old = r#"{"complete":false,"live":null,"secrets_hash":null,"free_bytes":1,"overlaps":[]}"#;
         assert_eq!(serde_json::from_str::<Preflight>(old).unwrap().bases, []);
         let new: Preflight = line(
-            r#"{"complete":false,"live":"v1","secrets_hash":null,"free_bytes":1,"overlaps":[],"bases":[{"sha256":"ab","version":"v1"}]}"#,
+            r#"{"complete":false,"live":"v1","secrets_hash":null,"free_bytes":1,"overlaps":[],"bases":[{"sha256":"ab","version":"v1"}],"serves_this":false}"#,
         );
         assert_eq!(new.bases[0].version.as_str(), "v1");
     }

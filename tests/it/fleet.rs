@@ -1,184 +1,219 @@
-//! Several servers at once: what one of them does not answer is said of it, and the others are told as ever.
+//! One deploy over three real servers, each behind a real `sshd`: who fails, when, and what the others do then.
+//!
+//! The app and its installer do on each server what files there say (`tests/data/apps/fleet`); what happens in between is
+//! waited for by the events that `tako deploy --json` tells.
 
-use std::net::TcpListener;
+mod cancel;
+mod phases;
+mod plan;
+mod turns;
 
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::http::Client;
-use crate::sandbox::{HOST, Ran, Server, Sshd, User, wait_for};
+use crate::sandbox::{Ran, Server, Sshd, User};
 
-/// Two servers of one environment, and their user, who has deployed to both.
-struct Fleet {
-    servers: [Server; 2],
-    sshds: [Sshd; 2],
-    user: User,
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub const NAMES: [&str; 3] = ["one", "two", "three"];
+
+pub struct Fleet {
+    pub servers: [Server; 3],
+    pub sshds: [Sshd; 3],
+    pub user: User,
+    changes: std::cell::Cell<u32>,
 }
 
 impl Fleet {
-    fn new() -> Fleet {
-        let servers = [Server::start(), Server::start()];
-        let sshds = [Sshd::start(&servers[0]), Sshd::start(&servers[1])];
+    pub fn start() -> Fleet {
+        let servers = [(); 3].map(|()| Server::start());
+        let sshds = [0, 1, 2].map(|n: usize| Sshd::start(&servers[n]));
         sshds[0].join(&sshds[1]);
+        sshds[0].join(&sshds[2]);
         let user = User::new(&sshds[0]);
-        user.use_app("mixed", false);
-        user.write("index.mjs", &format!("console.log(\"hello\");\n{}", user.read("index.mjs")));
-        for (name, sshd) in ["one", "two"].iter().zip(&sshds) {
+        user.use_app("fleet", false);
+        let fleet = Fleet { servers, sshds, user, changes: Default::default() };
+        fleet.know(&fleet.user);
+        fleet
+    }
+
+    /// A second person with the same project.
+    pub fn other(&self) -> User {
+        let user = User::new(&self.sshds[0]);
+        user.use_app("fleet", false);
+        self.know(&user);
+        user
+    }
+
+    fn know(&self, user: &User) {
+        for (name, sshd) in NAMES.iter().zip(&self.sshds) {
             user.must(&["servers", "add", "127.0.0.1", "--name", name, "--port", &sshd.port.to_string()]);
         }
-        user.write("tako.toml", &(user.read("tako.toml") + "servers = [\"one\", \"two\"]\n"));
-        Fleet { servers, sshds, user }
     }
 
-    /// Adds a server that accepts connections and says nothing, for as long as the listener lives.
-    fn with_a_silent_one(&self) -> TcpListener {
-        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = silent.local_addr().unwrap().port().to_string();
-        self.user.must(&["servers", "add", "127.0.0.1", "--name", "lab", "--port", &port, "--no-check"]);
-        silent
+    /// From now on server `n` does so.
+    pub fn say(&self, n: usize, word: &str) {
+        fs::write(self.servers[n].dir.path().join(word), "").unwrap();
     }
 
-    fn deploy(&self) -> String {
-        self.user.result(&["deploy", "--yes", "--json"])["version"].as_str().unwrap().to_string()
+    pub fn unsay(&self, n: usize, word: &str) {
+        fs::remove_file(self.servers[n].dir.path().join(word)).unwrap();
+    }
+
+    /// The next version of the app.
+    pub fn change(&self) {
+        self.changes.set(self.changes.get() + 1);
+        self.user.write("change.txt", &format!("change {}", self.changes.get()));
+    }
+
+    pub fn live(&self, n: usize) -> Option<String> {
+        self.servers[n].status("shop")?["version"].as_str().map(str::to_owned)
+    }
+
+    pub fn lives(&self) -> [Option<String>; 3] {
+        [0, 1, 2].map(|n| self.live(n))
+    }
+
+    pub fn pids(&self, n: usize) -> Vec<u64> {
+        let status = self.servers[n].status("shop").unwrap();
+        status["instances"].as_array().unwrap().iter().map(|i| i["pid"].as_u64().unwrap()).collect()
+    }
+
+    /// A deploy that must succeed, and what it says of each server.
+    pub fn deploy(&self) -> Value {
+        self.user.result(&["deploy", "--yes", "--json"])
+    }
+
+    pub fn begin(&self, args: &[&str]) -> Run {
+        Run::begin(&self.user, args)
     }
 }
 
-fn events(ran: &Ran, name: &str) -> Vec<Value> {
-    let all = ran.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{e}: {ran}")));
-    all.filter(|event| event["event"] == name).collect()
+pub fn version(result: &Value) -> String {
+    result["version"].as_str().unwrap_or_else(|| panic!("no version in {result}")).to_owned()
 }
 
-#[test]
-fn a_server_that_hangs_or_is_gone_is_a_row_and_the_others_are_told() {
-    let mut fleet = Fleet::new();
-    fleet.deploy();
-    let _silent = fleet.with_a_silent_one();
-    let user = &fleet.user;
-    user.write("tako.toml", &user.read("tako.toml").replace("\"two\"]", "\"two\", \"lab\"]"));
-    fleet.sshds[1].stop();
-
-    let ran = user.run(&["status"]);
-    assert_eq!(ran.code, 6, "{ran}");
-    let row = |server: &str| ran.out.lines().find(|l| l.contains(server)).unwrap_or_else(|| panic!("{server}: {ran}"));
-    assert!(row(" one ").contains("live") && row(" two ").contains("! unreachable"), "{ran}");
-    assert!(row(" lab ").contains("! unreachable") || row(" lab ").contains("! no answer"), "{ran}");
-    for server in ["two", "lab"] {
-        assert!(ran.err.contains(&format!("`tako servers check {server}`")), "{ran}");
-    }
-    let told = user.run(&["status", "--json"]);
-    assert_eq!(told.code, 6, "{told}");
-    let apps = events(&told, "result")[0]["apps"].clone();
-    assert_eq!(apps.as_array().unwrap().iter().filter(|app| app["ok"] == true).count(), 1, "{told}");
-
-    let ran = user.run(&["servers", "status"]);
-    assert_eq!(ran.code, 6, "{ran}");
-    assert!(ran.out.lines().any(|l| l.contains("one") && l.contains("● up")), "{ran}");
-    let ran = user.run(&["releases", "ls"]);
-    assert!(ran.code == 6 && ran.out.contains("● "), "{ran}");
-    let ran = user.run(&["logs", "--lines", "5"]);
-    assert!(ran.code == 6 && ran.out.contains("[one] "), "{ran}");
+/// What it says of the server `name`.
+pub fn of<'a>(result: &'a Value, name: &str) -> &'a Value {
+    let servers = result["servers"].as_array().unwrap_or_else(|| panic!("no servers in {result}"));
+    servers.iter().find(|s| s["server"] == name).unwrap_or_else(|| panic!("no {name} in {result}"))
 }
 
-#[test]
-fn a_check_walks_the_way_and_stops_where_it_ends() {
-    let mut fleet = Fleet::new();
-    let user = &fleet.user;
-    let steps = |ran: &Ran| -> Vec<String> {
-        let step = |event: &Value| format!("{} {}", event["step"].as_str().unwrap(), event["state"].as_str().unwrap());
-        events(ran, "step").iter().map(step).collect()
-    };
-    let all = user.run(&["servers", "check", "one", "--json"]);
-    let words = [
-        "resolve",
-        "tcp",
-        "banner",
-        "host key",
-        "login",
-        "shell",
-        "tako-server",
-        "socket",
-        "version",
-        "clock",
-        "disk",
-        "proxy",
-    ];
-    assert_eq!(steps(&all).iter().map(|s| s.rsplit_once(' ').unwrap().0).collect::<Vec<_>>(), words, "{all}");
-    assert!(all.code == 0 && !all.out.contains("failed"), "{all}");
-    let shown = user.must(&["servers", "check", "one"]);
-    for found in ["SSH-2.0-OpenSSH", "ed25519 SHA256:", "publickey", "protocol 1", &fleet.servers[0].http.to_string()] {
-        assert!(shown.out.contains(found), "no {found} in {shown}");
+/// How each server stands, in the order of their names.
+pub fn states(result: &Value) -> [&str; 3] {
+    NAMES.map(|name| of(result, name)["state"].as_str().unwrap_or_else(|| panic!("no state in {result}")))
+}
+
+/// The event `name` of a run that may have failed.
+pub fn event(ran: &Ran, name: &str) -> Value {
+    let mut events = ran.out.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    events.rfind(|event| event["event"] == name).unwrap_or_else(|| panic!("no event {name}: {ran}"))
+}
+
+/// A command with `--json` that is under way.
+pub struct Run {
+    args: String,
+    child: Child,
+    events: Receiver<String>,
+    seen: Vec<String>,
+}
+
+impl Run {
+    pub fn begin(user: &User, args: &[&str]) -> Run {
+        let mut command = user.command(args);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let events = lines(child.stdout.take().unwrap());
+        Run { args: args.join(" "), child, events, seen: Vec::new() }
     }
 
-    // A door that nobody answers, one behind which nobody speaks, one whose key is another, and no daemon.
-    let _silent = fleet.with_a_silent_one();
-    let user = &fleet.user;
-    let silent = user.run(&["servers", "check", "lab", "--json"]);
-    assert_eq!(steps(&silent), ["resolve ok", "tcp ok", "banner failed"]);
-    assert_eq!(silent.code, 6);
-    let known = std::fs::read_to_string(fleet.sshds[0].known_hosts()).unwrap();
-    fleet.sshds[0].know("");
-    let ran = user.run(&["servers", "check", "one"]);
-    ran.assert_failed(6, &["its host key is not known here", "hint:"]);
-    assert!(ran.out.contains("✗ host key") || ran.out.contains("x host key"), "{ran}");
-    std::fs::write(fleet.sshds[0].known_hosts(), known).unwrap();
-    assert!(fleet.servers[0].shut_down());
-    let ran = user.run(&["servers", "check", "one", "--json"]);
-    assert_eq!(steps(&ran)[6..], ["tako-server ok", "socket failed"], "{ran}");
-    fleet.sshds[1].stop();
-    let ran = fleet.user.run(&["servers", "check", "two", "--json"]);
-    assert_eq!(steps(&ran), ["resolve ok", "tcp failed"], "{ran}");
-    // All at once, a line each.
-    let ran = fleet.user.run(&["servers", "check"]);
-    assert_eq!(ran.code, 6, "{ran}");
-    assert_eq!(ran.out.lines().count(), 3, "{ran}");
-}
-
-#[test]
-fn logs_are_one_stream_of_all_servers_and_so_are_their_requests() {
-    let fleet = Fleet::new();
-    let user = &fleet.user;
-    fleet.deploy();
-    for (n, server) in fleet.servers.iter().enumerate() {
-        let mut client = Client::plain(server.http, HOST).unwrap();
-        for m in 0..3 {
-            assert_eq!(client.get(&format!("/?asked-{n}-{m}")).unwrap().status / 100, 2);
+    /// Waits for a task to say this.
+    pub fn until(&mut self, task: &str, text: &str) {
+        let told = |line: &String| {
+            let event: Value = serde_json::from_str(line).unwrap_or_default();
+            event["task"] == task && event["text"].as_str().is_some_and(|t| t.contains(text))
+        };
+        while !self.seen.iter().any(told) {
+            match self.events.recv_timeout(PATIENCE) {
+                Ok(line) => self.seen.push(line),
+                Err(_) => panic!("{task} never said {text:?}: {}", self.ended()),
+            }
         }
     }
-    let requests = wait_for("all requests to be written down", || {
-        let ran = user.must(&["logs", "--access", "--grep", "/?asked-", "--json"]);
-        let found = events(&ran, "access");
-        (found.len() == 6).then_some(found)
-    });
-    let times: Vec<&str> = requests.iter().map(|event| event["request"]["time"].as_str().unwrap()).collect();
-    assert!(times.is_sorted(), "{times:?}");
-    assert!(requests.iter().all(|e| e["request"]["status"] == 200 && e["request"]["app"] == "shop"), "{requests:?}");
-    assert_eq!(requests.iter().filter(|event| event["server"] == "two").count(), 3);
-    let shown = user.must(&["logs", "--access", "--grep", "/?asked-1-2"]);
-    let line = shown.out.lines().next().unwrap_or_else(|| panic!("{shown}"));
-    assert!(line.contains("[two] 200 GET shop.localhost/?asked-1-2 ") && line.contains(" ms "), "{shown}");
-    assert!(user.must(&["logs", "--access", "--err", "--grep", "/?asked-"]).out.is_empty());
-    user.run(&["logs", "--access", "--instance", "1"]).assert_failed(2, &["--instance"]);
-    let plain = user.must(&["logs"]);
-    assert!(plain.out.contains("[one] #1 ") && plain.out.contains("[two] #1 "), "{plain}");
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap(), signal).unwrap();
+    }
+
+    /// Ctrl-C.
+    pub fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
+    /// Waits for it to say that it cancels, which is on its standard error.
+    pub fn until_it_cancels(&mut self) {
+        let mut said = String::new();
+        let mut stderr = BufReader::new(self.child.stderr.take().unwrap());
+        while !said.contains("cancelling") {
+            let read = stderr.read_line(&mut said).unwrap();
+            assert_ne!(read, 0, "it ended without a word of cancelling: {said}");
+        }
+        // Nobody must wait for us to read the rest.
+        thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+    }
+
+    /// The `ssh` that it has started, by their arguments.
+    pub fn connections(&self) -> Vec<(Pid, String)> {
+        let parent = format!("PPid:\t{}\n", self.child.id());
+        let processes = fs::read_dir("/proc").unwrap().flatten().filter(|process| {
+            fs::read_to_string(process.path().join("status")).is_ok_and(|status| status.contains(&parent))
+        });
+        let command = |path: std::path::PathBuf| {
+            let pid = Pid::from_raw(path.file_name()?.to_str()?.parse().ok()?)?;
+            let line = fs::read(path.join("cmdline")).ok()?;
+            Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+        };
+        processes.filter_map(|process| command(process.path())).collect()
+    }
+
+    pub fn end(mut self) -> Ran {
+        self.ended()
+    }
+
+    fn ended(&mut self) -> Ran {
+        self.seen.extend(self.events.iter());
+        let mut err = Vec::new();
+        if let Some(mut stderr) = self.child.stderr.take() {
+            stderr.read_to_end(&mut err).unwrap();
+        }
+        let status = self.child.wait().unwrap();
+        let stdout = self.seen.join("\n").into_bytes();
+        Ran::from(&[&self.args], std::process::Output { status, stdout, stderr: err })
+    }
 }
 
-#[test]
-fn what_only_some_servers_take_is_told_with_what_is_where() {
-    let mut fleet = Fleet::new();
-    let first = fleet.deploy();
-    fleet.user.write("change.txt", "two");
-    fleet.deploy();
-    let port = fleet.sshds[1].port;
-    fleet.sshds[1].stop();
-    let partly = |ran: &Ran, what: &str| {
-        ran.assert_failed(5, &[&format!("{what} on 1 of 2 servers"), "done    one", "failed  two: "]);
-    };
-    let user = &fleet.user;
-    partly(&user.run(&["scale", "2"]), "changed");
-    // A rollback has one goal for all, which is not known while one does not answer: nothing changes.
-    user.run(&["releases", "rollback", &first]).assert_failed(6, &["two"]);
-    partly(&user.run(&["delete", "--confirm", "shop"]), "deleted");
-    assert!(!fleet.servers[0].app("shop").exists() && fleet.servers[1].app("shop").exists());
-    assert!(port > 0);
-    user.run(&["releases", "rollback", "--server", "on"]).assert_failed(2, &[]);
-    user.run(&["status", "--server", "on"]).assert_failed(2, &["did you mean `one`?"]);
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines(stdout: ChildStdout) -> Receiver<String> {
+    let (to, lines) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if to.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
 }

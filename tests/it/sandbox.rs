@@ -360,16 +360,7 @@ impl Sshd {
         fs::write(at("sshd_config"), config).unwrap();
         // Where privilege separation is on (root), sshd insists on this folder.
         let _ = fs::create_dir_all("/run/sshd");
-        let log = fs::File::create(at("sshd.log")).unwrap();
-        let child = Command::new("/usr/sbin/sshd")
-            .args(["-D", "-e", "-f"])
-            .arg(at("sshd_config"))
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("sshd is installed (make test installs it)");
-        let process = Running(child);
-        wait_for("sshd to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
+        let process = Sshd::launch(dir.path(), port);
         let sshd = Sshd { dir, port, process };
         sshd.know(&fs::read_to_string(sshd.dir.path().join("host.pub")).unwrap());
         fs::write(
@@ -419,8 +410,27 @@ impl Sshd {
         format!("-F {}", self.dir.path().join("ssh_config").display())
     }
 
+    fn launch(dir: &Path, port: u16) -> Running {
+        let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("sshd.log")).unwrap();
+        let child = Command::new("/usr/sbin/sshd")
+            .args(["-D", "-e", "-f"])
+            .arg(dir.join("sshd_config"))
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("sshd is installed (make test installs it)");
+        let process = Running(child);
+        wait_for("sshd to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
+        process
+    }
+
     pub fn stop(&mut self) {
         self.process.kill();
+    }
+
+    /// On the same port, after a stop.
+    pub fn resume(&mut self) {
+        self.process = Sshd::launch(self.dir.path(), self.port);
     }
 
     /// How many connections were accepted so far.

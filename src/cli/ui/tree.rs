@@ -268,6 +268,7 @@ mod tests {
         terminal_err: true,
         animated: true,
         interactive: true,
+        actions: false,
     };
 
     fn after(start: Instant, ms: u64) -> Instant {

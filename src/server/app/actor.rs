@@ -16,6 +16,7 @@ use super::boot::Clearing;
 use super::cause::{End, Phase};
 use super::cell::Cell;
 use super::check::Verdict;
+use super::course::Latest;
 use super::ending::Ending;
 use super::instance::{Event as Heard, Instance, Place, Process, Role, Run, Traffic};
 use super::lifecycle::{self, Action, State};
@@ -51,6 +52,7 @@ pub(super) struct Actor<S: Stage> {
     pub threads: Threads,
     pub cell: Cell,
     pub log: Arc<Source>,
+    pub latest: Latest,
     pub messages: Receiver<Message>,
     notices: Receiver<Notice>,
     heard: Receiver<(EndpointId, Heard)>,
@@ -87,6 +89,7 @@ impl<S: Stage> Actor<S> {
         threads: Threads,
         cell: Cell,
         log: Arc<Source>,
+        latest: Latest,
         messages: Receiver<Message>,
     ) -> Self {
         // Bounded by the processes: each has one probe under way and ends once.
@@ -99,6 +102,7 @@ impl<S: Stage> Actor<S> {
             threads,
             cell,
             log,
+            latest,
             messages,
             notices: never(),
             heard,
@@ -162,6 +166,7 @@ impl<S: Stage> Actor<S> {
             Message::Deploy { order, by, to } => self.deploy(*order, by, to, now),
             Message::Rollback { version, by, to } => self.rollback(version, by, to, now),
             Message::Scale { instances, to } => self.scale(instances, to, now),
+            Message::Cancel { version, by, to } => drop(to.send(self.cancel(&version, &by, now))),
             Message::Delete { to } => self.delete(to, now),
             Message::Renew { secrets, by, to } => self.renew(*secrets, &by, to, now),
             Message::Stop => self.stop(),

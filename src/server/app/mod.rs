@@ -9,8 +9,8 @@
 //! `instance`, `secrets`, `port`), inside of which walls (`cell`), what a killed server left (`held`, `leftover`,
 //! `adopt`), the three threads that all apps share (`watch` with `lines`, `probe` with `check`, `logs` with `writer`, and what is read
 //! of them: `entry`, `sieve`, `history`, `reading`), and the actor: its loop, its start (`boot`), what it tells
-//! (`status` with `usage`), its rollouts, planned in `plan` and performed in `roll`, `renew` for secrets alone, its sleep (`demand`), and its
-//! failures (`failing`), whose reasons `cause` finds in what `evidence` reads.
+//! (`status` with `usage`), its rollouts, planned in `plan`, performed in `roll` and told in `course`, `renew` for secrets
+//! alone, its sleep (`demand`), and its failures (`failing`), whose reasons `cause` finds in what `evidence` reads.
 //!
 //! **Invariant**: nothing outside the actor's thread changes what it owns; a [`Handle`] sends and waits.
 
@@ -46,6 +46,7 @@ mod cell;
 mod cause;
 mod evidence;
 mod stage;
+pub(crate) mod course;
 mod actor;
 mod boot;
 mod assets;
@@ -73,12 +74,13 @@ use super::state::Desired;
 use super::users::Users;
 use crate::crypto::Key;
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::control::{Deploy, Deployed, LogLine, LogQuery, Notice, Secrets};
+use crate::proto::control::{Deploy, Deployed, Joined, LogLine, LogQuery, Notice, Secrets};
 use crate::proto::name::AppId;
 use crate::proto::status::{AppStatus, Release};
 use crate::proto::version::Version;
 use actor::Actor;
 use cell::Cell;
+use course::{Latest, Teller, Who};
 use logs::{Logs, Source};
 use port::Ports;
 use probe::Probe;
@@ -115,6 +117,7 @@ pub(crate) struct Handle {
     to: Sender<Message>,
     logs: Logs,
     log: Arc<Source>,
+    latest: Latest,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -135,11 +138,12 @@ pub(crate) struct Told {
 
 /// What a [`Handle`] asks of the actor.
 enum Message {
-    Deploy { order: Box<Deploy>, by: String, to: Sender<Event> },
-    Rollback { version: Option<Version>, by: String, to: Sender<Event> },
-    Scale { instances: u32, to: Sender<Event> },
+    Deploy { order: Box<Deploy>, by: String, to: Teller },
+    Rollback { version: Option<Version>, by: String, to: Teller },
+    Scale { instances: u32, to: Teller },
+    Cancel { version: Version, by: String, to: Sender<Result<()>> },
     Delete { to: Sender<Event> },
-    Renew { secrets: Box<Secrets>, by: String, to: Sender<Event> },
+    Renew { secrets: Box<Secrets>, by: String, to: Teller },
     Stop,
     Status(Sender<AppStatus>),
     Releases(Sender<Vec<Release>>),
@@ -173,8 +177,9 @@ fn start_on<S: Stage>(
     let (to, messages) = unbounded();
     let log = Source::new(layout.logs(&id));
     let logs = threads.logs.clone();
-    let handle = Handle { id: id.clone(), to, logs, log: log.clone(), thread: Arc::default() };
-    let actor = Actor::new(stage, id, desired, layout, host_key, threads, cell, log, messages);
+    let latest = Latest::default();
+    let handle = Handle { id: id.clone(), to, logs, log: log.clone(), latest: latest.clone(), thread: Arc::default() };
+    let actor = Actor::new(stage, id, desired, layout, host_key, threads, cell, log, latest, messages);
     let thread = std::thread::Builder::new()
         .name(format!("app-{}", handle.id))
         .spawn(move || actor.run())
@@ -198,28 +203,43 @@ impl Threads {
 }
 
 impl Handle {
-    /// `by` is who asked, for the release log.
-    pub fn deploy(&self, order: Deploy, by: String) -> Receiver<Event> {
-        self.begin(|to| Message::Deploy { order: Box::new(order), by, to })
+    pub fn deploy(&self, order: Deploy, by: Who) -> Receiver<Event> {
+        self.begin(by, |by, to| Message::Deploy { order: Box::new(order), by, to })
     }
 
-    pub fn rollback(&self, to: Option<Version>, by: String) -> Receiver<Event> {
+    pub fn rollback(&self, to: Option<Version>, by: Who) -> Receiver<Event> {
         let version = to;
-        self.begin(|to| Message::Rollback { version, by, to })
+        self.begin(by, |by, to| Message::Rollback { version, by, to })
     }
 
-    pub fn scale(&self, instances: u32) -> Receiver<Event> {
-        self.begin(|to| Message::Scale { instances, to })
+    pub fn scale(&self, instances: u32, by: Who) -> Receiver<Event> {
+        self.begin(by, |_, to| Message::Scale { instances, to })
+    }
+
+    /// The rollout that is under way, or else the last one, from its start; `None` before the first.
+    pub fn attach(&self) -> Option<(Joined, Receiver<Event>)> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        latest.map(|course| course.join())
+    }
+
+    /// # Errors
+    /// Conflict when it is live already, NotFound when nothing by that version is being deployed.
+    pub fn cancel(&self, version: Version, by: String) -> Result<()> {
+        self.ask(|to| Message::Cancel { version, by, to })?
     }
 
     /// Other secrets for the live release.
-    pub fn renew(&self, secrets: Secrets, by: String) -> Receiver<Event> {
-        self.begin(|to| Message::Renew { secrets: Box::new(secrets), by, to })
+    pub fn renew(&self, secrets: Secrets, by: Who) -> Receiver<Event> {
+        self.begin(by, |by, to| Message::Renew { secrets: Box::new(secrets), by, to })
     }
 
     /// Stops every instance and takes the app off the board; the actor ends. Files are the caller's to remove.
     pub fn delete(&self) -> Receiver<Event> {
-        self.begin(|to| Message::Delete { to })
+        let (to, events) = unbounded();
+        if self.to.send(Message::Delete { to: to.clone() }).is_err() {
+            let _ = to.send(Event::Done(Err(self.ended())));
+        }
+        events
     }
 
     /// Stops the instances for the end of the daemon: TERM, grace, KILL. Desired state is untouched.
@@ -254,13 +274,18 @@ impl Handle {
         self.logs.read(&self.log, query)
     }
 
-    fn begin(&self, message: impl FnOnce(Sender<Event>) -> Message) -> Receiver<Event> {
-        // Bounded by the steps of a rollout: a few for each of at most 64 instances.
-        let (to, events) = unbounded();
-        if self.to.send(message(to.clone())).is_err() {
-            let _ = to.send(Event::Done(Err(self.ended())));
+    fn begin(&self, by: Who, message: impl FnOnce(String, Teller) -> Message) -> Receiver<Event> {
+        let name = by.name.clone();
+        let (to, events) = Teller::begin(by);
+        match self.to.send(message(name, to)) {
+            Ok(()) => events,
+            // The teller went with the message, so that nothing would ever be heard.
+            Err(_) => {
+                let (to, events) = bounded(1);
+                let _ = to.send(Event::Done(Err(self.ended())));
+                events
+            }
         }
-        events
     }
 
     fn ask<T>(&self, message: impl FnOnce(Sender<T>) -> Message) -> Result<T> {

@@ -127,7 +127,12 @@ impl<'a> Connection<'a> {
         match verbs::serve(self.daemon, session, call.request) {
             Err(e) => self.end(call.id, Err(e)),
             Ok(Outcome::Reply(reply)) => self.end(call.id, Ok(reply)),
-            Ok(Outcome::Events(heard, _lock)) => {
+            Ok(Outcome::Joined(joined, heard)) => {
+                self.answer(call.id, Body::Notice(Notice::Joined(joined)))?;
+                let events = Following { heard, turns: of_event, closed: cut_short, endless: false };
+                self.follow(call.id, session, &events)
+            }
+            Ok(Outcome::Events(heard)) => {
                 let events = Following { heard, turns: of_event, closed: cut_short, endless: false };
                 self.follow(call.id, session, &events)
             }

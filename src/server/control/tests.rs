@@ -200,7 +200,7 @@ fn a_lock_is_one_clients_and_goes_with_it() {
     let mut bo = w.greeted("bo@ci");
     let answer = bo.lock_shop();
     assert!(answer.contains(r#""kind":"busy""#), "{answer}");
-    assert!(answer.contains("shop is being deployed by ana@laptop for 0s (4f2c9ab)"), "{answer}");
+    assert!(answer.contains("shop is being deployed by ana@laptop for 0s (4f2c9ab, uploading)"), "{answer}");
     drop(ana);
     eventually("the lock is free once its client is gone", || bo.lock_shop() == DONE);
     assert_eq!(bo.ask(r#"{"id":1,"request":{"unlock":{"app":"shop"}}}"#), DONE);

@@ -174,6 +174,7 @@ impl Remote {
             Reply::Deployed(_) => "deployed",
             Reply::Status(_) => "status",
             Reply::Releases(_) => "releases",
+            Reply::Ran(_) => "ran",
         };
         Error::new(Kind::Refused, format!("{}: the server answered something else (`{kind}`)", self.name))
     }

@@ -1,5 +1,7 @@
 //! Verbs: one short function per Request. They check that the caller may, call the one who does it, and decide nothing.
 
+pub(crate) mod running;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
@@ -47,6 +49,10 @@ pub(crate) enum Outcome {
         heard: Receiver<Result<Told>>,
         endless: bool,
     },
+    /// To be started and carried by the connection.
+    Command(Box<running::Command>),
+    /// It was said too late to be of use to anybody.
+    Nothing,
 }
 
 pub(crate) enum Said {
@@ -70,6 +76,11 @@ pub(crate) fn serve(daemon: &Arc<Daemon>, session: &mut Session, request: Reques
         Request::Rollback { app, version } => rollback(daemon, session, &app, version),
         Request::Scale { app, instances } => scale(daemon, session, &app, instances),
         Request::Delete { app } => delete(daemon, session, app),
+        Request::Run(order) => running::run(daemon, session, order),
+        Request::RunRelease(order) => running::release(daemon, session, order),
+        // Of a command that ended meanwhile.
+        Request::Input(_) => Ok(Outcome::Nothing),
+        Request::Discard { app, version } => running::discard(daemon, session, &app, version),
     }
 }
 

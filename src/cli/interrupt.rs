@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, never};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::child::kill_leashed;
+use super::terminal;
 use crate::error::{Context, Error, Kind, Result};
 
 /// Never carries anything; it disconnects.
@@ -46,6 +47,11 @@ impl Interrupt {
     #[cfg(test)]
     pub fn never() -> Interrupt {
         Interrupt { signal: never(), sibling: never() }
+    }
+
+    /// One that the drop of the trigger alone is.
+    pub fn apart() -> (Trigger, Interrupt) {
+        Interrupt { signal: never(), sibling: never() }.or_trigger()
     }
 
     /// This one, or the drop of the trigger.
@@ -90,6 +96,7 @@ fn listen() -> std::io::Result<Bell> {
         drop(bell);
         let _ = reader.read_exact(&mut [0]);
         kill_leashed();
+        terminal::restore();
         // The shell that we were started from sees that we did not end by ourselves.
         let _ = signal_hook::low_level::emulate_default_handler(SIGINT);
     })?;

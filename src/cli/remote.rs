@@ -6,6 +6,7 @@
 //! **Invariant**: a silent server is an error after [`SILENCE`], whatever it was asked.
 
 mod hello;
+pub(crate) mod inlet;
 
 use std::fs;
 use std::io::{Cursor, Read, Write};
@@ -30,6 +31,7 @@ use crate::proto::PROTOCOL;
 use crate::proto::control::{Answer, Artifact, Body, Call, Greeting, Hello, Notice, Reply, Request};
 use crate::proto::wire;
 use hello::{Greeted, find_hello, incompatible};
+use inlet::Inlet;
 
 /// A live server says something at least every few seconds; ssh itself gives up on a dead network after 15.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -133,14 +135,26 @@ impl Remote {
     /// What the server says; Unreachable when the connection ends, Timeout when it falls silent, Interrupted. After
     /// the last three the server may still be at it.
     pub fn call(&mut self, request: Request, on: &mut dyn FnMut(Notice)) -> Result<Reply> {
+        let (id, _) = self.begin(request)?;
+        let interrupt = self.interrupt.clone();
+        self.hear_out(id, &interrupt, on)
+    }
+
+    /// Asks, without waiting for an answer; what the request needs while it is served goes into the inlet.
+    pub fn begin(&mut self, request: Request) -> Result<(u64, Inlet)> {
         let id = self.next_id;
         self.next_id += 1;
         self.heard.now();
-        if self.calls.send(Call { id, request }).is_err() {
-            return Err(self.link.verdict(&self.name, true).0);
+        match self.calls.send(Call { id, request }) {
+            Ok(()) => Ok((id, Inlet::new(self.calls.clone(), id))),
+            Err(_) => Err(self.link.verdict(&self.name, true).0),
         }
+    }
+
+    /// Waits for the one reply to what was begun.
+    pub fn hear_out(&mut self, id: u64, interrupt: &Interrupt, on: &mut dyn FnMut(Notice)) -> Result<Reply> {
         loop {
-            let answer = match wait(&self.answers, &self.heard, &self.interrupt, &self.name)? {
+            let answer = match wait(&self.answers, &self.heard, interrupt, &self.name)? {
                 Some(answer) => answer?,
                 None => return Err(self.link.verdict(&self.name, true).0),
             };

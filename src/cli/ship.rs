@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! build ───────────────┐
-//! connect, preflight ──┴─ room? ─ lock ─ upload, unpack, prepare ─┬─ deploy, each server on its own ─ unlock
-//!                             all servers, or nothing is changed ─┘
+//! connect, preflight ──┴─ room? ─ lock ─ upload, unpack, prepare ─ release command ─┬─ deploy, each on its own ─ unlock
+//!                             all servers, or nothing is changed ───────────────────┘
 //! ```
 //!
 //! **Invariant**: until every server has the release ready to start, an error leaves all of them as they were; after
 //! that each server commits or rolls back alone, and the result says which did what.
 
+mod release_command;
 pub(crate) mod tell;
 
 use std::sync::{Mutex, PoisonError};
@@ -163,6 +164,7 @@ pub(crate) fn ship(ui: &Ui, shipment: &Shipment<'_>, interrupt: &Interrupt) -> R
     let uploading = Instant::now();
     prepare_step(ui, shipment, &fitting, &mut bound, &or_give_up)?;
     let upload = uploading.elapsed();
+    release_command::run(ui, shipment, &mut bound)?;
 
     let deploying = Instant::now();
     let lines: Vec<(&mut Bound, Task)> =

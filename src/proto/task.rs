@@ -59,7 +59,10 @@ pub(crate) enum Input {
     /// There is no more of it.
     End,
     /// The terminal is of this size now.
-    Size { rows: u16, cols: u16 },
+    Size {
+        rows: u16,
+        cols: u16,
+    },
     /// For all of the command's process group.
     Signal(Signal),
 }
@@ -83,7 +86,10 @@ pub(crate) enum Ended {
     /// It was ended after so many seconds.
     OutOfTime(u64),
     /// It never began: 127 when there is no such program, 126 when it cannot be run; and why.
-    NotStarted { code: u8, why: String },
+    NotStarted {
+        code: u8,
+        why: String,
+    },
 }
 
 /// Bytes, as base64.

@@ -134,7 +134,11 @@ mod tests {
         impl Read for Halting<'_> {
             fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
                 self.1 = !self.1;
-                if self.1 { Drip(self.0).read(buf).inspect(|n| self.0 = &self.0[*n..]) } else { Err(std::io::ErrorKind::WouldBlock.into()) }
+                if self.1 {
+                    Drip(self.0).read(buf).inspect(|n| self.0 = &self.0[*n..])
+                } else {
+                    Err(std::io::ErrorKind::WouldBlock.into())
+                }
             }
         }
 

@@ -83,10 +83,7 @@ fn on_terminal(spec: &Spawn<'_>, size: Size) -> io::Result<(Started, Ends)> {
     let ours = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     rustix::pty::grantpt(&ours)?;
     rustix::pty::unlockpt(&ours)?;
-    let theirs = rustix::pty::ioctl_tiocgptpeer(
-        &ours,
-        OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
-    )?;
+    let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     let mut modes = rustix::termios::tcgetattr(&theirs)?;
     // So that the backspace key takes a whole character back.
     modes.input_modes |= InputModes::IUTF8;

@@ -47,7 +47,9 @@ pub(super) enum Session {
     Ours,
     /// One of its own, so that it finds no terminal of ours. `input` tells that its standard input is a pipe, and not a
     /// device that is everybody's.
-    Own { input: bool },
+    Own {
+        input: bool,
+    },
     /// One of its own, whose terminal its standard input is.
     Terminal,
 }

@@ -120,9 +120,7 @@ impl Task {
             )
         });
         match started {
-            Ok(Ok(attached)) => {
-                Ok(Ok(Running { attached, status: None, cell, leaf: room.leaf, ticket: Some(ticket) }))
-            }
+            Ok(Ok(attached)) => Ok(Ok(Running { attached, status: None, cell, leaf: room.leaf, ticket: Some(ticket) })),
             Ok(Err(e)) => {
                 leave(room.leaf);
                 cannot_run(word, e).map(Err)
@@ -148,9 +146,13 @@ fn find(word: &str, dir: &Path, path: &OsStr) -> Option<PathBuf> {
 fn cannot_run(word: &str, e: io::Error) -> Result<Ended> {
     let word = word.escape_debug();
     let (code, why) = match (e.kind(), e.raw_os_error()) {
-        (io::ErrorKind::NotFound, _) => (127, format!("what `{word}` is to be run by is not there: see its first line")),
+        (io::ErrorKind::NotFound, _) => {
+            (127, format!("what `{word}` is to be run by is not there: see its first line"))
+        }
         (io::ErrorKind::PermissionDenied, _) => (126, format!("the app's user may not run `{word}`")),
-        (_, Some(libc::ENOEXEC)) => (126, format!("`{word}` is no program of this machine, and has no first line that says what runs it")),
+        (_, Some(libc::ENOEXEC)) => {
+            (126, format!("`{word}` is no program of this machine, and has no first line that says what runs it"))
+        }
         _ => return Err(e).context(|| format!("start `{word}`")),
     };
     Ok(Ended::NotStarted { code, why })
@@ -299,7 +301,10 @@ impl<S: Stage> Actor<S> {
         if self.is_ending() {
             return Err(self.busy());
         }
-        let sealed = self.sealed.as_ref().map(|why| Error::new(Kind::Refused, why.clone()).hint("deploy again with the secrets"));
+        let sealed = self
+            .sealed
+            .as_ref()
+            .map(|why| Error::new(Kind::Refused, why.clone()).hint("deploy again with the secrets"));
         let spec = match (of, sealed) {
             (Of::Coming(manifest, Some(secrets)), _) => self.coming(*manifest, Some(Arc::new(secrets)))?,
             (_, Some(e)) => return Err(e),
@@ -332,8 +337,10 @@ impl<S: Stage> Actor<S> {
             (Some(one), Some(_)) if one.manifest.version.as_str() == start => Ok(one.clone()),
             (Some(_), Some(_)) => Err(Error::new(Kind::Refused, format!("`{start}` is the start of several releases"))
                 .hint("write more of it; `tako releases ls` shows them")),
-            (None, _) => Err(Error::new(Kind::NotFound, format!("{} has no release `{}`", self.id, start.escape_debug()))
-                .hint("`tako releases ls` shows those there are")),
+            (None, _) => {
+                Err(Error::new(Kind::NotFound, format!("{} has no release `{}`", self.id, start.escape_debug()))
+                    .hint("`tako releases ls` shows those there are"))
+            }
         }
     }
 }

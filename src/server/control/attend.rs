@@ -218,8 +218,7 @@ impl<'a> Attending<'a> {
         let (quiet, over) = (self.is_quiet(), self.ended.is_some());
         let ready = {
             let wanted = PollFlags::RDHUP | if reader.is_some() { PollFlags::IN } else { PollFlags::empty() };
-            let mut fds =
-                vec![PollFd::new(conn.stream, if quiet { wanted } else { wanted | PollFlags::OUT })];
+            let mut fds = vec![PollFd::new(conn.stream, if quiet { wanted } else { wanted | PollFlags::OUT })];
             let mut at = [None; 4];
             let mut add = |which: usize, fd, flags| {
                 at[which] = Some(fds.len());

@@ -94,7 +94,11 @@ impl<'a> Connection<'a> {
 
     fn talk(&self) -> Result<()> {
         self.send(&hello(self.daemon))?;
-        let patience = Patience { stream: self.stream, until: Cell::new(Some(Instant::now() + GREETING_TIME)), at_once: Cell::new(false) };
+        let patience = Patience {
+            stream: self.stream,
+            until: Cell::new(Some(Instant::now() + GREETING_TIME)),
+            at_once: Cell::new(false),
+        };
         let mut reader = wire::Reader::new(&patience);
         let Some(greeting) = reader.next::<Greeting>()? else { return Ok(()) };
         patience.until.set(None);

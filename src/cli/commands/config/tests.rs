@@ -48,6 +48,7 @@ runtime = "node"
 runtime_version = "22.1.0"
 preset = "vite"
 health = "/up"
+release = "npm run migrate"
 
 [build]
 build = "npm run all"

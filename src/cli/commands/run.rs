@@ -179,10 +179,10 @@ fn conclude(ui: &Ui, server: &Server, name: &str, ended: &Ended) -> u8 {
     ui.event("result", json!({ "server": server, "command": name, "exit": code, "signal": signal }));
     match ended {
         Ended::NotStarted { code, why } => {
-            let kind = if *code == 127 { Kind::NotFound } else { Kind::Refused };
-            let hint = match name.contains(' ') {
-                true => "give the command as words of their own, or as: tako run sh -c '…'",
-                false => "`tako run sh -c 'echo $PATH; ls'` shows what is there",
+            let (kind, hint) = match *code {
+                127 if name.contains(' ') => (Kind::NotFound, "give its words one by one, or as: tako run sh -c '…'"),
+                127 => (Kind::NotFound, "`tako run sh -c 'echo $PATH; ls'` shows what is there"),
+                _ => (Kind::Refused, "is it executable (chmod +x) in the project?"),
             };
             ui.error(&Error::new(kind, format!("{server}: {why}")).hint(hint));
         }

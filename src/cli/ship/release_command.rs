@@ -10,8 +10,8 @@ use super::tell::{at, end_badly};
 use super::{Bound, Shipment};
 use crate::cli::child::plain;
 use crate::cli::fanout::{self, CALLS};
+use crate::cli::ui::Ui;
 use crate::cli::ui::units;
-use crate::cli::ui::{Task, Ui};
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Notice, Reply, Request, Stream};
 use crate::proto::task::{Ended, RunRelease};
@@ -28,7 +28,7 @@ pub(super) fn run(ui: &Ui, shipment: &Shipment<'_>, bound: &mut [Bound]) -> Resu
     let name = first.place.name().to_string();
     task.set(&format!("{command} on {name}"));
     ui.detail(&format!("{name}: $ {command}"));
-    let ran = at(&name, run_on(ui, shipment, command, first, &task));
+    let ran = at(&name, run_on(ui, shipment, command, first));
     match ran {
         Ok(()) => {
             task.done(&format!("{command} on {name}"));
@@ -45,7 +45,7 @@ pub(super) fn run(ui: &Ui, shipment: &Shipment<'_>, bound: &mut [Bound]) -> Resu
     }
 }
 
-fn run_on(ui: &Ui, shipment: &Shipment<'_>, command: &str, first: &mut Bound, task: &Task) -> Result<()> {
+fn run_on(ui: &Ui, shipment: &Shipment<'_>, command: &str, first: &mut Bound) -> Result<()> {
     let order = RunRelease {
         manifest: shipment.manifest(&first.place)?,
         secrets: shipment.secrets_for(&first.preflight),
@@ -54,10 +54,7 @@ fn run_on(ui: &Ui, shipment: &Shipment<'_>, command: &str, first: &mut Bound, ta
     let mut said = Said::default();
     let reply = first.remote.call(Request::RunRelease(order), &mut |notice| {
         if let Notice::Output { stream, bytes } = notice {
-            said.hear(stream, &bytes.0, &mut |line| {
-                ui.detail(&format!("  {line}"));
-                task.set(line);
-            });
+            said.hear(stream, &bytes.0, &mut |line| ui.detail(&format!("  {line}")));
         }
     })?;
     match reply {

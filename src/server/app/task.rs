@@ -133,6 +133,19 @@ impl Task {
     }
 }
 
+#[cfg(test)]
+impl Task {
+    /// One for a command that needs nothing of its app.
+    pub fn bare(layout: Arc<Layout>, manifest: Manifest) -> Task {
+        let users = crate::server::users::Users::new(layout.clone(), false);
+        let cell = Cell::of(&manifest.app, &users, &crate::server::cgroup::Tree::none("a test")).unwrap();
+        let ticket = Tasks::new(Arc::default()).enter(&manifest.version).unwrap();
+        let record = Record { manifest, routes: Vec::new(), deployed_ms: 1, by: String::new(), bad: false };
+        let room = Room { leaf: None, limits: sys::Limits::default() };
+        Task { spec: Spec::new(record, None), layout, runtime: Vec::new(), cell, room, ticket }
+    }
+}
+
 /// The file that a word means: one of the app's folder when it has a slash, else the first on `path`.
 fn find(word: &str, dir: &Path, path: &OsStr) -> Option<PathBuf> {
     let is_program = |p: &PathBuf| p.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);

@@ -91,11 +91,13 @@ impl Connection<'_> {
         let carried = attending.carry(self, reader, begun, limit);
         patience.at_once.set(false);
         let good = attending.ended.as_ref().is_some_and(Ended::is_good);
-        log::info!("a command ended as={:?} seconds={}", attending.ended, begun.elapsed().as_secs());
+        let seconds = || begun.elapsed().as_secs();
         if let Err(e) = carried {
             attending.hang_up();
+            log::info!("a command was ended, its client went away as={:?} seconds={}", attending.ended, seconds());
             return Err(e);
         }
+        log::info!("a command ended as={:?} seconds={}", attending.ended, seconds());
         if let Some(candidate) = candidate.as_mut().filter(|_| good) {
             candidate.stays();
         }
@@ -409,10 +411,12 @@ impl<'a> Attending<'a> {
             }
         }
         self.over();
-        log::info!("a command was ended because its client went away as={:?}", self.ended);
     }
 }
 
 fn gone() -> Error {
     Error::new(Kind::Io, "the client is gone")
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,14 +37,14 @@ impl Publish for Nowhere {
     fn stop(self: Box<Self>, _deadline: Instant) {}
 }
 
-struct World {
-    dir: tempfile::TempDir,
+pub(super) struct World {
+    pub dir: tempfile::TempDir,
     socket: PathBuf,
-    daemon: Arc<Daemon>,
+    pub daemon: Arc<Daemon>,
     _control: Control,
 }
 
-fn world() -> World {
+pub(super) fn world() -> World {
     let dir = tempfile::tempdir().unwrap();
     let layout = Arc::new(Layout::new(dir.path().join("data")));
     for sub in [layout.apps(), layout.incoming(), layout.certs()] {

@@ -45,3 +45,4 @@ mod server;
 mod tls;
 mod observe;
 mod logs;
+mod run;

@@ -341,10 +341,11 @@ impl Sshd {
         let bins = Path::new(TAKO_SERVER).parent().unwrap();
         let path = std::env::var("PATH").unwrap();
         let port = free_port();
+        // With that level a shell leaves out the start-up files of whoever runs the tests.
         let config = format!(
             "ListenAddress 127.0.0.1:{port}\nHostKey {host}\nAuthorizedKeysFile {keys}\nPidFile none\nUsePAM no\n\
              StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
-             Subsystem sftp internal-sftp\nLogLevel VERBOSE\nSetEnv TAKO_SOCKET={socket} \"PATH={bins}:{path}\"\n",
+             Subsystem sftp internal-sftp\nLogLevel VERBOSE\nSetEnv SHLVL=2 TAKO_SOCKET={socket} \"PATH={bins}:{path}\"\n",
             host = at("host").display(),
             keys = at("authorized_keys").display(),
             socket = server.socket().display(),

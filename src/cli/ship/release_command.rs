@@ -151,7 +151,7 @@ mod tests {
     fn a_failure_says_how_it_ended_and_what_stays() {
         let text = |ended| failed("bin/migrate", &ended, Vec::new()).to_string();
         assert_eq!(text(Ended::Code(3)), "the release command `bin/migrate` failed with exit code 3");
-        assert_eq!(text(Ended::OutOfTime(600)), "the release command `bin/migrate` did not end within 10m");
+        assert_eq!(text(Ended::OutOfTime(600)), "the release command `bin/migrate` did not end within 10m 00s");
         assert_eq!(failed("x", &Ended::Signal(9), Vec::new()).kind(), Kind::Rejected);
     }
 }

@@ -349,7 +349,7 @@ fn a_terminal_is_one_from_end_to_end() {
         terminal.hears("> ").contains("40 121").then_some(())
     });
     // Keys that mean something here mean nothing here.
-    terminal.types("stty raw -echo; echo ready; head -c 3 | od -An -tx1; stty sane\r");
+    terminal.types("stty raw -echo; echo re''ady; head -c 3 | od -An -tx1; stty sane\r");
     terminal.hears("ready");
     terminal.types("\x03\x1b\x04");
     terminal.hears("03 1b 04");

@@ -4,6 +4,7 @@
 //! **Invariant**: the command does not outlive us: when this ends, by whatever means, the server ends it.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -98,8 +99,9 @@ fn carry(ui: &Ui, server: &Server, order: Run, interrupt: &Interrupt, raw: Optio
     }
     // A signal is for the command at first, so this call hears only that we give up.
     let (trigger, given_up) = Interrupt::apart();
-    watch_signals(interrupt.clone(), inlet.clone(), trigger, raw.is_some())?;
-    let mut output = Output { ui, lost: None };
+    let trigger = Arc::new(Mutex::new(Some(trigger)));
+    watch_signals(interrupt.clone(), inlet.clone(), trigger.clone(), raw.is_some())?;
+    let mut output = Output { ui, lost: None, trigger };
     let heard = remote.hear_out(id, &given_up, &mut |notice| match notice {
         Notice::Output { stream, bytes } => output.write(stream, &bytes.0),
         Notice::Wants { bytes } => inlet.wants(bytes),
@@ -122,7 +124,7 @@ fn carry(ui: &Ui, server: &Server, order: Run, interrupt: &Interrupt, raw: Optio
 
 /// Ctrl-C ends the command, as it would end one here. On a terminal of its own it is a key like others, and whoever
 /// sends a signal means us.
-fn watch_signals(interrupt: Interrupt, inlet: Inlet, trigger: Trigger, on_terminal: bool) -> Result<()> {
+fn watch_signals(interrupt: Interrupt, inlet: Inlet, trigger: Shared, on_terminal: bool) -> Result<()> {
     let watch = move || {
         let [signal, sibling] = interrupt.bells();
         select! {
@@ -132,16 +134,24 @@ fn watch_signals(interrupt: Interrupt, inlet: Inlet, trigger: Trigger, on_termin
         if !on_terminal && inlet.send(Input::Signal(Signal::Int)) {
             thread::sleep(GRACE);
         }
-        drop(trigger);
+        give_up(&trigger);
     };
     thread::Builder::new().name("interrupt".into()).spawn(watch).context(|| "start a thread".into())?;
     Ok(())
+}
+
+/// Given up by a signal, or because nobody reads what the command says.
+type Shared = Arc<Mutex<Option<Trigger>>>;
+
+fn give_up(trigger: &Shared) {
+    trigger.lock().unwrap_or_else(PoisonError::into_inner).take();
 }
 
 /// Where what it says goes: bytes as they come, or events.
 struct Output<'a> {
     ui: &'a Ui,
     lost: Option<io::Error>,
+    trigger: Shared,
 }
 
 impl Output<'_> {
@@ -161,6 +171,9 @@ impl Output<'_> {
             Stream::Err => all(&mut io::stderr().lock(), bytes),
         };
         self.lost = written.err();
+        if self.lost.is_some() {
+            give_up(&self.trigger);
+        }
     }
 }
 

@@ -25,7 +25,6 @@ use crate::crypto::{self, Sha256};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use destination::Destination;
-pub(crate) use sftp::Upload;
 use verdict::{Class, Ending};
 
 /// All that is ever run on a server.

@@ -29,12 +29,12 @@ pub(crate) fn deploy(order: &Deploy) -> Result<()> {
     if order.routes.is_empty() {
         return Err(refused(format!("{} has no route", order.manifest.app)).hint("give it one in tako.toml"));
     }
-    secrets(&order.manifest.app, order.secrets.as_ref())
+    order.secrets.as_ref().map_or(Ok(()), |held| secrets(&order.manifest.app, held))
 }
 
-fn secrets(app: &AppId, secrets: Option<&Secrets>) -> Result<()> {
+pub(crate) fn secrets(app: &AppId, secrets: &Secrets) -> Result<()> {
     let mut size = 0;
-    for (name, value) in secrets.iter().flat_map(|s| &s.values) {
+    for (name, value) in &secrets.values {
         if !is_variable(name) || value.contains('\0') {
             return Err(refused(format!("`{}` cannot be a secret's name or value", name.escape_debug())));
         }
@@ -63,7 +63,7 @@ pub(crate) fn run(order: &Run) -> Result<()> {
 
 pub(crate) fn run_release(order: &RunRelease) -> Result<()> {
     manifest(&order.manifest)?;
-    secrets(&order.manifest.app, order.secrets.as_ref())?;
+    order.secrets.as_ref().map_or(Ok(()), |held| secrets(&order.manifest.app, held))?;
     let command = &order.command;
     match command.trim().is_empty() || command.len() > MAX_COMMAND || command.contains('\0') {
         true => Err(refused(format!("the release command of {} cannot be run", order.manifest.app))),

@@ -330,6 +330,11 @@ pub struct Sshd {
 
 impl Sshd {
     pub fn start(server: &Server) -> Sshd {
+        Sshd::with(server, "Subsystem sftp internal-sftp")
+    }
+
+    /// With these lines of configuration; it has an sftp only if they say so.
+    pub fn with(server: &Server, lines: &str) -> Sshd {
         let dir = short_tempdir();
         let at = |name: &str| dir.path().join(name);
         for key in ["host", "user"] {
@@ -341,11 +346,12 @@ impl Sshd {
         let bins = Path::new(TAKO_SERVER).parent().unwrap();
         let path = std::env::var("PATH").unwrap();
         let port = free_port();
-        // With that level a shell leaves out the start-up files of whoever runs the tests.
         let config = format!(
             "ListenAddress 127.0.0.1:{port}\nHostKey {host}\nAuthorizedKeysFile {keys}\nPidFile none\nUsePAM no\n\
              StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
-             Subsystem sftp internal-sftp\nLogLevel VERBOSE\nSetEnv SHLVL=2 TAKO_SOCKET={socket} \"PATH={bins}:{path}\"\n",
+             {lines}\nLogLevel VERBOSE\nSetEnv TAKO_SOCKET={socket} \"PATH={bins}:{path}\" HOME={home}\n",
+            // What the shell of whoever runs the tests does at a login is not for them, and may take long.
+            home = dir.path().display(),
             host = at("host").display(),
             keys = at("authorized_keys").display(),
             socket = server.socket().display(),
@@ -391,6 +397,17 @@ impl Sshd {
         };
         add("ssh_config", format!("  IdentityFile {}\n", other.dir.path().join("user").display()));
         add("known_hosts", fs::read_to_string(other.dir.path().join("known_hosts")).unwrap());
+    }
+
+    /// Its keys, settings and log.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Leads its user through this port instead, where somebody passes on what comes.
+    pub fn through(&mut self, port: u16) {
+        self.port = port;
+        self.know(&fs::read_to_string(self.dir.path().join("host.pub")).unwrap());
     }
 
     pub fn options(&self) -> String {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
+use crate::proto::control::Reply;
 use crate::proto::name::AppId;
 use crate::proto::task::{Run, RunRelease};
 use crate::proto::version::Version;
@@ -91,7 +92,7 @@ pub(super) fn discard(daemon: &Daemon, session: &Session, app: &AppId, version: 
     let (layout, app) = (daemon.layout.clone(), app.clone());
     work(lock, move |_| {
         release::give_up(&layout, &app, &version);
-        Ok(())
+        Ok(Reply::Done)
     })
 }
 

@@ -34,7 +34,7 @@ pub(crate) enum Does {
 }
 
 pub(crate) struct Arg {
-    /// As shown: `HOST`.
+    /// As shown: `HOST`. One whose name ends with `...` is the last and takes the rest of the line as it is.
     pub name: &'static str,
     pub required: bool,
     pub help: &'static str,
@@ -90,6 +90,10 @@ impl Args {
                 lexopt::Arg::Long(long) => args.known_flags().find(|f| f.name == long),
                 lexopt::Arg::Value(word) => {
                     args.take_word(text(word)?)?;
+                    if args.takes_the_rest() {
+                        let rest = parser.raw_args().map_err(misuse)?;
+                        args.positional.extend(rest.map(text).collect::<Result<Vec<_>>>()?);
+                    }
                     continue;
                 }
             };
@@ -146,6 +150,11 @@ impl Args {
         self.positional.get(index).map(String::as_str)
     }
 
+    /// All of them.
+    pub fn all_positional(&self) -> &[String] {
+        &self.positional
+    }
+
     /// The last word of the command: `deploy`, or `rollback` of `releases rollback`.
     #[cfg(test)]
     pub fn verb(&self) -> &'static str {
@@ -190,6 +199,12 @@ impl Args {
             None => return Err(unknown_command(&self.path, choices, &word)),
         }
         Ok(())
+    }
+
+    /// Whether what follows is not for us to read.
+    fn takes_the_rest(&self) -> bool {
+        let args = self.path.last().map_or(&[][..], |c| c.args);
+        self.positional.len() == args.len() && args.last().is_some_and(|a| a.name.ends_with("..."))
     }
 
     fn take_flag(&mut self, flag: &'static Flag, value: Option<String>) -> Result<()> {
@@ -335,6 +350,19 @@ mod tests {
         assert_eq!((a.verb(), a.positional(0), a.positional(1)), ("rollback", Some("4f2c9ab"), None));
         let a = args("secrets set API_KEY -").unwrap();
         assert_eq!((a.positional(0), a.positional(1)), (Some("API_KEY"), Some("-")));
+    }
+
+    #[test]
+    fn what_follows_a_command_of_its_own_is_not_read() {
+        let words = |line: &[&str]| match Args::parse(line.iter().copied()).unwrap() {
+            Wish::Run(args) => (args.has("tty"), args.all_positional().to_vec()),
+            _ => panic!("{line:?}"),
+        };
+        assert_eq!(words(&["run", "node", "-e", "1", "--json", "--"]).1, ["node", "-e", "1", "--json", "--"]);
+        assert_eq!(words(&["run", "-it", "--env", "staging", "sh"]), (true, vec!["sh".into()]));
+        assert_eq!(words(&["run", "--", "-x", "-t"]), (false, vec!["-x".into(), "-t".into()]));
+        assert_eq!(words(&["run", "sh", "-it"]), (false, vec!["sh".into(), "-it".into()]));
+        assert_eq!(args("run").err().unwrap().to_string(), "`tako run` needs COMMAND...");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, never};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::child::kill_leashed;
+use super::terminal;
 use crate::error::{Context, Error, Kind, Result};
 
 /// What telling how things stand may take, after the second signal.
@@ -65,6 +66,11 @@ impl Interrupt {
     #[cfg(test)]
     pub fn never() -> Interrupt {
         Interrupt { signal: never(), sibling: never() }
+    }
+
+    /// One that the drop of the trigger alone is.
+    pub fn apart() -> (Trigger, Interrupt) {
+        Interrupt { signal: never(), sibling: never() }.or_trigger()
     }
 
     /// This one, or the drop of the trigger.
@@ -140,6 +146,7 @@ fn listen() -> std::io::Result<[Bell; 2]> {
         drop(bell);
         while reader.read_exact(&mut [0]).is_ok() && LEFT.load(Ordering::Relaxed) {}
         kill_leashed();
+        terminal::restore();
         drop(again);
         if IS_SECOND_HEARD.load(Ordering::Relaxed) {
             // Most often the program ends meanwhile.

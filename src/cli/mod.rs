@@ -21,6 +21,7 @@ pub(crate) mod remote;
 pub(crate) mod ssh;
 pub(crate) mod child;
 pub(crate) mod interrupt;
+pub(crate) mod terminal;
 #[cfg(test)]
 pub(crate) mod golden;
 
@@ -80,6 +81,7 @@ fn code(ended: Result<Exit>) -> u8 {
         Ok(Exit::Done) => return 0,
         Ok(Exit::Partly) => return 5,
         Ok(Exit::Unanswered) => return 6,
+        Ok(Exit::Code(code)) => return code,
         Err(e) => e.kind(),
     };
     match kind {
@@ -114,6 +116,7 @@ mod tests {
         check(Kind::NeedsInput, 10);
         check(Kind::Interrupted, 130);
         check(Kind::Io, 1);
-        assert_eq!([Exit::Done, Exit::Partly, Exit::Unanswered].map(|e| code(Ok(e))), [0, 5, 6]);
+        let all = [Exit::Done, Exit::Partly, Exit::Unanswered, Exit::Code(77)];
+        assert_eq!(all.map(|e| code(Ok(e))), [0, 5, 6, 77]);
     }
 }

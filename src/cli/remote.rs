@@ -6,6 +6,7 @@
 //! **Invariant**: a silent server is an error after [`SILENCE`], whatever it was asked.
 
 pub(crate) mod hello;
+pub(crate) mod inlet;
 mod pieces;
 mod sending;
 
@@ -30,6 +31,7 @@ use crate::proto::PROTOCOL;
 use crate::proto::control::{Answer, Body, Call, Greeting, Hello, Notice, Reply, Request};
 use crate::proto::wire;
 use hello::{Greeted, find_hello, incompatible};
+use inlet::Inlet;
 pub(crate) use sending::Parcel;
 
 /// A live server says something at least every few seconds; ssh itself gives up on a dead network after 15.
@@ -138,14 +140,26 @@ impl Remote {
     /// What the server says; Unreachable when the connection ends, Timeout when it falls silent, Interrupted. After
     /// the last three the server may still be at it.
     pub fn call(&mut self, request: Request, on: &mut dyn FnMut(Notice)) -> Result<Reply> {
+        let (id, _) = self.begin(request)?;
+        let interrupt = self.interrupt.clone();
+        self.hear_out(id, &interrupt, on)
+    }
+
+    /// Asks, without waiting for an answer; what the request needs while it is served goes into the inlet.
+    pub fn begin(&mut self, request: Request) -> Result<(u64, Inlet)> {
         let id = self.next_id;
         self.next_id += 1;
         self.heard.now();
-        if self.calls.send(Call { id, request }).is_err() {
-            return Err(self.link.verdict(&self.name, true).0);
+        match self.calls.send(Call { id, request }) {
+            Ok(()) => Ok((id, Inlet::new(self.calls.clone(), id))),
+            Err(_) => Err(self.link.verdict(&self.name, true).0),
         }
+    }
+
+    /// Waits for the one reply to what was begun.
+    pub fn hear_out(&mut self, id: u64, interrupt: &Interrupt, on: &mut dyn FnMut(Notice)) -> Result<Reply> {
         loop {
-            let answer = self.answer()?;
+            let answer = self.next(interrupt)?;
             // What is left of a call that was given up is not for this one.
             if answer.id != id {
                 continue;
@@ -165,7 +179,12 @@ impl Remote {
 
     /// The next answer, to whatever call.
     fn answer(&mut self) -> Result<Answer> {
-        match wait(&self.answers, &self.heard, &self.interrupt, &self.name)? {
+        let interrupt = self.interrupt.clone();
+        self.next(&interrupt)
+    }
+
+    fn next(&mut self, interrupt: &Interrupt) -> Result<Answer> {
+        match wait(&self.answers, &self.heard, interrupt, &self.name)? {
             Some(answer) => answer,
             None => Err(self.link.verdict(&self.name, true).0),
         }
@@ -189,6 +208,7 @@ impl Remote {
             Reply::Deployed(_) => "deployed",
             Reply::Status(_) => "status",
             Reply::Releases(_) => "releases",
+            Reply::Ran(_) => "ran",
             Reply::SecretsHash { .. } => "secrets_hash",
         };
         Error::new(Kind::Refused, format!("{}: the server answered something else (`{kind}`)", self.name))

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! build ───────────────┐
-//! connect, preflight ──┴─ room? ─ lock ─ upload, unpack, prepare ─┬─ deploy, each server on its own ─ unlock
-//!                             all servers, or nothing is changed ─┘
+//! connect, preflight ──┴─ room? ─ lock ─ upload, unpack, prepare ─ release command ─┬─ deploy, each on its own ─ unlock
+//!                             all servers, or nothing is changed ───────────────────┘
 //! ```
 //!
 //! `bind` connects and asks, `lock` keeps others out, `prepare` brings the release, `live` puts it live and hears how
@@ -16,6 +16,7 @@
 pub(crate) mod bind;
 mod lock;
 mod prepare;
+mod release_command;
 pub(crate) mod live;
 pub(crate) mod tell;
 
@@ -191,6 +192,7 @@ pub(crate) fn ship(ui: &Ui, shipment: &Shipment<'_>, interrupt: &Interrupt) -> R
         let became_live = lock::all_servers(ui, shipment, &mut bound, &working)?;
         ends.extend(became_live.into_iter().map(|b| leave_alone(ui, b)));
         prepare::all_servers(ui, shipment, &built, &mut bound, &or_give_up)?;
+        release_command::run(ui, shipment, &mut bound)?;
         drop(phase);
         times.upload = uploading.elapsed();
         interrupt.check()?;

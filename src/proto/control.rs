@@ -19,6 +19,7 @@ use super::name::AppId;
 use super::route::Route;
 use super::status::{AppStatus, Release};
 use super::target::Target;
+use super::task::{Blob, Ended, Input, Run, RunRelease};
 use super::version::Version;
 
 /// The value of [`Hello::tako`], by which the line is found among a noisy shell's output.
@@ -119,6 +120,16 @@ pub(crate) enum Request {
     /// Calls the app's deploy of `version` off, whoever began it: what served goes on serving. → `Reply::Done`, and
     /// Interrupted to who waits for the deploy; Conflict when it is live already, NotFound when there is none.
     Cancel { app: AppId, version: Version },
+    /// One command with all that an instance gets, for as long as this client is there. Notices `Output`, and `Wants`
+    /// when it has an input, which is sent as `Input` under the id of this call. → `Reply::Ran`.
+    Run(Run),
+    /// For the command that runs, and without an answer.
+    Input(Input),
+    /// Runs the `release` command in a prepared release that is not live yet; needs the lock. Unless it ends well, a
+    /// release that never was live is gone then. Notices `Output`. → `Reply::Ran`.
+    RunRelease(RunRelease),
+    /// Removes a release that never was live, because its deploy was given up; needs the lock. → `Reply::Done`.
+    Discard { app: AppId, version: Version },
     /// Which secrets are in force. → `Reply::SecretsHash`, or NotFound.
     SecretsHash { app: AppId },
     /// These secrets for the live release: its instances are replaced one by one, unless it has these already. Notices as
@@ -288,6 +299,7 @@ pub(crate) enum Reply {
     Deployed(Deployed),
     Status(Vec<AppStatus>),
     Releases(Vec<Release>),
+    Ran(Ended),
     SecretsHash {
         hash: Option<String>,
     },
@@ -364,6 +376,10 @@ pub(crate) enum Notice {
         #[serde(default)]
         missed: u64,
     },
+    /// Of a command, in the order of each stream.
+    Output { stream: Stream, bytes: Blob },
+    /// So many bytes of input more may be sent to a command.
+    Wants { bytes: usize },
     /// Nothing new, still at it: keeps the connection known to be alive.
     Beat,
     /// What the notices after this one are about.

@@ -1,5 +1,7 @@
 //! Verbs: one short function per Request. They check that the caller may, call the one who does it, and decide nothing.
 
+pub(crate) mod running;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,6 +53,10 @@ pub(crate) enum Outcome {
         heard: Receiver<Result<Told>>,
         endless: bool,
     },
+    /// To be started and carried by the connection.
+    Command(Box<running::Command>),
+    /// It was said too late to be of use to anybody.
+    Nothing,
 }
 
 pub(crate) enum Said {
@@ -76,6 +82,11 @@ pub(crate) fn serve(daemon: &Arc<Daemon>, session: &mut Session, request: Reques
         Request::Rollback { app, version } => rollback(daemon, session, &app, version),
         Request::Scale { app, instances } => scale(daemon, session, &app, instances),
         Request::Delete { app } => delete(daemon, session, app),
+        Request::Run(order) => running::run(daemon, session, order),
+        Request::RunRelease(order) => running::release(daemon, session, order),
+        // Of a command that ended meanwhile.
+        Request::Input(_) => Ok(Outcome::Nothing),
+        Request::Discard { app, version } => running::discard(daemon, session, &app, version),
         Request::SecretsHash { app } => secrets_hash(daemon, &app),
         Request::Secrets { app, secrets: new } => secrets(daemon, session, &app, new),
         Request::Claim { app, file, of } => claim(daemon, session, &app, file, of),

@@ -55,3 +55,4 @@ mod tls;
 mod observe;
 
 mod logs;
+mod run;

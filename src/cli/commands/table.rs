@@ -191,6 +191,40 @@ pub(crate) const COMMANDS: &[Command] = &[
         does: Does::Run(super::scale::run),
     },
     Command {
+        name: "run",
+        aliases: &[],
+        about: "run a command in the live release, with its variables and secrets, as its user",
+        args: &[Arg {
+            name: "COMMAND...",
+            required: true,
+            help: "the program and its arguments, which are not read here; for more than one: sh -c '…'",
+        }],
+        flags: &[
+            ENV,
+            value("server", "NAME", "on this server; the first of the environment by default"),
+            value("release", "ID", "in this release; its first characters do; the live one by default"),
+            Flag {
+                name: "interactive",
+                short: Some('i'),
+                takes: Takes::Nothing,
+                help: "give it what is typed here; what is piped in it always gets",
+            },
+            Flag {
+                name: "tty",
+                short: Some('t'),
+                takes: Takes::Nothing,
+                help: "give it a terminal, as shells and editors need",
+            },
+        ],
+        examples: &[
+            ("tako run -it sh", "look around in the release"),
+            ("tako run node scripts/report.js > report.csv", "its output and its exit code become ours"),
+            ("tako run --env staging psql < dump.sql", "what is piped in is its input"),
+        ],
+        hidden: false,
+        does: Does::Run(super::run::run),
+    },
+    Command {
         name: "delete",
         aliases: &[],
         about: "stop the app and remove all of it from the servers",

@@ -105,6 +105,7 @@ pub(crate) fn step_words(notice: &Notice) -> Option<String> {
         Notice::Step { number, of, step } => (number, of, step),
         Notice::Doing { what } => return Some(what.clone()),
         Notice::Live { .. } | Notice::Lines { .. } | Notice::Beat | Notice::Joined(_) => return None,
+        Notice::Output { .. } | Notice::Wants { .. } => return None,
     };
     let step = match step {
         Step::Starting => "starting",

@@ -25,6 +25,7 @@ use super::roll::Rolling;
 use super::scale::{self, Scale};
 use super::spec::Spec;
 use super::stage::Stage;
+use super::task::Tasks;
 use super::{Message, Threads};
 use crate::crypto::Key;
 use crate::error::Result;
@@ -76,6 +77,7 @@ pub(super) struct Actor<S: Stage> {
     pub ending: Option<Ending>,
     pub scale: Scale,
     pub clearing: Option<Clearing>,
+    pub tasks: Arc<Tasks>,
 }
 
 impl<S: Stage> Actor<S> {
@@ -94,6 +96,7 @@ impl<S: Stage> Actor<S> {
     ) -> Self {
         // Bounded by the processes: each has one probe under way and ends once.
         let (to_us, heard) = unbounded();
+        let tasks = Tasks::new(threads.tasks.clone());
         Actor {
             id,
             stage,
@@ -122,6 +125,7 @@ impl<S: Stage> Actor<S> {
             ending: None,
             scale: Scale::new(scale::State::Steady, Duration::ZERO),
             clearing: None,
+            tasks,
         }
     }
 
@@ -173,6 +177,7 @@ impl<S: Stage> Actor<S> {
             Message::Status(to) => drop(to.send(self.status(now))),
             Message::Releases(to) => drop(to.send(self.releases())),
             Message::SecretsHash(to) => drop(to.send(self.secrets.as_ref().map(|s| s.hash.clone()))),
+            Message::Task { of, to } => drop(to.send(self.task(of))),
             Message::IsEmpty(to) => drop(to.send(self.desired.is_none())),
         }
     }

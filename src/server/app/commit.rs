@@ -202,6 +202,7 @@ impl<S: Stage> Actor<S> {
 
     fn prune(&mut self) {
         let mut running: Vec<Version> = self.instances.iter().map(|i| i.spec.manifest().version.clone()).collect();
+        running.extend(self.tasks.versions());
         running.sort();
         running.dedup();
         let now_ms = self.now_ms();

@@ -10,7 +10,8 @@
 //! `adopt`), the three threads that all apps share (`watch` with `lines`, `probe` with `check`, `logs` with `writer`, and what is read
 //! of them: `entry`, `sieve`, `history`, `reading`), and the actor: its loop, its start (`boot`), what it tells
 //! (`status` with `usage`), its rollouts, planned in `plan`, performed in `roll` and told in `course`, `renew` for secrets
-//! alone, its sleep (`demand`), and its failures (`failing`), whose reasons `cause` finds in what `evidence` reads.
+//! alone, its sleep (`demand`), and its failures (`failing`), whose reasons `cause` finds in what `evidence` reads. A `task`
+//! is a command that runs beside.
 //!
 //! **Invariant**: nothing outside the actor's thread changes what it owns; a [`Handle`] sends and waits.
 
@@ -58,10 +59,12 @@ mod status;
 mod plan;
 mod roll;
 mod commit;
+mod task;
 mod renew;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -88,6 +91,9 @@ use stage::Stage;
 use usage::Meter;
 use watch::Watch;
 
+// What the management socket carries.
+pub(crate) use task::{Of, Running, Task};
+
 /// What every app needs of the daemon.
 #[derive(Clone)]
 pub(crate) struct World {
@@ -108,6 +114,8 @@ pub(crate) struct Threads {
     logs: Logs,
     ports: Ports,
     meter: Meter,
+    /// Commands that run beside instances, of all apps.
+    tasks: Arc<AtomicUsize>,
 }
 
 /// A cloneable way to an app's actor.
@@ -149,6 +157,7 @@ enum Message {
     Releases(Sender<Vec<Release>>),
     SecretsHash(Sender<Option<String>>),
     IsEmpty(Sender<bool>),
+    Task { of: Of, to: Sender<Result<Task>> },
 }
 
 /// Starts the shared threads (`watch`, `probe`, `logs`) once per daemon.
@@ -198,7 +207,7 @@ impl Threads {
     fn start() -> Result<Threads> {
         let meter = Meter::default();
         let (watch, probe, logs) = (Watch::start()?, Probe::start(meter.clone())?, Logs::start()?);
-        Ok(Threads { watch, probe, logs, ports: Ports::default(), meter })
+        Ok(Threads { watch, probe, logs, ports: Ports::default(), meter, tasks: Arc::default() })
     }
 }
 
@@ -267,6 +276,11 @@ impl Handle {
     /// Whether nothing was ever deployed here.
     pub fn is_empty(&self) -> bool {
         self.ask(Message::IsEmpty).unwrap_or(true)
+    }
+
+    /// Room for one command, to be started by the thread that waits for it.
+    pub fn task(&self, of: Of) -> Result<Task> {
+        self.ask(|to| Message::Task { of, to })?
     }
 
     /// The app's output or its requests, until its end or until the receiver is dropped; an error is the last of it.

@@ -54,6 +54,11 @@ pub(super) fn run(ui: &Ui, shipment: &Shipment<'_>, interrupt: &Interrupt) -> Re
         };
         ui.out(&format!("build    {target}: {how}"));
     }
+    // Only where it would run.
+    let release = shipment.project.release.as_ref().filter(|_| uploads.iter().any(|upload| *upload != Upload::Nothing));
+    if let Some(command) = release {
+        ui.out(&format!("release  {command}"));
+    }
     ui.out("");
     let rows: Vec<Vec<String>> =
         bound.iter().zip(&uploads).map(|(bound, upload)| row(shipment, bound, upload)).collect();
@@ -147,6 +152,7 @@ fn event(ui: &Ui, shipment: &Shipment<'_>, planned: &[Planned], bound: &[Bound],
             "version": shipment.version,
             "routes": shipment.env.routes,
             "urls": urls(shipment.env),
+            "release": shipment.project.release,
             "build": planned.iter().map(build).collect::<Vec<_>>(),
             "servers": bound.iter().zip(uploads).map(server).collect::<Vec<_>>(),
         }),

@@ -12,6 +12,7 @@
 pub(crate) mod control;
 pub(crate) mod status;
 pub(crate) mod fault;
+pub(crate) mod logs;
 pub(crate) mod manifest;
 pub(crate) mod name;
 pub(crate) mod packages;

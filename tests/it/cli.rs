@@ -21,6 +21,7 @@ pub const COMMANDS: &[(&str, &[&str], i32)] = &[
     ("releases-ls", &["releases", "ls"], 0),
     ("releases-rollback", &["releases", "rollback"], 0),
     ("scale", &["scale", "1"], 0),
+    ("run", &["run", "true"], 0),
     ("secrets-set", &["secrets", "set", "API_KEY"], 10),
     ("secrets-import", &["secrets", "import"], 10),
     ("secrets-sync", &["secrets", "sync"], 0),

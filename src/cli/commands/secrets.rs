@@ -7,7 +7,7 @@ pub(crate) mod key;
 pub(crate) mod sync;
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Read, stdin};
+use std::io::{Read, stdin};
 
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -34,7 +34,7 @@ pub(crate) fn set(ui: &Ui, args: &Args) -> Result<Exit> {
             )
             .hint(format!("run `tako secrets set {name}` and type it, or pipe it into `tako secrets set {name} -`")));
         }
-        None => is_piped(args),
+        None => false,
     };
     let project = load(ui, args)?;
     let env = env_of(ui, args, &project)?;
@@ -144,11 +144,6 @@ fn env_of(ui: &Ui, args: &Args, project: &Project) -> Result<EnvName> {
         ui.warn(&format!("tako.toml has no [envs.{env}] yet{}", guess.map_or(String::new(), |g| format!("; {g}"))));
     }
     Ok(env)
-}
-
-/// Whether something is to be read from standard input that nobody asked for by `-`.
-fn is_piped(args: &Args) -> bool {
-    !stdin().is_terminal() && !args.flag("no-input")
 }
 
 /// Text from a pipe, without the line end that `echo` adds. Of more than `most` bytes there is a little more than that,

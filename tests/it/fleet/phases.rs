@@ -56,8 +56,8 @@ fn until_all_are_ready_one_failure_leaves_all_of_them_as_they_were() {
                 fs::remove_dir_all(&incoming).unwrap();
                 fs::write(incoming, "in the way").unwrap();
             },
-            6,
-            &["two"],
+            1,
+            &["two: write the upload"],
             |f| {
                 let incoming = f.servers[TWO].data().join("incoming");
                 fs::remove_file(&incoming).unwrap();

@@ -5,7 +5,7 @@ use std::io::stdin;
 
 use serde_json::json;
 
-use super::{env_of, is_piped, load, piped, tell};
+use super::{env_of, load, piped, tell};
 use crate::cli::args::Args;
 use crate::cli::commands::Exit;
 use crate::cli::config::dotenv;
@@ -28,7 +28,6 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
                 _ => e,
             })?
         }
-        None if is_piped(args) => piped(&mut stdin().lock(), MAX_FILE)?,
         None => {
             return Err(Error::new(Kind::NeedsInput, "there is no dotenv file to read")
                 .hint("name it, as in `tako secrets import .env.production`, or pipe it in with `-`"));

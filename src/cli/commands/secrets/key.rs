@@ -7,7 +7,7 @@ use std::io::{IsTerminal, stdin, stdout};
 
 use serde_json::json;
 
-use super::{env_of, is_piped, load, piped};
+use super::{env_of, load, piped};
 use crate::cli::args::Args;
 use crate::cli::commands::Exit;
 use crate::cli::config::keyring::{self, Found};
@@ -44,7 +44,7 @@ pub(crate) fn import(ui: &Ui, args: &Args) -> Result<Exit> {
             return Err(Error::new(Kind::Usage, "a key is never an argument: everybody on this machine could see it")
                 .hint("run `tako secrets key import` and paste it, or pipe it in with `-`"));
         }
-        None => is_piped(args),
+        None => false,
     };
     let project = load(ui, args)?;
     let env = env_of(ui, args, &project)?;

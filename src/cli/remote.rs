@@ -3,7 +3,8 @@
 //! Two threads sit between us and the channel, so that every wait has a deadline and hears an interrupt: one writes
 //! calls, one reads answers. Both end with the program behind the channel, which is killed on drop.
 //!
-//! **Invariant**: a silent server is an error after [`SILENCE`], whatever it was asked.
+//! **Invariant**: a silent server is an error after [`SILENCE`], whatever it was asked; a connection that does not come
+//! about is one after [`CONNECTING`], not counting the time that a person takes to answer.
 
 mod hello;
 
@@ -12,7 +13,7 @@ use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use super::child::{Owned, Tail};
 use super::config::inventory::Server;
 use super::interrupt::{Interrupt, interrupted};
-use super::ssh::{Session, Upload};
+use super::ssh::means::tell;
+use super::ssh::{HostKeys, Session, Upload};
 use super::ui::Ui;
 use crate::crypto;
 use crate::disk;
@@ -33,6 +35,12 @@ use hello::{Greeted, find_hello, incompatible};
 
 /// A live server says something at least every few seconds; ssh itself gives up on a dead network after 15.
 const SILENCE: Duration = Duration::from_secs(30);
+/// From the start of ssh to the hello: names, jump hosts, each with a ConnectTimeout of its own, the key exchange, the
+/// login and its shell. sshd itself gives up a login after this long (LoginGraceTime), and a slow machine may need it.
+const CONNECTING: Duration = Duration::from_secs(120);
+/// The same on a connection that stands: only a login shell has to start. ssh notices a dead network after 15 s, so what
+/// takes longer than that hangs; then we make a connection of our own.
+const REUSING: Duration = Duration::from_secs(20);
 /// Answers read ahead of us; then the reader waits, and the server behind it.
 const MAX_AHEAD: usize = 64;
 /// How often we ask how much of an upload has arrived.
@@ -76,7 +84,7 @@ pub(crate) struct Remote {
 }
 
 enum Link {
-    Ssh(Session),
+    Ssh(Box<Session>),
     Here(Bridge),
 }
 
@@ -92,9 +100,14 @@ impl Remote {
     /// # Errors
     /// Unreachable with the reason, Timeout, Incompatible, Interrupted.
     pub fn connect(place: &Place, interrupt: &Interrupt) -> Result<Remote> {
+        Remote::connect_knowing(place, &HostKeys::AsConfigured, interrupt)
+    }
+
+    /// The same when something is known of the host key.
+    pub fn connect_knowing(place: &Place, host_keys: &HostKeys, interrupt: &Interrupt) -> Result<Remote> {
         let mut attempt = 1;
         loop {
-            match Remote::attempt(place, interrupt) {
+            match Remote::attempt(place, host_keys, interrupt) {
                 Err((_, true)) if attempt < ATTEMPTS && !interrupt.is_heard() => {
                     pause(attempt, interrupt)?;
                     attempt += 1;
@@ -105,13 +118,21 @@ impl Remote {
     }
 
     /// The error comes with whether another attempt may help.
-    fn attempt(place: &Place, interrupt: &Interrupt) -> Result<Remote, (Error, bool)> {
+    fn attempt(place: &Place, host_keys: &HostKeys, interrupt: &Interrupt) -> Result<Remote, (Error, bool)> {
+        let started = Instant::now();
         let name = place.name().to_string();
-        let (mut link, stdin, stdout) = Link::open(place).map_err(|e| (e, false))?;
+        let (mut link, stdin, stdout) = Link::open(place, host_keys, interrupt).map_err(|e| (e, false))?;
         let heard = Arc::new(LastHeard::new());
         let (hello, answers) = start_reader(stdout, heard.clone());
-        let greeted = wait(&hello, &heard, interrupt, &name).map_err(|e| (e, false))?;
+        let connecting = link.patience();
+        let greeted = match wait(&hello, &heard, &connecting, interrupt, &name) {
+            Ok(greeted) => greeted,
+            // A kept connection that hangs is not the server's last word.
+            Err(e) => return Err((e, link.gives_up_kept())),
+        };
         let Some((hello, noise)) = greeted else { return Err(link.verdict(&name, false)) };
+        link.stands().map_err(|e| (e, false))?;
+        tell(&format!("{name}: said hello after {} ms", started.elapsed().as_millis()));
         let protocol = PROTOCOL.common(hello.protocol).ok_or_else(|| (incompatible(&name, &hello), false))?;
         let greeting = Greeting { protocol, client: env!("CARGO_PKG_VERSION").into(), who: who() };
         let calls = start_writer(stdin, greeting);
@@ -140,7 +161,7 @@ impl Remote {
             return Err(self.link.verdict(&self.name, true).0);
         }
         loop {
-            let answer = match wait(&self.answers, &self.heard, &self.interrupt, &self.name)? {
+            let answer = match wait(&self.answers, &self.heard, &Patience::TALKING, &self.interrupt, &self.name)? {
                 Some(answer) => answer?,
                 None => return Err(self.link.verdict(&self.name, true).0),
             };
@@ -207,8 +228,8 @@ impl Remote {
 }
 
 /// Connects to a server to see that all is well; what its login shell prints is told.
-pub(crate) fn probe(ui: &Ui, server: &Server) -> Result<Hello> {
-    let remote = Remote::connect(&Place::Ssh(server.clone()), &Interrupt::of_process()?)?;
+pub(crate) fn probe(ui: &Ui, server: &Server, host_keys: &HostKeys) -> Result<Hello> {
+    let remote = Remote::connect_knowing(&Place::Ssh(server.clone()), host_keys, &Interrupt::of_process()?)?;
     if remote.noise > 0 {
         ui.warn(&format!(
             "{}: the login shell prints {} bytes before our program starts; it should be silent without a terminal",
@@ -219,9 +240,11 @@ pub(crate) fn probe(ui: &Ui, server: &Server) -> Result<Hello> {
 }
 
 impl Link {
-    fn open(place: &Place) -> Result<(Link, ChildStdin, ChildStdout)> {
+    fn open(place: &Place, host_keys: &HostKeys, interrupt: &Interrupt) -> Result<(Link, ChildStdin, ChildStdout)> {
         match place {
-            Place::Ssh(server) => Session::start(server).map(|(session, i, o)| (Link::Ssh(session), i, o)),
+            Place::Ssh(server) => {
+                Session::start(server, host_keys, interrupt).map(|(session, i, o)| (Link::Ssh(Box::new(session)), i, o))
+            }
             Place::Here { program, socket, .. } => {
                 let mut command = Command::new(program);
                 command.arg("ctl").arg("--socket").arg(socket);
@@ -232,6 +255,33 @@ impl Link {
                 let stderr = Tail::of(ctl.child.stderr.take().expect("stderr was asked to be a pipe"), 40);
                 Ok((Link::Here(Bridge { ctl, stderr }), stdin, stdout))
             }
+        }
+    }
+
+    /// How long its hello may take.
+    fn patience(&self) -> Patience {
+        match self {
+            Link::Ssh(session) if session.is_reused() => Patience { limit: REUSING, ..Patience::CONNECTING },
+            Link::Ssh(session) => Patience { questions: Some(session.questions()), ..Patience::CONNECTING },
+            Link::Here(_) => Patience::CONNECTING,
+        }
+    }
+
+    fn stands(&mut self) -> Result<()> {
+        match self {
+            Link::Ssh(session) => session.stands(),
+            Link::Here(_) => Ok(()),
+        }
+    }
+
+    /// Whether it was a kept connection; then the next attempt makes another.
+    fn gives_up_kept(&self) -> bool {
+        match self {
+            Link::Ssh(session) if session.is_reused() => {
+                session.give_up_kept();
+                true
+            }
+            Link::Ssh(_) | Link::Here(_) => false,
         }
     }
 
@@ -265,10 +315,38 @@ impl LastHeard {
     }
 
     /// What is left until the silence is too long.
-    fn left(&self) -> Duration {
+    fn left(&self, patience: &Patience) -> Duration {
+        if patience.questions.as_ref().is_some_and(|open| open.load(Ordering::Acquire) > 0) {
+            // What ssh does after the answer has its own time.
+            self.now();
+        }
         let at = Duration::from_millis(self.at_ms.load(Ordering::Relaxed));
-        (at + SILENCE).saturating_sub(self.start.elapsed())
+        (at + patience.limit).saturating_sub(self.start.elapsed())
     }
+}
+
+/// How long the far side may be silent, and what that means.
+struct Patience {
+    limit: Duration,
+    what: &'static str,
+    hint: &'static str,
+    /// That somebody here has to answer; meanwhile nobody is late.
+    questions: Option<Arc<AtomicUsize>>,
+}
+
+impl Patience {
+    const CONNECTING: Patience = Patience {
+        limit: CONNECTING,
+        what: "connecting, and no word",
+        hint: "is the server overloaded? try again, or look with `tako servers check`",
+        questions: None,
+    };
+    const TALKING: Patience = Patience {
+        limit: SILENCE,
+        what: "nothing heard",
+        hint: "what the server had begun it finishes by itself; `tako status` shows how it ended",
+        questions: None,
+    };
 }
 
 /// Notes each arrival of bytes.
@@ -286,22 +364,31 @@ impl<R: Read> Read for Listening<R> {
 }
 
 /// The next thing on `channel`; `None` when its sender is gone.
-fn wait<T>(channel: &Receiver<T>, heard: &LastHeard, interrupt: &Interrupt, name: &str) -> Result<Option<T>> {
+fn wait<T>(
+    channel: &Receiver<T>,
+    heard: &LastHeard,
+    patience: &Patience,
+    interrupt: &Interrupt,
+    name: &str,
+) -> Result<Option<T>> {
+    /// How soon it is seen that a question was asked or answered.
+    const LOOK: Duration = Duration::from_secs(1);
     let [signal, sibling] = interrupt.bells();
     loop {
+        let left = heard.left(patience);
+        let until = if patience.questions.is_some() { left.min(LOOK) } else { left };
         let got = select! {
             recv(channel) -> got => got.map_err(|_| RecvTimeoutError::Disconnected),
             recv(signal) -> _ => return Err(interrupted()),
             recv(sibling) -> _ => return Err(interrupted()),
-            default(heard.left().max(Duration::from_millis(1))) => Err(RecvTimeoutError::Timeout),
+            default(until.max(Duration::from_millis(1))) => Err(RecvTimeoutError::Timeout),
         };
         match got {
             Ok(thing) => return Ok(Some(thing)),
             Err(RecvTimeoutError::Disconnected) => return Ok(None),
-            Err(RecvTimeoutError::Timeout) if heard.left().is_zero() => {
-                let message = format!("{name}: nothing heard for {} s", SILENCE.as_secs());
-                return Err(Error::new(Kind::Timeout, message)
-                    .hint("what the server had begun it finishes by itself; `tako status` shows how it ended"));
+            Err(RecvTimeoutError::Timeout) if heard.left(patience).is_zero() => {
+                let message = format!("{name}: {} for {} s", patience.what, patience.limit.as_secs());
+                return Err(Error::new(Kind::Timeout, message).hint(patience.hint));
             }
             Err(RecvTimeoutError::Timeout) => {}
         }

@@ -9,6 +9,7 @@ use crate::cli::args::Args;
 use crate::cli::config::inventory::{Inventory, Server, check_host, check_user};
 use crate::cli::nearest::did_you_mean;
 use crate::cli::remote;
+use crate::cli::ssh::HostKeys;
 use crate::cli::ui::{Ui, units};
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::Hello;
@@ -23,7 +24,7 @@ pub(crate) fn add(ui: &Ui, args: &Args) -> Result<Exit> {
     let mut inventory = Inventory::load()?;
     let mut server = wanted(args, &inventory)?;
     if !args.flag("no-check") {
-        let hello = remote::probe(ui, &server)?;
+        let hello = remote::probe(ui, &server, &host_keys(args)?)?;
         tell_skew(ui, &server, &hello, SystemTime::now());
         if server.target.is_some_and(|given| args.value("target").is_some() && given != hello.target) {
             return Err(Error::new(
@@ -118,7 +119,7 @@ pub(crate) fn check(ui: &Ui, args: &Args) -> Result<Exit> {
     let mut results = Vec::new();
     for mut server in servers {
         let task = ui.task(server.name.as_str());
-        match remote::probe(ui, &server) {
+        match remote::probe(ui, &server, &HostKeys::AsConfigured) {
             Ok(hello) => {
                 task.done(&format!("tako-server {} · {}", hello.server, hello.target));
                 tell_skew(ui, &server, &hello, SystemTime::now());
@@ -150,6 +151,15 @@ pub(crate) fn check(ui: &Ui, args: &Args) -> Result<Exit> {
                 .with_detail(detail)
                 .hint("`tako servers check NAME` tells more about one"))
         }
+    }
+}
+
+/// What the flags say about its host key.
+fn host_keys(args: &Args) -> Result<HostKeys> {
+    match (args.value("fingerprint"), args.flag("accept-new")) {
+        (Some(fingerprint), _) => HostKeys::pinned(fingerprint),
+        (None, true) => Ok(HostKeys::AcceptNew),
+        (None, false) => Ok(HostKeys::AsConfigured),
     }
 }
 

@@ -43,10 +43,14 @@ pub(super) fn line(input: &mut impl BufRead) -> Result<Option<String>> {
 }
 
 /// A line typed without being shown. The terminal is as before when this returns, whatever happened.
-pub(super) fn hidden_line() -> Result<Zeroizing<String>> {
+///
+/// # Errors
+/// Interrupted, also by Ctrl-C, which sends no signal meanwhile.
+pub(super) fn hidden_line(interrupt: &Interrupt) -> Result<Zeroizing<String>> {
     let _quiet = Quiet::start()?;
     let mut typed = Typed::default();
     loop {
+        wait(interrupt)?;
         let mut byte = [0];
         match rustix::io::read(stdin(), &mut byte) {
             Ok(0) => return Err(interrupted()),

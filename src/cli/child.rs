@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::sys;
 
@@ -28,6 +28,8 @@ pub(crate) struct Owned {
     pub child: Child,
     pid: Pid,
     ended: Option<ExitStatus>,
+    /// What it started stays when it ends.
+    alone: bool,
 }
 
 /// Kills what [`Owned::spawn_leashed`] started, for an end that drops nothing.
@@ -45,7 +47,7 @@ impl Owned {
     pub fn spawn(command: &mut Command) -> io::Result<Owned> {
         let child = command.process_group(0).spawn()?;
         let pid = Pid::from_child(&child);
-        Ok(Owned { child, pid, ended: None })
+        Ok(Owned { child, pid, ended: None, alone: false })
     }
 
     /// One that must not outlive us even when a second Ctrl-C ends us before its drop.
@@ -55,6 +57,11 @@ impl Owned {
         let owned = Owned::spawn(command)?;
         leashed.push(owned.pid);
         Ok(owned)
+    }
+
+    /// From now on what it started in its group is none of ours: a program that goes on in the background needs it.
+    pub fn spare_group(&mut self) {
+        self.alone = true;
     }
 
     /// How it ended, if it does within `limit`. What it left running in its group is killed.
@@ -77,7 +84,7 @@ impl Owned {
         if self.ended.is_some() {
             return;
         }
-        let _ = sys::kill_group(self.pid, Signal::TERM);
+        self.signal(Signal::TERM);
         if self.wait_for(grace).is_none() {
             self.reap();
         }
@@ -89,8 +96,16 @@ impl Owned {
         matches!(waitid(WaitId::Pid(self.pid), look), Ok(Some(_)) | Err(rustix::io::Errno::CHILD))
     }
 
+    /// It may have ended already; then there is nobody to tell.
+    fn signal(&self, signal: Signal) {
+        let _ = match self.alone {
+            true => kill_process(self.pid, signal).map_err(io::Error::from),
+            false => sys::kill_group(self.pid, signal),
+        };
+    }
+
     fn reap(&mut self) {
-        let _ = sys::kill_group(self.pid, Signal::KILL);
+        self.signal(Signal::KILL);
         // Before it is reaped: from then on the number may be that of somebody else.
         leashed().retain(|group| *group != self.pid);
         self.ended = self.child.wait().ok();

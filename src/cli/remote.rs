@@ -13,7 +13,7 @@ use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ use super::child::{Owned, Tail};
 use super::config::inventory::Server;
 use super::interrupt::{Interrupt, interrupted};
 use super::ssh::means::tell;
-use super::ssh::{HostKeys, Session, Upload};
+use super::ssh::{HostKeys, Retry, Session, Upload};
 use super::ui::Ui;
 use crate::crypto;
 use crate::disk;
@@ -105,23 +105,33 @@ impl Remote {
 
     /// The same when something is known of the host key.
     pub fn connect_knowing(place: &Place, host_keys: &HostKeys, interrupt: &Interrupt) -> Result<Remote> {
-        let mut attempt = 1;
+        let (mut attempt, mut alone) = (1, false);
         loop {
-            match Remote::attempt(place, host_keys, interrupt) {
-                Err((_, true)) if attempt < ATTEMPTS && !interrupt.is_heard() => {
-                    pause(attempt, interrupt)?;
-                    attempt += 1;
-                }
-                other => return other.map_err(|(e, _)| e),
+            let retry = match Remote::attempt(place, host_keys, alone, interrupt) {
+                Ok(remote) => return Ok(remote),
+                Err((e, _)) if attempt >= ATTEMPTS || interrupt.is_heard() => return Err(e),
+                Err((e, Retry::Never)) => return Err(e),
+                Err((_, retry)) => retry,
+            };
+            match retry {
+                Retry::Alone => alone = true,
+                Retry::Soon | Retry::Never => pause(attempt, interrupt)?,
             }
+            attempt += 1;
         }
     }
 
     /// The error comes with whether another attempt may help.
-    fn attempt(place: &Place, host_keys: &HostKeys, interrupt: &Interrupt) -> Result<Remote, (Error, bool)> {
+    fn attempt(
+        place: &Place,
+        host_keys: &HostKeys,
+        alone: bool,
+        interrupt: &Interrupt,
+    ) -> Result<Remote, (Error, Retry)> {
         let started = Instant::now();
         let name = place.name().to_string();
-        let (mut link, stdin, stdout) = Link::open(place, host_keys, interrupt).map_err(|e| (e, false))?;
+        let (mut link, stdin, stdout) =
+            Link::open(place, host_keys, alone, interrupt).map_err(|e| (e, Retry::Never))?;
         let heard = Arc::new(LastHeard::new());
         let (hello, answers) = start_reader(stdout, heard.clone());
         let connecting = link.patience();
@@ -130,10 +140,10 @@ impl Remote {
             // A kept connection that hangs is not the server's last word.
             Err(e) => return Err((e, link.gives_up_kept())),
         };
-        let Some((hello, noise)) = greeted else { return Err(link.verdict(&name, false)) };
-        link.stands().map_err(|e| (e, false))?;
+        let Some((hello, noise)) = greeted else { return Err(link.verdict(&name, false, heard.any())) };
+        link.stands().map_err(|e| (e, Retry::Never))?;
         tell(&format!("{name}: said hello after {} ms", started.elapsed().as_millis()));
-        let protocol = PROTOCOL.common(hello.protocol).ok_or_else(|| (incompatible(&name, &hello), false))?;
+        let protocol = PROTOCOL.common(hello.protocol).ok_or_else(|| (incompatible(&name, &hello), Retry::Never))?;
         let greeting = Greeting { protocol, client: env!("CARGO_PKG_VERSION").into(), who: who() };
         let calls = start_writer(stdin, greeting);
         let interrupt = interrupt.clone();
@@ -158,12 +168,12 @@ impl Remote {
         self.next_id += 1;
         self.heard.now();
         if self.calls.send(Call { id, request }).is_err() {
-            return Err(self.link.verdict(&self.name, true).0);
+            return Err(self.link.verdict(&self.name, true, false).0);
         }
         loop {
             let answer = match wait(&self.answers, &self.heard, &Patience::TALKING, &self.interrupt, &self.name)? {
                 Some(answer) => answer?,
-                None => return Err(self.link.verdict(&self.name, true).0),
+                None => return Err(self.link.verdict(&self.name, true, false).0),
             };
             // What is left of a call that was given up is not for this one.
             if answer.id != id {
@@ -242,9 +252,8 @@ pub(crate) fn probe(ui: &Ui, server: &Server, host_keys: &HostKeys) -> Result<He
 impl Link {
     fn open(place: &Place, host_keys: &HostKeys, interrupt: &Interrupt) -> Result<(Link, ChildStdin, ChildStdout)> {
         match place {
-            Place::Ssh(server) => {
-                Session::start(server, host_keys, interrupt).map(|(session, i, o)| (Link::Ssh(Box::new(session)), i, o))
-            }
+            Place::Ssh(server) => Session::start(server, host_keys, alone, interrupt)
+                .map(|(session, i, o)| (Link::Ssh(Box::new(session)), i, o)),
             Place::Here { program, socket, .. } => {
                 let mut command = Command::new(program);
                 command.arg("ctl").arg("--socket").arg(socket);
@@ -274,25 +283,25 @@ impl Link {
         }
     }
 
-    /// Whether it was a kept connection; then the next attempt makes another.
-    fn gives_up_kept(&self) -> bool {
+    /// When it was a kept connection, the next attempt makes another.
+    fn gives_up_kept(&self) -> Retry {
         match self {
             Link::Ssh(session) if session.is_reused() => {
                 session.give_up_kept();
-                true
+                Retry::Soon
             }
-            Link::Ssh(_) | Link::Here(_) => false,
+            Link::Ssh(_) | Link::Here(_) => Retry::Never,
         }
     }
 
     /// Why the channel ended, and whether another attempt may help.
-    fn verdict(&mut self, name: &str, greeted: bool) -> (Error, bool) {
+    fn verdict(&mut self, name: &str, greeted: bool, printed: bool) -> (Error, Retry) {
         match self {
-            Link::Ssh(session) => session.verdict(greeted),
+            Link::Ssh(session) => session.verdict(greeted, printed),
             Link::Here(bridge) => {
                 bridge.ctl.wait_for(Duration::from_secs(1));
                 let message = format!("{name}: the connection to tako-server ended");
-                (Error::new(Kind::Unreachable, message).with_detail(bridge.stderr.lines()), false)
+                (Error::new(Kind::Unreachable, message).with_detail(bridge.stderr.lines()), Retry::Never)
             }
         }
     }
@@ -302,16 +311,22 @@ impl Link {
 struct LastHeard {
     start: Instant,
     at_ms: AtomicU64,
+    any: AtomicBool,
 }
 
 impl LastHeard {
     fn new() -> LastHeard {
-        LastHeard { start: Instant::now(), at_ms: AtomicU64::new(0) }
+        LastHeard { start: Instant::now(), at_ms: AtomicU64::new(0), any: AtomicBool::new(false) }
     }
 
     fn now(&self) {
         let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.at_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// Whether a single byte has come in.
+    fn any(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
     }
 
     /// What is left until the silence is too long.
@@ -328,6 +343,7 @@ impl LastHeard {
 /// How long the far side may be silent, and what that means.
 struct Patience {
     limit: Duration,
+    kind: Kind,
     what: &'static str,
     hint: &'static str,
     /// That somebody here has to answer; meanwhile nobody is late.
@@ -337,12 +353,14 @@ struct Patience {
 impl Patience {
     const CONNECTING: Patience = Patience {
         limit: CONNECTING,
+        kind: Kind::Unreachable,
         what: "connecting, and no word",
         hint: "is the server overloaded? try again, or look with `tako servers check`",
         questions: None,
     };
     const TALKING: Patience = Patience {
         limit: SILENCE,
+        kind: Kind::Timeout,
         what: "nothing heard",
         hint: "what the server had begun it finishes by itself; `tako status` shows how it ended",
         questions: None,
@@ -359,6 +377,7 @@ impl<R: Read> Read for Listening<R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         let read = self.stream.read(buf)?;
         self.heard.now();
+        self.heard.any.fetch_or(read > 0, Ordering::Relaxed);
         Ok(read)
     }
 }
@@ -388,7 +407,7 @@ fn wait<T>(
             Err(RecvTimeoutError::Disconnected) => return Ok(None),
             Err(RecvTimeoutError::Timeout) if heard.left(patience).is_zero() => {
                 let message = format!("{name}: {} for {} s", patience.what, patience.limit.as_secs());
-                return Err(Error::new(Kind::Timeout, message).hint(patience.hint));
+                return Err(Error::new(patience.kind, message).hint(patience.hint));
             }
             Err(RecvTimeoutError::Timeout) => {}
         }

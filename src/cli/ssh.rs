@@ -89,6 +89,17 @@ impl HostKeys {
     }
 }
 
+/// Whether another attempt may help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retry {
+    Never,
+    /// A moment later.
+    Soon,
+    /// At once, with a connection of our own: what went wrong on the way to a jump host is told to no other, because
+    /// `ssh` silences the program that is its way to the host when it keeps the connection.
+    Alone,
+}
+
 /// A running `ssh`.
 pub(crate) struct Session {
     server: String,
@@ -120,6 +131,7 @@ impl Session {
     pub fn start(
         server: &Server,
         host_keys: &HostKeys,
+        alone: bool,
         interrupt: &Interrupt,
     ) -> Result<(Session, ChildStdin, ChildStdout)> {
         let means = Means::of_process()?;
@@ -127,7 +139,7 @@ impl Session {
         let dir = runtime_dir()?;
         kept::sweep(&dir, SystemTime::now());
         // A connection that stands shows no host key, so whoever asks about it makes one.
-        let kept = match means.keep && *host_keys == HostKeys::AsConfigured {
+        let kept = match means.keep && !alone && *host_keys == HostKeys::AsConfigured {
             true => Kept::find(&dir, &[means.key(), destination.key()].concat(), interrupt)?,
             false => None,
         };
@@ -152,6 +164,10 @@ impl Session {
                 relay = Some(Relay::start(&dir, &mut command, answers, interrupt)?);
                 options.push("BatchMode=no".into());
             }
+        }
+        if !destination::OLD.load(Ordering::Acquire) {
+            // `sftp` has a session type of its own.
+            options.push("SessionType=default".into());
         }
         // In ssh the first value of an option wins, so these come before all others of ours.
         options.extend(destination.options.iter().cloned());
@@ -187,6 +203,8 @@ impl Session {
     pub fn stands(&mut self) -> Result<()> {
         self.relay = None;
         if let Some(kept) = &mut self.files.kept {
+            // The way through a jump host is a program in the group of our `ssh`, and carries the connection.
+            self.ssh.spare_group();
             kept.opened();
         }
         // It is open on both sides, and so still read and written.
@@ -212,26 +230,36 @@ impl Session {
         }
     }
 
-    /// Why the channel ended, and whether another try may help. `greeted` tells whether it ever worked.
-    pub fn verdict(&mut self, greeted: bool) -> (Error, bool) {
+    /// Why the channel ended, and whether another try may help. `greeted` tells whether it ever worked,
+    /// `printed` whether anything came that was no hello.
+    pub fn verdict(&mut self, greeted: bool, printed: bool) -> (Error, Retry) {
         let exit = self.ssh.wait_for(ENDING).and_then(|status| status.code());
         let mut log = log::read(&self.files.log);
         log.extend(self.stderr.lines());
         log.iter().for_each(|line| means::tell(&format!("{}: {line}", self.server)));
         let ending = Ending { exit, log: &log, greeted, login: &self.destination.login };
-        let class = Class::of(&ending);
+        let class = match (Class::of(&ending), printed) {
+            (class, true) => class.after_noise(),
+            (class, false) => class,
+        };
         if let Some(refusal) = self.relay.as_ref().and_then(Relay::refusal) {
-            return (refusal.error(&self.server), false);
+            return (refusal.error(&self.server), Retry::Never);
         }
         // Once is enough to know it; then the options that only newer ones have are left out.
         if class == Class::TooOld && !destination::OLD.swap(true, Ordering::AcqRel) {
-            return (class.error(&self.server, &ending), true);
+            return (class.error(&self.server, &ending), Retry::Soon);
         }
-        let in_vain = self.is_reused() && !greeted && !matches!(class, Class::NotInstalled | Class::Program);
+        let in_vain =
+            self.is_reused() && !greeted && !matches!(class, Class::NotInstalled | Class::Program | Class::Shell);
         if in_vain {
             self.give_up_kept();
         }
-        (class.error(&self.server, &ending), in_vain || class.is_retryable())
+        let retry = match class {
+            Class::Jump if self.files.kept.is_some() => Retry::Alone,
+            class if in_vain || class.is_retryable() => Retry::Soon,
+            _ => Retry::Never,
+        };
+        (class.error(&self.server, &ending), retry)
     }
 }
 

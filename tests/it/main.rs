@@ -24,6 +24,7 @@ mod deploy;
 mod deploys;
 mod monorepo;
 mod uploads;
+mod ssh;
 mod operations;
 mod assets;
 mod websocket;

@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, 
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -330,6 +330,11 @@ pub struct Sshd {
 
 impl Sshd {
     pub fn start(server: &Server) -> Sshd {
+        Sshd::with(server, &[])
+    }
+
+    /// Whatever it runs has this in its environment, and may so find another `tako-server` first on PATH.
+    pub fn with(server: &Server, env: &[(&str, &str)]) -> Sshd {
         let dir = short_tempdir();
         let at = |name: &str| dir.path().join(name);
         for key in ["host", "user"] {
@@ -340,11 +345,14 @@ impl Sshd {
         fs::copy(at("user.pub"), at("authorized_keys")).unwrap();
         let bins = Path::new(TAKO_SERVER).parent().unwrap();
         let path = std::env::var("PATH").unwrap();
+        let first = env.iter().find(|(name, _)| *name == "PATH").map_or(String::new(), |(_, dir)| format!("{dir}:"));
+        let rest = env.iter().filter(|(name, _)| *name != "PATH").map(|(name, value)| format!(" \"{name}={value}\""));
+        let rest: String = rest.collect();
         let port = free_port();
         let config = format!(
             "ListenAddress 127.0.0.1:{port}\nHostKey {host}\nAuthorizedKeysFile {keys}\nPidFile none\nUsePAM no\n\
              StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
-             Subsystem sftp internal-sftp\nLogLevel VERBOSE\nSetEnv TAKO_SOCKET={socket} \"PATH={bins}:{path}\"\n",
+             Subsystem sftp internal-sftp\nLogLevel VERBOSE\nSetEnv TAKO_SOCKET={socket} \"PATH={first}{bins}:{path}\"{rest}\n",
             host = at("host").display(),
             keys = at("authorized_keys").display(),
             socket = server.socket().display(),
@@ -396,14 +404,38 @@ impl Sshd {
         format!("-F {}", self.dir.path().join("ssh_config").display())
     }
 
+    /// Its connections end too.
     pub fn stop(&mut self) {
+        let listener = self.process.0.id().to_string();
+        let parent = |stat: String| stat.rsplit(')').next()?.split_whitespace().nth(1).map(str::to_string);
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+            if let (Some(parent), Some(pid)) = (parent(stat), pid)
+                && parent == listener
+            {
+                // It may have ended since.
+                let _: Result<(), _> = kill_process(pid, Signal::KILL);
+            }
+        }
         self.process.kill();
+    }
+
+    /// Of its own files: `host.pub`, `user`, `ssh_config`, `known_hosts`, `authorized_keys`.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     /// How many connections were accepted so far.
     pub fn connections(&self) -> usize {
         let log = fs::read_to_string(self.dir.path().join("sshd.log")).unwrap_or_default();
         log.lines().filter(|l| l.contains("Accepted publickey")).count()
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -219,7 +219,11 @@ pub(crate) const COMMANDS: &[Command] = &[
                     value("port", "PORT", "the port of sshd; ssh decides by default"),
                     value("description", "TEXT", "a note for yourself"),
                     value("target", "TARGET", "such as linux-x86_64-glibc; asked of the server by default"),
-                    value("fingerprint", "SHA256:…", "the only host key to accept; what to give in a script"),
+                    value(
+                        "fingerprint",
+                        "SHA256",
+                        "the only host key to accept, such as SHA256:Ab12…; what to give in a script",
+                    ),
                     switch("accept-new", "accept the host key of a server that is not known yet, whatever it is"),
                     switch("no-check", "do not connect to it now"),
                 ],

@@ -188,11 +188,11 @@ fn hear(
     let _waiting = Waiting::start(shared.open.clone());
     let answer = match Question::read(text, hint) {
         Question::HostKey(offer) => host_key(&offer, answers, shared, interrupt),
-        Question::Confirm(text) => asked(answers, |ui| {
+        Question::Confirm(text) => asked(answers, interrupt, |ui| {
             let answer = ui.ask_aside(&[], &format!("{}: {text} [y/N]", answers.server), interrupt)?;
             Ok(is_yes(&answer).then(|| Zeroizing::new("yes".to_string())))
         }),
-        Question::Secret(what) => asked(answers, |ui| {
+        Question::Secret(what) => asked(answers, interrupt, |ui| {
             let wrong = if again { "that was not it; once more, the " } else { "" };
             ui.ask_secret_aside(&format!("{}: {wrong}{what}", answers.server), interrupt).map(Some)
         }),
@@ -217,16 +217,21 @@ fn hear(
 }
 
 /// What somebody typed; `None` when nobody did. Ctrl-C at a question is Ctrl-C of the command.
-fn asked(answers: &Answers, ask: impl FnOnce(&Ui) -> Result<Option<Zeroizing<String>>>) -> Option<Zeroizing<String>> {
+fn asked(
+    answers: &Answers,
+    interrupt: &Interrupt,
+    ask: impl FnOnce(&Ui) -> Result<Option<Zeroizing<String>>>,
+) -> Option<Zeroizing<String>> {
     match ask(answers.ui.as_ref()?) {
         Ok(answer) => answer,
-        Err(e) if e.kind() == Kind::Interrupted => {
-            // While nothing is shown a terminal sends no signals, so the one that was meant is sent here. A second
-            // one would end us at once, but a question is not asked any more after the first.
-            let _ = kill_process(getpid(), Signal::INT);
+        Err(e) => {
+            // While nothing is shown a terminal sends no signals, so the one that was meant is sent here. After one that
+            // was heard it would be the second, which ends us at once.
+            if e.kind() == Kind::Interrupted && !interrupt.is_heard() {
+                let _ = kill_process(getpid(), Signal::INT);
+            }
             None
         }
-        Err(_) => None,
     }
 }
 
@@ -244,7 +249,7 @@ fn host_key(offer: &Offer, answers: &Answers, shared: &Shared, interrupt: &Inter
     if let Some(pin) = &answers.pin {
         return compared(pin);
     }
-    let answer = asked(answers, |ui| {
+    let answer = asked(answers, interrupt, |ui| {
         let mut above = vec![
             format!("{} ({}) is new.", answers.server, offer.host),
             format!("  {}  {}", offer.kind, offer.fingerprint),
@@ -290,12 +295,12 @@ impl Refusal {
         match self {
             Refusal::Declined { host, offered } => {
                 Error::new(Kind::Unreachable, format!("{server}: its host key was not accepted"))
-                    .with_detail(vec![format!("{host} offers {offered}")])
+                    .with_detail(vec![format!("offered    {offered}, by {host}")])
                     .hint("compare it with the server's own: `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` there, or the provider's console")
             }
             Refusal::Differs { host, offered, expected } => {
                 Error::new(Kind::Unreachable, format!("{server}: its host key is not the expected one"))
-                    .with_detail(vec![format!("{host} offers {offered}"), format!("expected       {expected}")])
+                    .with_detail(vec![format!("offered    {offered}, by {host}"), format!("expected   {expected}")])
                     .hint("somebody may be in between, or it is another of the server's keys: on the server, `ssh-keygen -lf` shows each of /etc/ssh/ssh_host_*_key.pub")
             }
         }

@@ -31,7 +31,7 @@ const OPTIONS: [&str; 16] = [
 ];
 
 /// The same, of options that came with OpenSSH 8.7: an older one stops at a name that it does not know.
-const NEWER: [&str; 3] = ["SessionType=default", "StdinNull=no", "ForkAfterAuthentication=no"];
+const NEWER: [&str; 2] = ["StdinNull=no", "ForkAfterAuthentication=no"];
 /// Whether the `ssh` here is older; found out by trying.
 pub(super) static OLD: AtomicBool = AtomicBool::new(false);
 

@@ -46,8 +46,8 @@ pub(super) struct Facts {
     pub host_key: Option<(String, String)>,
     /// Keys that were shown to the server, as `ssh` names them.
     pub offered: Vec<String>,
-    /// Key files that are not there or could not be read.
-    pub missing: usize,
+    /// The one that it would take, if its owner can use it.
+    pub accepted: Option<String>,
     pub agent: Agent,
     /// What the server would take: `publickey,password`.
     pub methods: Option<String>,
@@ -70,10 +70,10 @@ impl Facts {
                 facts.host_key = Some((kind_of(&word(key, 0)), word(key, 1)));
             } else if let Some(key) = line.strip_prefix("Offering public key: ") {
                 if facts.offered.len() < MAX_KEYS {
-                    facts.offered.push(key.into());
+                    facts.offered.push(named(key));
                 }
-            } else if line.starts_with("Trying private key: ") {
-                facts.missing += 1;
+            } else if let Some(key) = line.strip_prefix("Server accepts key: ") {
+                facts.accepted = Some(named(key));
             } else if let Some(methods) = line.strip_prefix("Authentications that can continue: ") {
                 facts.methods = Some(methods.into());
             } else if line.starts_with("get_agent_identities: ssh_get_authentication_socket") {
@@ -84,6 +84,11 @@ impl Facts {
         }
         facts
     }
+}
+
+/// A key with its file, kind and fingerprint, as `ssh` writes it; that it was named explicitly is of no interest.
+fn named(key: &str) -> String {
+    key.trim_end_matches(" explicit").into()
 }
 
 /// `ssh-ed25519` as a person knows it.
@@ -111,13 +116,14 @@ mod tests {
              debug1: get_agent_identities: agent returned 2 keys\n\
              debug1: Authentications that can continue: publickey,password\n\
              debug1: Offering public key: /home/ana/.ssh/id ED25519 SHA256:AWf3 explicit\n\
-             debug1: Trying private key: /home/ana/.ssh/id_rsa\n\
+             debug1: Server accepts key: ana@laptop ED25519 SHA256:BWf4 agent\n\
              ana@fra1: Permission denied (publickey).",
         );
         let key = ("ED25519".to_string(), "SHA256:3rnb2EcPp7da6gAC9Q5YMT1ogxYS/AjJGJVmzwdIJhc".to_string());
         assert_eq!(found.host_key, Some(key));
-        assert_eq!(found.offered, ["/home/ana/.ssh/id ED25519 SHA256:AWf3 explicit"]);
-        assert_eq!((found.missing, found.agent), (1, Agent::Keys(2)));
+        assert_eq!(found.offered, ["/home/ana/.ssh/id ED25519 SHA256:AWf3"]);
+        assert_eq!(found.accepted.as_deref(), Some("ana@laptop ED25519 SHA256:BWf4 agent"));
+        assert_eq!(found.agent, Agent::Keys(2));
         assert_eq!(found.methods.as_deref(), Some("publickey,password"));
         let without = "debug1: get_agent_identities: ssh_get_authentication_socket: No such file or directory";
         assert_eq!(facts(without).agent, Agent::None);

@@ -35,6 +35,8 @@ pub(crate) enum Class {
     NotInstalled,
     /// The login worked, and `tako-server ctl` ended without a word of the protocol.
     Program,
+    /// The login worked, and its shell printed something else than our program does.
+    Shell,
     /// The connection was up and is gone.
     Lost,
     /// The `ssh` on this machine does not know an option of ours.
@@ -90,6 +92,14 @@ impl Class {
         }
     }
 
+    /// The same when the far side printed something that was no hello.
+    pub fn after_noise(self) -> Class {
+        match self {
+            Class::Program | Class::Other => Class::Shell,
+            known => known,
+        }
+    }
+
     /// Whether the same thing may work a moment later.
     pub fn is_retryable(self) -> bool {
         matches!(self, Class::Dropped | Class::Silent)
@@ -105,8 +115,11 @@ impl Class {
             return error.hint(next.map_or(hint, Into::into));
         }
         let told: Vec<&String> = ending.log.iter().filter(|line| is_told(line)).collect();
-        let why = match (self, told.last()) {
-            (Class::Other | Class::Program, Some(last)) => format!("{why}: {last}"),
+        // That the login worked is not why it failed.
+        let last = told.iter().rfind(|line| !line.starts_with("Authenticated to "));
+        let why = match (self, last, ending.exit) {
+            (Class::Other | Class::Program, Some(last), _) => format!("{why}: {last}"),
+            (Class::Program, None, Some(status)) => format!("{why}: the login ended with status {status} and no word"),
             _ => why.to_string(),
         };
         let way = if self != Class::Jump && !ending.greeted && is_by_jump(ending.log) {
@@ -119,7 +132,7 @@ impl Class {
         match self {
             Class::HostKeyChanged => detail = both_keys(ending.log, &detail),
             Class::HostKeyNew => detail.extend(
-                Facts::of(ending.log).host_key.map(|(kind, fingerprint)| format!("it shows {kind} {fingerprint}")),
+                Facts::of(ending.log).host_key.map(|(kind, fingerprint)| format!("offered    {kind} {fingerprint}")),
             ),
             Class::KeyPermissions => {
                 let file = told.iter().find_map(|line| line.strip_prefix("Load key \"")?.split('"').next());
@@ -167,7 +180,7 @@ impl Class {
             Class::Auth => (
                 "it does not let us in",
                 format!(
-                    "does `{login}` work? a key with a passphrase needs an agent here: `ssh-add -l` shows its keys"
+                    "does `{login}` work? a key with a passphrase needs an agent (`ssh-add -l`) or a terminal to ask on"
                 ),
             ),
             Class::Jump => ("the jump host ended the connection", format!("the fault is there: `{login}` shows more")),
@@ -183,6 +196,10 @@ impl Class {
                 format!(
                     "is it running, and may the SSH user reach its socket? `{login} tako-server ctl` shows what it says"
                 ),
+            ),
+            Class::Shell => (
+                "its login shell prints other things and does not get to tako-server",
+                format!("look at the shell's start-up files there: `{login} true` should print nothing"),
             ),
             Class::TooOld => ("the ssh on this machine does not know an option", "use OpenSSH 8.0 or later".into()),
             Class::Lost => (
@@ -243,10 +260,10 @@ fn both_keys(log: &[String], proof: &[String]) -> Vec<String> {
         Some((kind.to_string(), log.get(at + 1)?.trim_end_matches('.').to_string()))
     };
     let Some((kind, offered)) = said().or_else(|| Facts::of(log).host_key) else { return proof.to_vec() };
-    let mut keys = vec![format!("it shows   {kind} {offered}")];
+    let mut keys = vec![format!("offered    {kind} {offered}")];
     if let Some((kind, place)) = offending {
         let known = known_key(&place).unwrap_or_else(|| "a key that could not be read".into());
-        keys.push(format!("known is   {kind} {known}, from {place}"));
+        keys.push(format!("known      {kind} {known}, in {place}"));
     }
     keys
 }
@@ -276,14 +293,17 @@ fn tried(facts: &Facts) -> Vec<String> {
     if lines.is_empty() {
         lines.push("no key was tried: none was found, or none could be read without its passphrase".into());
     }
+    if let Some(key) = &facts.accepted {
+        lines.push(format!("the server takes {key}: it could not be used without its passphrase"));
+    }
     lines.push(match facts.agent {
-        Agent::Unknown => "the agent was not asked".into(),
+        Agent::Unknown => "no agent was asked".into(),
         Agent::None => "no agent is running (SSH_AUTH_SOCK)".into(),
         Agent::Keys(0) => "the agent has no keys".into(),
         Agent::Keys(1) => "the agent has 1 key".into(),
         Agent::Keys(n) => format!("the agent has {n} keys"),
     });
-    lines.extend(facts.methods.as_ref().map(|methods| format!("the server takes {methods}")));
+    lines.extend(facts.methods.as_ref().map(|methods| format!("the server lets in by {methods}")));
     lines
 }
 
@@ -372,12 +392,10 @@ mod tests {
         let ending = Ending { exit: Some(255), log: &log, greeted: false, login: "ssh fra1" };
         assert_eq!(Class::of(&ending), Class::HostKeyChanged);
         let e = Class::HostKeyChanged.error("fra1", &ending);
-        assert_eq!(e.detail()[0], "it shows   ED25519 SHA256:3rnb2EcPp7da6gAC9Q5YMT1ogxYS/AjJGJVmzwdIJhc");
+        assert_eq!(e.detail()[0], "offered    ED25519 SHA256:3rnb2EcPp7da6gAC9Q5YMT1ogxYS/AjJGJVmzwdIJhc");
         // That of GitHub, which publishes its fingerprint.
-        let known = format!(
-            "known is   ED25519 SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU, from {}:2",
-            known.display()
-        );
+        let known =
+            format!("known      ED25519 SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU, in {}:2", known.display());
         assert_eq!(e.detail()[1], known);
     }
 
@@ -394,9 +412,9 @@ mod tests {
             Class::of(&ending).error("fra1", &ending).detail(),
             [
                 "ana@fra1: Permission denied (publickey).",
-                "tried /home/ana/.ssh/id ED25519 SHA256:AWf3 explicit",
+                "tried /home/ana/.ssh/id ED25519 SHA256:AWf3",
                 "the agent has 2 keys",
-                "the server takes publickey",
+                "the server lets in by publickey",
             ]
         );
     }

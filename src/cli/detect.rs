@@ -98,19 +98,39 @@ pub(crate) fn family(dir: &Path, runtime: Runtime) -> Option<&'static str> {
     (family != "vite" || !SERVERS.into_iter().any(|server| package.needs(server))).then_some(family)
 }
 
-/// The file that package.json names: the script `start` if it runs a file and nothing else, else `main`.
-pub(crate) fn started(dir: &Path) -> Option<String> {
+/// The file that package.json starts, and what in it says so: the first script that runs one, else `main`. One that is
+/// not there counts only where a build may make it.
+pub(crate) fn started(dir: &Path) -> Option<(String, String)> {
     let package = Package::of(dir)?;
-    let words: Vec<&str> = package.script("start").unwrap_or_default().split_ascii_whitespace().collect();
-    let run = match words[..] {
-        ["node" | "tsx", file] | ["bun", "run", file] | ["bun", file] => Some(file),
-        _ => None,
+    let builds = package.script("build").is_some();
+    let inside = |file: &str| tidy(file).filter(|file| dir.join(file).is_file());
+    let script = |name: &str| {
+        let file = run_by(package.script(name)?)?;
+        let file = if builds { tidy(file) } else { inside(file) };
+        Some((file?, format!("script `{name}` of package.json")))
     };
-    let file = run.or(package.main())?;
+    let found = ["start", "serve", "start:prod"].into_iter().find_map(script);
+    found.or_else(|| Some((inside(package.main()?)?, "main of package.json".into())))
+}
+
+/// The file in a command line such as `NODE_ENV=production node --enable-source-maps dist/server.js`.
+fn run_by(line: &str) -> Option<&str> {
+    // What comes after the first command is not looked at.
+    let line = line.split(['&', '|', ';']).next()?;
+    let words = line.split_ascii_whitespace().skip_while(|word| word.contains('=') || *word == "cross-env");
+    let mut words = words.skip_while(|word| !matches!(*word, "node" | "bun" | "deno" | "tsx" | "ts-node"));
+    words.next()?;
+    words.find(|word| {
+        let script = [".js", ".mjs", ".cjs", ".ts", ".mts", ".tsx", ".jsx"].iter().any(|end| word.ends_with(end));
+        !word.starts_with('-') && script
+    })
+}
+
+/// A path inside of the app, without `./`.
+pub(crate) fn tidy(file: &str) -> Option<String> {
     let file = file.strip_prefix("./").unwrap_or(file);
-    let good = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
-    (file.contains('.') && file.chars().all(good) && !file.split('/').any(|part| part == ".." || part.is_empty()))
-        .then(|| file.into())
+    let inside = !file.is_empty() && !file.starts_with('/') && !file.split('/').any(|part| part == "..");
+    (inside && !file.contains(char::is_control)).then(|| file.to_string())
 }
 
 /// A `package.json`.
@@ -229,15 +249,25 @@ mod tests {
 
     #[test]
     fn package_json_tells_what_it_starts() {
-        let check = |package: &str, expected: Option<&str>| {
-            assert_eq!(started(folder(&[("package.json", package)]).path()).as_deref(), expected, "{package}");
+        let check = |package: &str, files: &[&str], expected: Option<(&str, &str)>| {
+            let files: Vec<(&str, &str)> = files.iter().map(|f| (*f, "")).chain([("package.json", package)]).collect();
+            let found = started(folder(&files).path());
+            assert_eq!(found.as_ref().map(|(file, why)| (file.as_str(), why.as_str())), expected, "{package}");
         };
-        check(r#"{"scripts":{"start":"node ./server.js"},"main":"lib.js"}"#, Some("server.js"));
-        check(r#"{"scripts":{"start":"bun run src/server.ts"}}"#, Some("src/server.ts"));
-        check(r#"{"scripts":{"start":"NODE_ENV=x node server.js"},"main":"app.js"}"#, Some("app.js"));
-        check(r#"{"scripts":{"start":"next start"}}"#, None);
-        check(r#"{"main":"../x.js"}"#, None);
-        check(r#"{"main":"a\n.js"}"#, None);
-        check("{}", None);
+        let script = |start: &str, more: &str| format!(r#"{{"scripts":{{"start":"{start}"{more}}}}}"#);
+        let start = "script `start` of package.json";
+        check(&script("node ./bin/www.js", ""), &["bin/www.js"], Some(("bin/www.js", start)));
+        check(&script("bun run src/server.ts", ""), &["src/server.ts"], Some(("src/server.ts", start)));
+        check(&script("node dist/server.js", r#","build":"tsc""#), &[], Some(("dist/server.js", start)));
+        check(&script("node dist/server.js", ""), &[], None);
+        let long = "cross-env NODE_ENV=production node --enable-source-maps -r ./x server.mjs";
+        check(&script(long, ""), &["server.mjs"], Some(("server.mjs", start)));
+        check(&script("next start", ""), &[], None);
+        check(&script("node ../../x.js", r#","build":"x""#), &[], None);
+        check(r#"{"main":"./lib/run.js"}"#, &["lib/run.js"], Some(("lib/run.js", "main of package.json")));
+        check(r#"{"main":"dist/run.js"}"#, &[], None);
+        check(r#"{"main":"../x.js"}"#, &[], None);
+        check(r#"{"main":"a\n.js"}"#, &[], None);
+        check("{}", &[], None);
     }
 }

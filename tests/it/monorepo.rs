@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::deploy::world;
 use crate::http::Client;
 use crate::sandbox::{HOST, User};
@@ -110,4 +112,34 @@ fn an_app_of_a_workspace_is_built_and_runs_with_its_siblings() {
     let second_release = server.app("shop").join("releases").join(&second);
     assert!(!second_release.join("apps/web/node_modules/.cache").exists(), "a cache does not ship");
     assert!(!root.join("apps/web/node_modules/.cache").exists() && !root.join("apps/web/public").exists());
+}
+
+#[test]
+fn fifty_thousand_files_are_a_project_like_any_other() {
+    const FILES: usize = 50_000;
+    let (server, _sshd, user) = world();
+    for n in 0..FILES {
+        let folder = user.project().join(format!("data/{}/{}", n % 50, n % 1000 / 50));
+        if n < 1000 {
+            fs::create_dir_all(&folder).unwrap();
+        }
+        fs::write(folder.join(format!("{n}.txt")), format!("file {n}\n")).unwrap();
+    }
+    git(&user.project(), &["init", "--quiet"]);
+    git(&user.project(), &["add", "."]);
+    git(&user.project(), &["commit", "--quiet", "-m", "Many"]);
+    let first = user.result(&["deploy", "--yes", "--json"]);
+    let there = |version: &Value| {
+        let data = server.app("shop").join("releases").join(version.as_str().unwrap()).join("data");
+        let folders = fs::read_dir(data).unwrap().flat_map(|entry| fs::read_dir(entry.unwrap().path()).unwrap());
+        folders.map(|entry| fs::read_dir(entry.unwrap().path()).unwrap().count()).sum::<usize>()
+    };
+    assert_eq!(there(&first["version"]), FILES);
+    assert_eq!(Client::plain(server.http, HOST).unwrap().get("/").unwrap().json()["version"], first["version"]);
+
+    user.write("data/49/19/49999.txt", "changed\n");
+    let second = user.result(&["deploy", "--yes", "--json"]);
+    assert_eq!(there(&second["version"]), FILES);
+    let sent = |key: &str| second["servers"][0]["sent"][key].as_u64().unwrap();
+    assert!(sent("bytes") * 10 < sent("of"), "{} bytes for one of {FILES} files", sent("bytes"));
 }

@@ -13,7 +13,6 @@ pub(crate) mod assets;
 pub(crate) mod bundle;
 pub(crate) mod cache;
 pub(crate) mod container;
-mod copied;
 pub(crate) mod entry;
 pub(crate) mod environment;
 pub(crate) mod fit;
@@ -51,7 +50,7 @@ use pick::Rule;
 use preset::lock::Locked;
 use preset::resolve::Wish;
 use preset::{Effective, Facts};
-use recipe::Recipe;
+use recipe::{Modules, Recipe};
 use stage::Step;
 
 /// A .gitignore beyond this is somebody's own.
@@ -214,7 +213,11 @@ impl Making<'_> {
             // What frameworks have cached there would be carried over.
             disk::remove_tree(&dir)?;
         }
-        let tree = tree::make(&dir, &order.source, &order.steps)?;
+        let modules = self.modules(target);
+        if modules == Modules::Copy {
+            say(Said::Doing("copy the installed packages"));
+        }
+        let tree = tree::make(&dir, &order.source, &order.steps, modules, interrupt)?;
         keep_sources(&tree)?;
         self.steps(&tree, &rule, target)?;
         let app = tree.join(&order.source.app);
@@ -240,13 +243,17 @@ impl Making<'_> {
         Ok(Built { target, file, packed, natives, cached: false, how })
     }
 
+    /// How packages come into the tree. A container has none of the links' targets, and installs its own.
+    fn modules(&self, target: Target) -> Modules {
+        match self.order.place.image(target) {
+            None => self.order.recipe.modules(),
+            Some(_) => Modules::Link,
+        }
+    }
+
     fn steps(&self, tree: &Path, rule: &Rule<'_>, target: Target) -> Result<()> {
         let Making { project, order, interrupt, say, .. } = *self;
         let Some(image) = order.place.image(target) else {
-            if order.recipe.copies_modules() {
-                say(Said::Doing("copy the installed packages"));
-                copied::modules(tree, &order.source, interrupt)?;
-            }
             let environment = order.environment.for_target(target);
             for step in &order.steps {
                 interrupt.check()?;

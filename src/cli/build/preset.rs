@@ -124,7 +124,7 @@ fn no_main(project: &Project) -> Error {
         return error.hint(format!("add a line to tako.toml: preset = \"{family}\""));
     }
     match detect::started(&project.dir) {
-        Some(main) => error.hint(format!("package.json starts it: add a line to tako.toml: main = \"{main}\"")),
+        Some((main, why)) => error.hint(format!("by {why}, add a line to tako.toml: main = \"{main}\"")),
         None => error.hint("add a line to tako.toml such as: main = \"server.js\", also when the build makes it"),
     }
 }

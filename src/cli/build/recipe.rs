@@ -175,8 +175,8 @@ impl Layer {
 }
 
 impl Recipe {
-    pub fn copies_modules(&self) -> bool {
-        self.modules.as_ref().is_some_and(|modules| modules.value == Modules::Copy)
+    pub fn modules(&self) -> Modules {
+        self.modules.as_ref().map_or(Modules::Link, |modules| modules.value)
     }
 
     pub fn include(&self) -> &[String] {

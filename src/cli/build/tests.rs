@@ -35,10 +35,15 @@ fn order(project: &Project) -> Result<Order> {
     super::order(project, Wish::Locked)
 }
 
+fn tree_of(dir: &Path, order: &Order) -> Result<PathBuf> {
+    let dir = dir.join(".tako/build");
+    tree::make(&dir, &order.source, &order.steps, order.recipe.modules(), &Interrupt::never())
+}
+
 /// Runs the steps of a build as `build` does, up to what would be packed.
 fn shipped(project: &Project) -> Result<Vec<String>> {
     let order = order(project)?;
-    let tree = tree::make(&project.dir.join(".tako/build"), &order.source, &order.steps)?;
+    let tree = tree_of(&project.dir, &order)?;
     for step in &order.steps {
         stage::run(&tree, &order.source, &order.environment, step, &Interrupt::never(), &mut |_| {})?;
     }
@@ -193,8 +198,8 @@ fn a_preset_may_want_packages_as_files_of_its_own() {
     std::os::unix::fs::symlink("../pkg/index.js", dir.join("node_modules/@s/link")).unwrap();
     let project = project(dir, "main");
     let order = order(&project).unwrap();
-    let tree = tree::make(&dir.join(".tako/build"), &order.source, &order.steps).unwrap();
-    copied::modules(&tree, &order.source, &Interrupt::never()).unwrap();
+    let build = dir.join(".tako/build");
+    let tree = tree::make(&build, &order.source, &order.steps, Modules::Copy, &Interrupt::never()).unwrap();
     let modules = tree.join("node_modules");
     assert!(!modules.is_symlink() && !modules.join("pkg").is_symlink() && !modules.join(".cache").exists());
     fs::write(modules.join("pkg/index.js"), "built").unwrap();
@@ -236,7 +241,7 @@ fn what_is_not_clear_is_told_with_what_the_files_suggest() {
         assert!(e.kind() == Kind::Config && e.next_step().unwrap().contains(hint), "{e}: {:?}", e.next_step());
     };
     check(r#"{"dependencies":{"next":"16"}}"#, Runtime::Node, "preset = \"nextjs\"");
-    check(r#"{"scripts":{"start":"node ./app.js"}}"#, Runtime::Node, "main = \"app.js\"");
+    check(r#"{"scripts":{"start":"node ./app.js","build":"tsc"}}"#, Runtime::Node, "main = \"app.js\"");
     check("{}", Runtime::Bun, "main = \"server.js\"");
     check("{}", Runtime::Binary, "main = \"bin/my-app\"");
     let dir = tempfile::tempdir().unwrap();

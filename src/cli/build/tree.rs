@@ -18,18 +18,26 @@ use std::path::{Path, PathBuf};
 
 use super::bundle::Source;
 use super::many;
+use super::recipe::Modules;
 use super::stage::Step;
+use crate::cli::interrupt::Interrupt;
 use crate::disk;
 use crate::error::{Context, Result};
 pub(super) use carry::is_cache;
 use copy::Copier;
-use modules::Modules;
+use modules::Installed;
 
-/// Makes the tree anew at `dir` and returns its full path.
+/// Makes the tree anew at `dir` and returns its full path. Installed packages come into it by `modules`.
 ///
 /// # Errors
-/// Refused when a file of the source is not any more what it was; Io.
-pub(crate) fn make(dir: &Path, source: &Source, steps: &[Step]) -> Result<PathBuf> {
+/// Refused when a file of the source is not any more what it was; Io; Interrupted.
+pub(crate) fn make(
+    dir: &Path,
+    source: &Source,
+    steps: &[Step],
+    modules: Modules,
+    interrupt: &Interrupt,
+) -> Result<PathBuf> {
     let old = dir.with_extension("old");
     set_aside(dir, &old)?;
     disk::make_dirs(dir, 0o755)?;
@@ -38,11 +46,14 @@ pub(crate) fn make(dir: &Path, source: &Source, steps: &[Step]) -> Result<PathBu
     for folder in &folders {
         disk::make_dirs(&dir.join(folder), 0o755)?;
     }
-    let copier = Copier::new();
+    let copier = Copier::new(interrupt);
     many::each(&source.entries, |entry| copier.entry(&source.root, &dir, entry))?;
-    let modules = Modules { root: &source.root, tree: &dir, copier: &copier };
+    let installed = Installed { root: &source.root, tree: &dir, copier: &copier };
     for folder in folders.iter().filter(|folder| !installs(steps, folder)) {
-        modules.lay_out(folder)?;
+        match modules {
+            Modules::Link => installed.link(folder)?,
+            Modules::Copy => installed.copy(folder)?,
+        }
     }
     carry::over(&old, &dir, source, |folder| installs(steps, folder))?;
     disk::remove_tree(&old)?;

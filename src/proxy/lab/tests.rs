@@ -10,11 +10,12 @@ use super::{exchange, parsers};
 type Check = fn(&[u8]);
 
 /// The targets in `fuzz/` by their names, which are those of their folders in `fuzz/corpus`.
-const TARGETS: [(&str, Check); 4] = [
+const TARGETS: [(&str, Check); 5] = [
     ("request_head", parsers::request_head),
     ("response_head", parsers::response_head),
     ("chunked", parsers::chunked),
     ("exchange", exchange::play),
+    ("unpack", crate::archive::lab::unpack_mended),
 ];
 
 #[test]

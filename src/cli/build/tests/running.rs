@@ -33,7 +33,7 @@ fn an_interrupt_stops_the_command() {
     let mut project = project(dir.path(), "main");
     project.build.run = Some("echo started; sleep 60".into());
     let order = order(&project).unwrap();
-    let tree = tree::make(&dir.path().join(".tako/build"), &order.source, &order.steps).unwrap();
+    let tree = tree_of(dir.path(), &order).unwrap();
     let (trigger, interrupt) = Interrupt::never().or_trigger();
     let mut trigger = Some(trigger);
     let Order { source, environment, steps, .. } = &order;
@@ -48,7 +48,7 @@ fn a_command_sees_the_users_variables_but_none_of_tako() {
     let mut project = project(dir.path(), "main");
     project.build.run = Some("env > seen; echo $0 $- > shell".into());
     let order = order(&project).unwrap();
-    let tree = tree::make(&dir.path().join(".tako/build"), &order.source, &order.steps).unwrap();
+    let tree = tree_of(dir.path(), &order).unwrap();
     let mut command = order.environment.command(&tree, &order.source, &order.steps[0]);
     // As if the user's terminal had them: what is removed is decided by name.
     let named: Vec<String> = command.get_envs().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
@@ -69,7 +69,7 @@ fn fails(run: &str) -> (Error, usize) {
     let mut project = project(dir.path(), "main");
     project.build.run = Some(run.into());
     let order = order(&project).unwrap();
-    let tree = tree::make(&dir.path().join(".tako/build"), &order.source, &order.steps).unwrap();
+    let tree = tree_of(dir.path(), &order).unwrap();
     let Order { source, environment, steps, .. } = &order;
     let mut heard = 0;
     let ran = stage::run(&tree, source, environment, &steps[0], &Interrupt::never(), &mut |_| heard += 1);

@@ -10,20 +10,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::OFlags;
 
 use crate::cli::build::bundle::{Contents, Entry, What, changed, read_exactly};
+use crate::cli::interrupt::Interrupt;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 
 /// Folders of a package deeper than this are a loop.
-const MAX_DEPTH: usize = 64;
+const MAX_DEPTH: usize = 128;
 
-pub(super) struct Copier {
+pub(super) struct Copier<'a> {
+    /// Heard between two files: packages are many.
+    interrupt: &'a Interrupt,
     /// Until the file system says that it cannot.
     clones: AtomicBool,
 }
 
-impl Copier {
-    pub fn new() -> Copier {
-        Copier { clones: AtomicBool::new(true) }
+impl Copier<'_> {
+    pub fn new(interrupt: &Interrupt) -> Copier<'_> {
+        Copier { interrupt, clones: AtomicBool::new(true) }
     }
 
     /// Copies an entry of the source at `root` into `tree`, where its folder is.
@@ -44,12 +47,12 @@ impl Copier {
         copied.context(|| format!("copy {}", from.display()))
     }
 
-    /// Copies a folder with all that is in it, links as they are.
-    pub fn folder(&self, from: &Path, to: &Path) -> Result<()> {
-        self.level(from, to, 0)
+    /// Copies a folder with all that is in it, links as they are. Of what lies directly in it, only what is `wanted`.
+    pub fn folder(&self, from: &Path, to: &Path, wanted: fn(&str) -> bool) -> Result<()> {
+        self.level(from, to, 0, wanted)
     }
 
-    fn level(&self, from: &Path, to: &Path, depth: usize) -> Result<()> {
+    fn level(&self, from: &Path, to: &Path, depth: usize, wanted: fn(&str) -> bool) -> Result<()> {
         let doing = || format!("copy {}", from.display());
         if depth > MAX_DEPTH {
             return Err(Error::new(Kind::Config, format!("{} lies too deep", from.display())));
@@ -57,10 +60,14 @@ impl Copier {
         disk::make_dirs(to, 0o755)?;
         for entry in fs::read_dir(from).context(doing)? {
             let entry = entry.context(doing)?;
+            self.interrupt.check()?;
+            if !entry.file_name().to_str().is_none_or(wanted) {
+                continue;
+            }
             let (path, to) = (entry.path(), to.join(entry.file_name()));
             let found = entry.metadata().context(doing)?;
             if found.is_dir() {
-                self.level(&path, &to, depth + 1)?;
+                self.level(&path, &to, depth + 1, |_| true)?;
             } else if found.is_symlink() {
                 let target = fs::read_link(&path).context(doing)?;
                 symlink(target, &to).context(|| format!("link {}", to.display()))?;
@@ -137,7 +144,7 @@ mod tests {
             let _ = fs::remove_file(root.join("a.js"));
             let entry = entry(&root, "a.js", "source");
             change(&root.join("a.js"));
-            let e = Copier::new().entry(&root, &tree, &entry).unwrap_err();
+            let e = Copier::new(&Interrupt::never()).entry(&root, &tree, &entry).unwrap_err();
             assert!(e.to_string().contains("root/a.js"), "change {n}: {e}");
         }
     }
@@ -149,7 +156,7 @@ mod tests {
         [&root, &tree].iter().for_each(|dir| fs::create_dir(dir).unwrap());
         let entry = entry(&root, "a", "source");
         fs::set_permissions(root.join("a"), Permissions::from_mode(0o600)).unwrap();
-        Copier::new().entry(&root, &tree, &entry).unwrap();
+        Copier::new(&Interrupt::never()).entry(&root, &tree, &entry).unwrap();
         let (from, to) = (root.join("a").metadata().unwrap(), tree.join("a").metadata().unwrap());
         assert!(from.ino() != to.ino() && to.nlink() == 1 && to.mode() & 0o777 == 0o644);
         fs::write(tree.join("a"), "built").unwrap();

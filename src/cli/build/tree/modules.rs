@@ -21,15 +21,27 @@ const FOLDER: &str = "node_modules";
 const WRITTEN: [&str; 2] = [".prisma", "@prisma/client"];
 
 /// The tree at `tree`, made of the sources at `root`.
-pub(super) struct Modules<'a> {
+pub(super) struct Installed<'a> {
     pub root: &'a Path,
     pub tree: &'a Path,
-    pub copier: &'a Copier,
+    pub copier: &'a Copier<'a>,
 }
 
-impl Modules<'_> {
-    /// Lays out the packages that are installed in `folder` of the sources, if there are any.
-    pub fn lay_out(&self, folder: &Path) -> Result<()> {
+impl Installed<'_> {
+    /// Copies the packages that are installed in `folder` of the sources, if there are any, for the builds that refuse
+    /// links which lead out of the tree (Turbopack does).
+    pub fn copy(&self, folder: &Path) -> Result<()> {
+        let installed = self.root.join(folder).join(FOLDER);
+        if !installed.is_dir() {
+            return Ok(());
+        }
+        let here = self.tree.join(folder).join(FOLDER);
+        // What tools keep for themselves is not part of what is installed.
+        self.copier.folder(&installed, &here, |name| name != ".cache")
+    }
+
+    /// Makes links to the packages that are installed in `folder` of the sources, if there are any.
+    pub fn link(&self, folder: &Path) -> Result<()> {
         let installed = self.root.join(folder).join(FOLDER);
         if !installed.is_dir() {
             return Ok(());
@@ -49,7 +61,7 @@ impl Modules<'_> {
             let is_folder = entry.file_type().context(|| format!("look at {}", path.display()))?.is_dir();
             let name = format!("{scope}{}", entry.file_name().display());
             if is_folder && WRITTEN.contains(&name.as_str()) {
-                self.copier.folder(&path, &to)?;
+                self.copier.folder(&path, &to, |_| true)?;
             } else if name.starts_with('.') {
                 continue;
             } else if is_folder && scope.is_empty() && name.starts_with('@') {

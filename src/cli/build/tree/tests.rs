@@ -54,7 +54,7 @@ fn step(command: &str, dir: &str, installs_below: Option<&str>) -> Step {
 fn build(app: &Path, commands: &[&str]) -> Vec<String> {
     let source = collect(app).unwrap();
     let steps: Vec<Step> = commands.iter().map(|c| step(c, source.app.to_str().unwrap(), None)).collect();
-    let tree = make(&app.join(".tako/build"), &source, &steps).unwrap();
+    let tree = make(&app.join(".tako/build"), &source, &steps, Modules::Link, &Interrupt::never()).unwrap();
     let mut lines = Vec::new();
     for step in &steps {
         let mut on = |line: &str| lines.push(line.to_string());
@@ -250,11 +250,11 @@ fn caches_go_from_build_to_build_and_nothing_else_does() {
     }
     // Where packages are installed anew, their folder is left to that.
     let source = collect(&app).unwrap();
-    make(&tree, &source, &[step("true", "apps/web", Some("apps"))]).unwrap();
+    make(&tree, &source, &[step("true", "apps/web", Some("apps"))], Modules::Link, &Interrupt::never()).unwrap();
     assert!(!tree.join("apps/web/node_modules").exists() && tree.join("node_modules/.cache/x").exists());
     // They outlive a tree that could not be made.
     fs::remove_file(root.join("plain/x")).unwrap();
-    let e = make(&tree, &source, &[]).unwrap_err();
+    let e = make(&tree, &source, &[], Modules::Link, &Interrupt::never()).unwrap_err();
     assert!(e.to_string().contains("plain/x"), "{e}");
     build(&app, &[]);
     assert!(tree.join(".turbo/x").exists() && !tree.with_extension("old").exists());

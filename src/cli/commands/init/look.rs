@@ -67,7 +67,7 @@ impl Found {
 fn script(dir: &Path, runtime: Seen<Runtime>) -> Found {
     let habit = detect::main(dir, runtime.value);
     let package = Package::of(dir);
-    let started = package.as_ref().and_then(|p| main_of(dir, p));
+    let started = detect::started(dir).map(|(value, why)| Seen { value, why });
     let preset = package.as_ref().and_then(|p| preset(dir, p, runtime.value, started.is_some() || habit.is_some()));
     let (main, habit) = match (&preset, habit) {
         // It says what is run.
@@ -94,43 +94,6 @@ fn preset(dir: &Path, package: &Package, runtime: Runtime, server: bool) -> Opti
     };
     let (package, name) = known.into_iter().find(|(needed, name)| is_it(needed, name))?;
     Some(Seen { value: name.into(), why: format!("`{package}` in package.json") })
-}
-
-/// The file that `npm start` runs, else the package's `main`.
-fn main_of(dir: &Path, package: &Package) -> Option<Seen<String>> {
-    let seen = |file: &str, why: &str| Some(Seen { value: tidy(file)?, why: why.into() });
-    for script in ["start", "serve", "start:prod"] {
-        let file = package.script(script).and_then(started);
-        // It may be made by the build.
-        let made = |file: &&str| dir.join(file).is_file() || package.script("build").is_some();
-        if let Some(found) =
-            file.filter(made).and_then(|file| seen(file, &format!("script `{script}` of package.json")))
-        {
-            return Some(found);
-        }
-    }
-    let main = package.main().filter(|main| dir.join(main).is_file());
-    main.and_then(|main| seen(main, "main of package.json"))
-}
-
-/// The script in a command line such as `NODE_ENV=production node --enable-source-maps dist/server.js`.
-fn started(line: &str) -> Option<&str> {
-    // What comes after the first command is not looked at.
-    let line = line.split(['&', '|', ';']).next()?;
-    let words = line.split_ascii_whitespace().skip_while(|word| word.contains('=') || *word == "cross-env");
-    let mut words = words.skip_while(|word| !matches!(*word, "node" | "bun" | "deno" | "tsx" | "ts-node"));
-    words.next()?;
-    words.find(|word| {
-        let script = [".js", ".mjs", ".cjs", ".ts", ".mts", ".tsx", ".jsx"].iter().any(|end| word.ends_with(end));
-        !word.starts_with('-') && script
-    })
-}
-
-/// A path inside of the app, without `./`.
-fn tidy(file: &str) -> Option<String> {
-    let file = file.strip_prefix("./").unwrap_or(file);
-    let inside = !file.is_empty() && !file.starts_with('/') && !file.split('/').any(|part| part == "..");
-    (inside && !file.contains(char::is_control)).then(|| file.to_string())
 }
 
 fn usual_main(dir: &Path) -> Option<Seen<String>> {
@@ -188,7 +151,7 @@ fn cargo(dir: &Path) -> Option<Found> {
 fn go(dir: &Path) -> Option<Found> {
     let module = text(&dir.join("go.mod"))?;
     let module = module.lines().find_map(|line| line.strip_prefix("module "))?.trim();
-    let name = tidy(module.rsplit('/').next()?)?;
+    let name = detect::tidy(module.rsplit('/').next()?)?;
     let (package, source) = match dir.join("main.go").is_file() {
         true => (".".to_string(), "main.go".to_string()),
         false => {

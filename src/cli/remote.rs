@@ -250,7 +250,12 @@ pub(crate) fn probe(ui: &Ui, server: &Server, host_keys: &HostKeys) -> Result<He
 }
 
 impl Link {
-    fn open(place: &Place, host_keys: &HostKeys, interrupt: &Interrupt) -> Result<(Link, ChildStdin, ChildStdout)> {
+    fn open(
+        place: &Place,
+        host_keys: &HostKeys,
+        alone: bool,
+        interrupt: &Interrupt,
+    ) -> Result<(Link, ChildStdin, ChildStdout)> {
         match place {
             Place::Ssh(server) => Session::start(server, host_keys, alone, interrupt)
                 .map(|(session, i, o)| (Link::Ssh(Box::new(session)), i, o)),

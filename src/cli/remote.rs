@@ -3,21 +3,21 @@
 //! Two threads sit between us and the channel, so that every wait has a deadline and hears an interrupt: one writes
 //! calls, one reads answers. Both end with the program behind the channel, which is killed on drop.
 //!
-//! **Invariant**: a silent server is an error after [`SILENCE`], whatever it was asked; a connection that does not come
-//! about is one after [`CONNECTING`], not counting the time that a person takes to answer.
+//! **Invariant**: a silent server is an error after [`patience::SILENCE`], whatever it was asked; a connection that
+//! does not come about is one after [`patience::CONNECTING`], not counting the time that a person takes to answer.
 
 mod hello;
+mod patience;
 
 use std::fs;
 use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::child::{Owned, Tail};
 use super::config::inventory::Server;
@@ -32,15 +32,8 @@ use crate::proto::PROTOCOL;
 use crate::proto::control::{Answer, Artifact, Body, Call, Greeting, Hello, Notice, Reply, Request};
 use crate::proto::wire;
 use hello::{Greeted, find_hello, incompatible};
+use patience::{LastHeard, Listening, Patience, wait};
 
-/// A live server says something at least every few seconds; ssh itself gives up on a dead network after 15.
-const SILENCE: Duration = Duration::from_secs(30);
-/// From the start of ssh to the hello: names, jump hosts, each with a ConnectTimeout of its own, the key exchange, the
-/// login and its shell. sshd itself gives up a login after this long (LoginGraceTime), and a slow machine may need it.
-const CONNECTING: Duration = Duration::from_secs(120);
-/// The same on a connection that stands: only a login shell has to start. ssh notices a dead network after 15 s, so what
-/// takes longer than that hangs; then we make a connection of our own.
-const REUSING: Duration = Duration::from_secs(20);
 /// Answers read ahead of us; then the reader waits, and the server behind it.
 const MAX_AHEAD: usize = 64;
 /// How often we ask how much of an upload has arrived.
@@ -275,9 +268,9 @@ impl Link {
     /// How long its hello may take.
     fn patience(&self) -> Patience {
         match self {
-            Link::Ssh(session) if session.is_reused() => Patience { limit: REUSING, ..Patience::CONNECTING },
-            Link::Ssh(session) => Patience { questions: Some(session.questions()), ..Patience::CONNECTING },
-            Link::Here(_) => Patience::CONNECTING,
+            Link::Ssh(session) if session.is_reused() => Patience::REUSING,
+            Link::Ssh(session) => Patience::connecting(Some(session.questions())),
+            Link::Here(_) => Patience::connecting(None),
         }
     }
 
@@ -308,113 +301,6 @@ impl Link {
                 let message = format!("{name}: the connection to tako-server ended");
                 (Error::new(Kind::Unreachable, message).with_detail(bridge.stderr.lines()), Retry::Never)
             }
-        }
-    }
-}
-
-/// When the last byte came in, for the deadline. Milliseconds since `start`.
-struct LastHeard {
-    start: Instant,
-    at_ms: AtomicU64,
-    any: AtomicBool,
-}
-
-impl LastHeard {
-    fn new() -> LastHeard {
-        LastHeard { start: Instant::now(), at_ms: AtomicU64::new(0), any: AtomicBool::new(false) }
-    }
-
-    fn now(&self) {
-        let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.at_ms.store(ms, Ordering::Relaxed);
-    }
-
-    /// Whether a single byte has come in.
-    fn any(&self) -> bool {
-        self.any.load(Ordering::Relaxed)
-    }
-
-    /// What is left until the silence is too long.
-    fn left(&self, patience: &Patience) -> Duration {
-        if patience.questions.as_ref().is_some_and(|open| open.load(Ordering::Acquire) > 0) {
-            // What ssh does after the answer has its own time.
-            self.now();
-        }
-        let at = Duration::from_millis(self.at_ms.load(Ordering::Relaxed));
-        (at + patience.limit).saturating_sub(self.start.elapsed())
-    }
-}
-
-/// How long the far side may be silent, and what that means.
-struct Patience {
-    limit: Duration,
-    kind: Kind,
-    what: &'static str,
-    hint: &'static str,
-    /// That somebody here has to answer; meanwhile nobody is late.
-    questions: Option<Arc<AtomicUsize>>,
-}
-
-impl Patience {
-    const CONNECTING: Patience = Patience {
-        limit: CONNECTING,
-        kind: Kind::Unreachable,
-        what: "connecting, and no word",
-        hint: "is the server overloaded? try again, or look with `tako servers check`",
-        questions: None,
-    };
-    const TALKING: Patience = Patience {
-        limit: SILENCE,
-        kind: Kind::Timeout,
-        what: "nothing heard",
-        hint: "what the server had begun it finishes by itself; `tako status` shows how it ended",
-        questions: None,
-    };
-}
-
-/// Notes each arrival of bytes.
-struct Listening<R> {
-    stream: R,
-    heard: Arc<LastHeard>,
-}
-
-impl<R: Read> Read for Listening<R> {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.stream.read(buf)?;
-        self.heard.now();
-        self.heard.any.fetch_or(read > 0, Ordering::Relaxed);
-        Ok(read)
-    }
-}
-
-/// The next thing on `channel`; `None` when its sender is gone.
-fn wait<T>(
-    channel: &Receiver<T>,
-    heard: &LastHeard,
-    patience: &Patience,
-    interrupt: &Interrupt,
-    name: &str,
-) -> Result<Option<T>> {
-    /// How soon it is seen that a question was asked or answered.
-    const LOOK: Duration = Duration::from_secs(1);
-    let [signal, sibling] = interrupt.bells();
-    loop {
-        let left = heard.left(patience);
-        let until = if patience.questions.is_some() { left.min(LOOK) } else { left };
-        let got = select! {
-            recv(channel) -> got => got.map_err(|_| RecvTimeoutError::Disconnected),
-            recv(signal) -> _ => return Err(interrupted()),
-            recv(sibling) -> _ => return Err(interrupted()),
-            default(until.max(Duration::from_millis(1))) => Err(RecvTimeoutError::Timeout),
-        };
-        match got {
-            Ok(thing) => return Ok(Some(thing)),
-            Err(RecvTimeoutError::Disconnected) => return Ok(None),
-            Err(RecvTimeoutError::Timeout) if heard.left(patience).is_zero() => {
-                let message = format!("{name}: {} for {} s", patience.what, patience.limit.as_secs());
-                return Err(Error::new(patience.kind, message).hint(patience.hint));
-            }
-            Err(RecvTimeoutError::Timeout) => {}
         }
     }
 }

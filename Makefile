@@ -20,7 +20,7 @@ test: setup
 	PATH="$(TOOLS):$$PATH" sh tests/sdk.sh
 
 # Real projects of a dozen frameworks, built, deployed, and deployed again under load. Their packages come from npm the
-# first time and stay in target/apps.
+# first time and stay in target/apps. With TAKO_APPS_RUNTIME=bun or =deno those for Node run on that instead.
 APPS = $(CURDIR)/target/apps/tools/node_modules/.bin
 test-apps: setup
 	@sh tests/apps/setup.sh
@@ -43,7 +43,7 @@ lint:
 
 # Prints tables; loopback only, a few minutes.
 bench: setup
-	PATH="$(TOOLS):$$PATH" $(CARGO) bench --locked --bench deploy --bench delta --bench wake --bench logs --bench idle --bench deploys --bench source
+	PATH="$(TOOLS):$$PATH" $(CARGO) bench --locked --bench deploy --bench delta --bench upload --bench wake --bench logs --bench idle --bench deploys --bench source
 	$(CARGO) bench --locked --profile quick --features lab --bench archive
 
 # Three hundred deploys in a row under 500 requests a second: none may fail, and nothing may be left behind.

@@ -14,6 +14,7 @@ need ssh openssh-client
 need sshd openssh-server
 need node nodejs
 need npm npm
+need tmux tmux
 python3 -c 'import ensurepip, venv' 2>/dev/null || optional="python3-venv"
 
 if [ -n "$missing" ]; then

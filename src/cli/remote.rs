@@ -8,10 +8,11 @@
 
 mod hello;
 mod patience;
+mod pieces;
+mod sending;
 
-use std::fs;
 use std::io::{Cursor, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -23,21 +24,19 @@ use super::child::{Owned, Tail};
 use super::config::inventory::Server;
 use super::interrupt::{Interrupt, interrupted};
 use super::ssh::means::tell;
-use super::ssh::{HostKeys, Retry, Session, Upload};
+use super::ssh::{HostKeys, Retry, Session};
 use super::ui::Ui;
 use crate::crypto;
-use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::PROTOCOL;
-use crate::proto::control::{Answer, Artifact, Body, Call, Greeting, Hello, Notice, Reply, Request};
+use crate::proto::control::{Answer, Body, Call, Greeting, Hello, Notice, Reply, Request};
 use crate::proto::wire;
 use hello::{Greeted, find_hello, incompatible};
 use patience::{LastHeard, Listening, Patience, wait};
+pub(crate) use sending::Parcel;
 
 /// Answers read ahead of us; then the reader waits, and the server behind it.
 const MAX_AHEAD: usize = 64;
-/// How often we ask how much of an upload has arrived.
-const LOOK: Duration = Duration::from_millis(300);
 /// Connection attempts where another one may help.
 const ATTEMPTS: u32 = 3;
 
@@ -74,6 +73,8 @@ pub(crate) struct Remote {
     heard: Arc<LastHeard>,
     link: Link,
     interrupt: Interrupt,
+    /// Since sftp did not work: uploads go over this connection.
+    no_sftp: bool,
 }
 
 enum Link {
@@ -140,11 +141,15 @@ impl Remote {
         let greeting = Greeting { protocol, client: env!("CARGO_PKG_VERSION").into(), who: who() };
         let calls = start_writer(stdin, greeting);
         let interrupt = interrupt.clone();
-        Ok(Remote { name, hello, noise, next_id: 1, calls, answers, heard, link, interrupt })
+        Ok(Remote { name, hello, noise, next_id: 1, calls, answers, heard, link, interrupt, no_sftp: false })
     }
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    pub fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
     }
 
     pub fn hello(&self) -> &Hello {
@@ -164,10 +169,7 @@ impl Remote {
             return Err(self.link.verdict(&self.name, true, false).0);
         }
         loop {
-            let answer = match wait(&self.answers, &self.heard, &Patience::TALKING, &self.interrupt, &self.name)? {
-                Some(answer) => answer?,
-                None => return Err(self.link.verdict(&self.name, true, false).0),
-            };
+            let answer = self.answer()?;
             // What is left of a call that was given up is not for this one.
             if answer.id != id {
                 continue;
@@ -180,7 +182,15 @@ impl Remote {
         }
     }
 
-    /// The same for a request that is answered by `Done` alone.
+    /// The next answer, to whatever call.
+    fn answer(&mut self) -> Result<Answer> {
+        match wait(&self.answers, &self.heard, &Patience::TALKING, &self.interrupt, &self.name)? {
+            Some(answer) => answer,
+            None => Err(self.link.verdict(&self.name, true, false).0),
+        }
+    }
+
+    /// The same as [`Remote::call`] for a request that is answered by `Done` alone.
     pub fn order(&mut self, request: Request, on: &mut dyn FnMut(Notice)) -> Result<()> {
         match self.call(request, on)? {
             Reply::Done => Ok(()),
@@ -198,35 +208,9 @@ impl Remote {
             Reply::Deployed(_) => "deployed",
             Reply::Status(_) => "status",
             Reply::Releases(_) => "releases",
+            Reply::SecretsHash { .. } => "secrets_hash",
         };
         Error::new(Kind::Refused, format!("{}: the server answered something else (`{kind}`)", self.name))
-    }
-
-    /// Brings `file` into the server's incoming folder as `artifact.file`, in full or not at all. Without `again`, one
-    /// that lies there with the right size is left alone; the result tells whether bytes were sent. `on` hears how many
-    /// have arrived.
-    pub fn upload(&mut self, file: &Path, artifact: &Artifact, again: bool, on: &dyn Fn(u64)) -> Result<bool> {
-        let incoming = &self.hello.incoming;
-        let mut upload = match &self.link {
-            Link::Ssh(session) => session.start_upload(file, incoming, artifact, again)?,
-            Link::Here(_) => return copy_in(file, Path::new(incoming), artifact, again),
-        };
-        let mut watched = true;
-        loop {
-            if let Some(ended) = upload.wait(LOOK, &self.interrupt)? {
-                return ended;
-            }
-            // The bar is a comfort: where it cannot be had, the upload goes on without.
-            watched = watched && self.tell_progress(&upload, on).is_ok();
-        }
-    }
-
-    fn tell_progress(&mut self, upload: &Upload, on: &dyn Fn(u64)) -> Result<()> {
-        match self.call(Request::Incoming { file: upload.part().into() }, &mut |_| {})? {
-            Reply::Incoming { bytes } => on(bytes),
-            other => return Err(self.misunderstood(&other)),
-        }
-        Ok(())
     }
 }
 
@@ -342,22 +326,6 @@ fn start_writer(mut stdin: ChildStdin, greeting: Greeting) -> Sender<Call> {
         let _ = stdin.flush();
     });
     call
-}
-
-/// A rehearsal's upload: the same two steps, a temporary name and a rename.
-fn copy_in(file: &Path, incoming: &Path, artifact: &Artifact, again: bool) -> Result<bool> {
-    let target = incoming.join(&artifact.file);
-    if !again && fs::metadata(&target).is_ok_and(|found| found.len() == artifact.bytes) {
-        return Ok(false);
-    }
-    let part = incoming.join(format!("{}.{}.part", artifact.file, std::process::id()));
-    let copied = fs::copy(file, &part).and_then(|_| fs::rename(&part, &target));
-    if copied.is_err() {
-        let _ = fs::remove_file(&part);
-    }
-    copied.context(|| format!("copy the artifact to {}", target.display()))?;
-    disk::sync_dir(incoming)?;
-    Ok(true)
 }
 
 /// 0.2 to 0.8 s times the attempt: servers that were turned away together come back apart.

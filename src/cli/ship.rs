@@ -121,11 +121,7 @@ impl Shipment<'_> {
 
     /// They travel only when the server has others.
     fn secrets_for(&self, preflight: &Preflight) -> Option<Secrets> {
-        let same = match &preflight.secrets_hash {
-            Some(hash) => *hash == self.secrets.hash,
-            None => self.secrets.values.is_empty(),
-        };
-        (!same).then(|| self.secrets.clone())
+        (!self.secrets.are(preflight.secrets_hash.as_deref())).then(|| self.secrets.clone())
     }
 }
 
@@ -320,10 +316,10 @@ fn prepare(
     bound: &mut Bound,
     line: &Task,
 ) -> Result<Sent> {
-    let Bound { remote, preflight, .. } = bound;
+    let Bound { place, remote, preflight, .. } = bound;
     bound.sent = match preflight.complete {
         true => Sent::nothing(built.packed.bytes),
-        false => uploads.bring(built, remote, &preflight.bases, line)?,
+        false => uploads.bring(built, place, remote, &preflight.bases, line)?,
     };
     let manifest = shipment.manifest(&bound.place)?;
     bound.remote.order(Request::Prepare { manifest }, &mut |notice| {

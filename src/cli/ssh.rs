@@ -41,7 +41,6 @@ use destination::Destination;
 use kept::Kept;
 use log::Facts;
 use means::{Means, program};
-pub(crate) use sftp::Upload;
 use verdict::{Class, Ending};
 
 /// All that is ever run on a server.

@@ -1,10 +1,13 @@
 //! Upload: brings an artifact to a server and has it unpacked there: as a delta where the server has kept an earlier one
-//! that is in our cache too, else in full.
+//! that is in our cache too, else in full. What an attempt before has brought, in this deploy or in one that broke off, is
+//! not sent again; how that goes is told in [`deliver`].
 //!
 //! Which base it is, the server says and the cache decides; nothing here knows what is in an artifact.
 //!
 //! **Invariant**: a delta saves bytes or costs some, and never a deploy: whatever a server has against it, the whole
 //! archive follows in the same deploy. Our delta files are gone when the [`Uploads`] are.
+
+mod deliver;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Serialize;
 
 use super::build::{Built, cache};
-use super::remote::Remote;
+use super::remote::{Parcel, Place, Remote};
 use super::ui::units;
 use super::ui::{Task, Ui};
 use crate::archive::Packed;
@@ -33,7 +36,8 @@ const LEFT_OVER: Duration = Duration::from_secs(24 * 3600);
 /// What went over the wire for one server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Sent {
-    /// Of files, without what ssh adds. More than `of` when a delta was refused.
+    /// Of files, without what ssh adds and without what was there of an earlier attempt. More than `of` when a delta was
+    /// refused.
     pub bytes: u64,
     /// Of the whole archive.
     pub of: u64,
@@ -78,14 +82,22 @@ impl<'a> Uploads<'a> {
         Uploads { ui, app, version, dir, made: Mutex::default() }
     }
 
-    /// Has `built` laid out as a release by `remote`, which keeps these `bases`.
+    /// Has `built` laid out as a release by `remote`, which is that of `place` and keeps these `bases`. After a lost
+    /// connection it is another one, with the lock.
     ///
     /// # Errors
     /// What the server says to the whole archive; Unreachable, Timeout, Interrupted.
-    pub fn bring(&self, built: &Built, remote: &mut Remote, bases: &[Base], line: &Task) -> Result<Sent> {
+    pub fn bring(
+        &self,
+        built: &Built,
+        place: &Place,
+        remote: &mut Remote,
+        bases: &[Base],
+        line: &Task,
+    ) -> Result<Sent> {
         let mut wasted = 0;
         if let Some(delta) = self.delta(built, bases, line) {
-            match self.send_delta(built, remote, &delta, line)? {
+            match self.send_delta(built, place, remote, &delta, line)? {
                 Ok(bytes) => return Ok(Sent { bytes, of: built.packed.bytes, base: Some(delta.base.version) }),
                 Err(why) => {
                     let from = &delta.base.version;
@@ -94,49 +106,58 @@ impl<'a> Uploads<'a> {
                 }
             }
         }
-        let bytes = self.send_whole(built, remote, line)?;
+        let bytes = self.send_whole(built, place, remote, line)?;
         Ok(Sent { bytes: wasted + bytes, of: built.packed.bytes, base: None })
     }
 
     /// The bytes that were sent, or why they were for nothing.
-    fn send_delta(&self, built: &Built, remote: &mut Remote, delta: &Delta, line: &Task) -> Result<Result<u64>> {
-        let sha256 = &built.packed.sha256;
+    fn send_delta(
+        &self,
+        built: &Built,
+        place: &Place,
+        remote: &mut Remote,
+        delta: &Delta,
+        line: &Task,
+    ) -> Result<Result<u64>> {
         let artifact = Artifact {
-            // Two servers may be one machine, and two clients at it.
-            file: format!("{sha256}.{}.delta", short(&delta.base.sha256)),
+            file: format!("{}.{}.{}.delta", self.app, built.packed.sha256, short(&delta.base.sha256)),
             bytes: delta.bytes,
             base: Some(delta.base.sha256.clone()),
-            ..whole(built)
+            ..self.whole(built)
         };
-        line.set("uploading");
-        let sent = match remote.upload(&delta.file, &artifact, false, &|bytes| line.progress(bytes, delta.bytes)) {
-            Err(e) if e.kind() == Kind::Interrupted => return Err(e),
-            Err(e) => return Ok(Err(e)),
-            Ok(sent) => sent,
-        };
-        match self.unpack(remote, artifact, line) {
+        let parcel = Parcel { app: &self.app, file: &delta.file, artifact: &artifact };
+        let done = self
+            .deliver(&parcel, place, remote, false, line)
+            .and_then(|sent| self.unpack(remote, artifact.clone(), line).map(|()| sent));
+        match done {
             // The server is lost, or we are to stop: that is not the delta's fault.
             Err(e) if matches!(e.kind(), Kind::Unreachable | Kind::Timeout | Kind::Interrupted) => Err(e),
-            Err(e) => Ok(Err(e)),
-            Ok(()) => Ok(Ok(if sent { delta.bytes } else { 0 })),
+            done => Ok(done),
         }
     }
 
     /// The bytes that were sent.
-    fn send_whole(&self, built: &Built, remote: &mut Remote, line: &Task) -> Result<u64> {
-        let artifact = whole(built);
-        let arrived = |bytes| line.progress(bytes, artifact.bytes);
-        line.set("uploading");
-        let sent = remote.upload(&built.file, &artifact, false, &arrived)?;
+    fn send_whole(&self, built: &Built, place: &Place, remote: &mut Remote, line: &Task) -> Result<u64> {
+        let artifact = self.whole(built);
+        let parcel = Parcel { app: &self.app, file: &built.file, artifact: &artifact };
+        let sent = self.deliver(&parcel, place, remote, false, line)?;
         match self.unpack(remote, artifact.clone(), line) {
-            // What lay there had the right size and was something else.
-            Err(e) if !sent && matches!(e.kind(), Kind::Refused | Kind::NotFound) => {
-                remote.upload(&built.file, &artifact, true, &arrived)?;
+            // What lay there had the right size and was something else, or somebody wrote to it.
+            Err(e) if sent < artifact.bytes && matches!(e.kind(), Kind::Refused | Kind::NotFound) => {
+                self.ui.detail(&format!("{}: what was there of the upload is not it, all is sent: {e}", remote.name()));
+                let again = self.deliver(&parcel, place, remote, true, line)?;
                 self.unpack(remote, artifact.clone(), line)?;
-                Ok(artifact.bytes)
+                Ok(sent + again)
             }
-            done => done.map(|()| if sent { artifact.bytes } else { 0 }),
+            done => done.map(|()| sent),
         }
+    }
+
+    /// The artifact as it is sent in full. Its name is that of its content, so that what was sent of it is found again, and
+    /// of its app, so that nobody else sends it.
+    fn whole(&self, built: &Built) -> Artifact {
+        let Packed { sha256, bytes, unpacked } = built.packed.clone();
+        Artifact { file: format!("{}.{sha256}.tar.zst", self.app), sha256, bytes, unpacked, base: None }
     }
 
     fn unpack(&self, remote: &mut Remote, artifact: Artifact, line: &Task) -> Result<()> {
@@ -202,12 +223,6 @@ impl Drop for Uploads<'_> {
             let _ = fs::remove_file(file);
         }
     }
-}
-
-/// The artifact as it is sent in full.
-fn whole(built: &Built) -> Artifact {
-    let Packed { sha256, bytes, unpacked } = built.packed.clone();
-    Artifact { file: format!("{sha256}.tar.zst"), sha256, bytes, unpacked, base: None }
 }
 
 fn is_worth(delta: u64, full: u64) -> bool {

@@ -106,6 +106,37 @@ pub(crate) enum Request {
     Scale { app: AppId, instances: u32 },
     /// Stops the app and removes all of it. → `Reply::Done`.
     Delete { app: AppId },
+    /// Which secrets are in force. → `Reply::SecretsHash`, or NotFound.
+    SecretsHash { app: AppId },
+    /// These secrets for the live release: its instances are replaced one by one, unless it has these already. Notices as
+    /// for a deploy. → `Reply::Deployed`; when the new instances fail the old secrets stay in force.
+    Secrets { app: AppId, secrets: Secrets },
+    /// Makes what has arrived of the upload `file`, which has `of` bytes in all, this client's own to go on from; needs the
+    /// lock. With 0 bytes in all what is there is forgotten. → `Reply::Incoming`; of all bytes when nothing is left to
+    /// send, with the SHA-256 of those that are there unless it is all under its final name.
+    Claim { app: AppId, file: String, of: u64 },
+    /// The next piece of an upload, where there is no sftp; needs the lock. → `Reply::Incoming`. Several may be sent ahead;
+    /// when one is refused, so are those after it.
+    Put(Piece),
+}
+
+/// A piece of an upload on this connection. The last one gives the file its name, the others are in [`part_of`] it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Piece {
+    pub app: AppId,
+    /// A name in the incoming folder, no path.
+    pub file: String,
+    /// What is there already.
+    pub offset: u64,
+    /// Of the whole file.
+    pub of: u64,
+    /// Base64.
+    pub data: String,
+}
+
+/// What an upload is called in the incoming folder while it is not whole.
+pub(crate) fn part_of(file: &str) -> String {
+    format!("{file}.part")
 }
 
 /// Which lines of an app's log: those that meet every wish that is there.
@@ -205,6 +236,13 @@ pub(crate) struct Secrets {
     pub values: BTreeMap<String, Zeroizing<String>>,
 }
 
+impl Secrets {
+    /// Whether they are those with this hash. Where there are none there is no hash either.
+    pub fn are(&self, hash: Option<&str>) -> bool {
+        hash.map_or(self.values.is_empty(), |hash| hash == self.hash)
+    }
+}
+
 impl std::fmt::Debug for Secrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Secrets({} names)", self.values.len())
@@ -217,10 +255,17 @@ pub(crate) enum Reply {
     Done,
     Info(Info),
     Preflight(Preflight),
-    Incoming { bytes: u64 },
+    Incoming {
+        bytes: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sha256: Option<String>,
+    },
     Deployed(Deployed),
     Status(Vec<AppStatus>),
     Releases(Vec<Release>),
+    SecretsHash {
+        hash: Option<String>,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

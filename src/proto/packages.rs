@@ -24,6 +24,8 @@ pub(crate) enum Manager {
     /// Yarn 2 and later, which has other flags.
     Berry,
     Bun,
+    /// Installs for its own runtime alone, and there it is the only one: it reads `package.json`, too.
+    Deno,
 }
 
 /// A manager, and why it.
@@ -49,6 +51,9 @@ const LOCKS: [(&str, Manager); 6] = [
 /// `packageManager` or `devEngines` counts, else the one of the runtime's own tool, else the first of the list. `None`
 /// when nothing in the folder speaks for any.
 pub(crate) fn choose(runtime: Runtime, folder: &Folder<'_>) -> Option<Choice> {
+    if runtime == Runtime::Deno {
+        return deno(folder);
+    }
     let named = named(folder);
     let found: Vec<(&'static str, Manager)> = LOCKS.into_iter().filter(|(lock, _)| (folder.has)(lock)).collect();
     let own = match runtime {
@@ -87,11 +92,7 @@ pub(crate) fn production(runtime: Runtime, folder: &Folder<'_>) -> Option<Vec<&'
     let has = folder.has;
     match runtime {
         Runtime::Binary => None,
-        Runtime::Deno if has("deno.lock") => Some(vec!["deno", "install", "--frozen"]),
-        Runtime::Deno if ["deno.json", "deno.jsonc", "package.json"].into_iter().any(has) => {
-            Some(vec!["deno", "install"])
-        }
-        Runtime::Deno => None,
+        Runtime::Deno => Some(choose(runtime, folder)?.install().split(' ').collect()),
         Runtime::Bun | Runtime::Node => {
             let choice = choose(runtime, folder)?;
             match (choice.manager, choice.lock) {
@@ -120,6 +121,8 @@ impl Choice {
             (Manager::Berry, false) => "yarn install --no-immutable",
             (Manager::Bun, true) => "bun install --frozen-lockfile",
             (Manager::Bun, false) => "bun install",
+            (Manager::Deno, true) => "deno install --frozen",
+            (Manager::Deno, false) => "deno install",
         }
     }
 }
@@ -131,6 +134,7 @@ impl Manager {
             Manager::Pnpm => "pnpm",
             Manager::Yarn | Manager::Berry => "yarn",
             Manager::Bun => "bun",
+            Manager::Deno => "deno",
         }
     }
 
@@ -142,6 +146,7 @@ impl Manager {
             // It has no flag to leave development dependencies out that also holds on to the lock file.
             Manager::Berry => vec!["yarn", "install", "--immutable"],
             Manager::Bun => vec!["bun", "install", "--production", "--frozen-lockfile"],
+            Manager::Deno => vec!["deno", "install", "--frozen"],
         }
     }
 
@@ -152,6 +157,13 @@ impl Manager {
             other => other,
         }
     }
+}
+
+fn deno(folder: &Folder<'_>) -> Option<Choice> {
+    let any = |names: &[&str]| names.iter().copied().any(folder.has);
+    let lock = any(&["deno.lock"]).then_some("deno.lock");
+    let some = lock.is_some() || any(&["deno.json", "deno.jsonc", "package.json"]);
+    some.then_some(Choice { manager: Manager::Deno, lock, against: None })
 }
 
 fn is_berry(named: Option<Manager>, folder: &Folder<'_>) -> bool {
@@ -223,6 +235,9 @@ mod tests {
         check(Runtime::Bun, &["bun.lockb"], Some("bun install --frozen-lockfile"));
         check(Runtime::Bun, &["package-lock.json"], Some("bun install"));
         check(Runtime::Bun, &["package-lock.json", "package.json={\"packageManager\":\"npm@10\"}"], Some("npm ci"));
+        check(Runtime::Deno, &["deno.json", "deno.lock", "package-lock.json"], Some("deno install --frozen"));
+        check(Runtime::Deno, &["package.json={}", "package-lock.json"], Some("deno install"));
+        check(Runtime::Deno, &["package-lock.json"], None);
         check(Runtime::Node, &["package.json={}"], None);
         check(Runtime::Node, &["package.json={\"packageManager\":\"vlt@1\"}"], None);
         check(Runtime::Node, &["package.json=not json"], None);

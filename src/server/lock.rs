@@ -33,6 +33,7 @@ pub(crate) enum Purpose {
     Rollback,
     Scale,
     Delete,
+    Secrets,
 }
 
 /// The lock on one app; gives it back when dropped.
@@ -162,6 +163,7 @@ impl Purpose {
             Purpose::Rollback => "rolled back",
             Purpose::Scale => "scaled",
             Purpose::Delete => "deleted",
+            Purpose::Secrets => "given new secrets",
         }
     }
 }

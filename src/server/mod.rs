@@ -30,6 +30,7 @@ pub(crate) mod mint;
 pub(crate) mod users;
 pub(crate) mod owner;
 pub(crate) mod cgroup;
+pub(crate) mod incoming;
 pub(crate) mod release;
 pub(crate) mod install;
 pub(crate) mod runtime;
@@ -105,7 +106,7 @@ fn serve(settings: &Settings) -> Result<()> {
     let users = Arc::new(Users::new(layout.clone(), settings.app_users));
     // Clients that come too early wait in its queue.
     let socket = control::Listener::bind(&settings.socket)?;
-    release::tidy_incoming(&layout, SystemTime::now());
+    incoming::tidy(&layout, SystemTime::now());
     runtime::lay_out_sdk(&layout)?;
     match users.shared() {
         None => owner::open_passages(&layout)?,

@@ -11,12 +11,12 @@ mod prepare;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::crash;
 use super::layout::Layout;
 use super::state::Desired;
-use super::{lock, owner, vet};
+use super::{incoming, lock, owner, vet};
 use crate::archive::unpack::unpack as unpack_archive;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
@@ -32,13 +32,10 @@ pub(crate) use prepare::Preparing;
 const KEEP_MS: u64 = 30 * 24 * 3600 * 1000;
 /// Besides the live and the previous one.
 const KEEP_OTHERS: usize = 10;
-/// Uploads that are older than this are left over from a client that did not come back. Of an upload nothing else
-/// tells its age; releases have records, and are never judged by the time of a folder.
-const LEFT_OVER: Duration = Duration::from_secs(24 * 3600);
 /// What we write into a release.
 const OUR_FILES: [&str; 5] = ["app.json", "mise.toml", ".complete", ".prepared", "logs"];
 /// What must stay free beside an unpacked release, for logs and state.
-const SPARE_BYTES: u64 = 64 << 20;
+pub(super) const SPARE_BYTES: u64 = 64 << 20;
 
 /// Whether the release is laid out in full.
 pub(crate) fn is_complete(layout: &Layout, id: &AppId, version: &Version) -> bool {
@@ -67,8 +64,11 @@ pub(crate) fn unpack(
             log::warn!("an upload is left behind: {e}");
         }
     }
+    if done.is_ok() {
+        incoming::forget(layout, id);
+    }
     // Here, because a server may run for years between two starts.
-    tidy_incoming(layout, SystemTime::now());
+    incoming::tidy(layout, SystemTime::now());
     done
 }
 
@@ -171,15 +171,6 @@ pub(crate) fn tidy(layout: &Layout, id: &AppId) {
     }
     for entry in [layout.app(id), layout.run(id), layout.bases(id)].iter().flat_map(|dir| entries(dir)) {
         if disk::is_temporary(&entry) {
-            remove_left_over(&entry);
-        }
-    }
-}
-
-/// Removes uploads that nobody came back for.
-pub(crate) fn tidy_incoming(layout: &Layout, now: SystemTime) {
-    for entry in entries(&layout.incoming()) {
-        if is_older(&entry, now, LEFT_OVER) {
             remove_left_over(&entry);
         }
     }
@@ -288,23 +279,18 @@ fn is_staging(path: &Path) -> bool {
     name.starts_with('.') && name.ends_with(".staging")
 }
 
-fn is_older(path: &Path, now: SystemTime, age: Duration) -> bool {
-    let changed = fs::symlink_metadata(path).and_then(|m| m.modified());
-    changed.is_ok_and(|changed| now.duration_since(changed).is_ok_and(|old| old > age))
-}
-
-fn entries(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn entries(dir: &Path) -> Vec<PathBuf> {
     fs::read_dir(dir).map(|entries| entries.flatten().map(|e| e.path()).collect()).unwrap_or_default()
 }
 
-fn remove_left_over(path: &Path) {
+pub(super) fn remove_left_over(path: &Path) {
     match remove_any(path) {
         Ok(()) => log::info!("removed {}, left over", path.display()),
         Err(e) => log::warn!("{e}"),
     }
 }
 
-fn remove_any(path: &Path) -> Result<()> {
+pub(super) fn remove_any(path: &Path) -> Result<()> {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => disk::remove_tree(path),
         Ok(_) => fs::remove_file(path).context(|| format!("remove {}", path.display())),

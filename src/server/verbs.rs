@@ -1,7 +1,6 @@
 //! Verbs: one short function per Request. They check that the caller may, call the one who does it, and decide nothing.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,9 +12,9 @@ use super::crash;
 use super::daemon::{Daemon, not_here};
 use super::lock::{Held, Purpose};
 use super::release::Preparing;
-use super::{release, state, vet};
+use super::{incoming, release, state, vet};
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::control::{Artifact, Deploy, Info, LogQuery, Notice, Preflight, Reply, Request};
+use crate::proto::control::{Artifact, Deploy, Info, LogQuery, Notice, Piece, Preflight, Reply, Request, Secrets};
 use crate::proto::manifest::Manifest;
 use crate::proto::name::AppId;
 use crate::proto::route::Route;
@@ -60,7 +59,7 @@ pub(crate) fn serve(daemon: &Arc<Daemon>, session: &mut Session, request: Reques
         Request::Preflight { app, version, routes } => preflight(daemon, &app, &version, &routes),
         Request::Lock { app, version } => lock(daemon, session, app, version.as_ref()),
         Request::Unlock { app } => unlock(session, &app),
-        Request::Incoming { file } => incoming(daemon, &file),
+        Request::Incoming { file } => arrived(daemon, &file),
         Request::Unpack { app, version, artifact } => unpack(daemon, session, app, version, artifact),
         Request::Prepare { manifest } => prepare(daemon, session, manifest),
         Request::Deploy(order) => deploy(daemon, session, order),
@@ -70,6 +69,10 @@ pub(crate) fn serve(daemon: &Arc<Daemon>, session: &mut Session, request: Reques
         Request::Rollback { app, version } => rollback(daemon, session, &app, version),
         Request::Scale { app, instances } => scale(daemon, session, &app, instances),
         Request::Delete { app } => delete(daemon, session, app),
+        Request::SecretsHash { app } => secrets_hash(daemon, &app),
+        Request::Secrets { app, secrets: new } => secrets(daemon, session, &app, new),
+        Request::Claim { app, file, of } => claim(daemon, session, &app, file, of),
+        Request::Put(piece) => put(daemon, session, &piece),
     }
 }
 
@@ -116,10 +119,25 @@ fn unlock(session: &mut Session, app: &AppId) -> Result<Outcome> {
     Ok(Outcome::Reply(Reply::Done))
 }
 
-fn incoming(daemon: &Daemon, file: &str) -> Result<Outcome> {
-    vet::upload_name(file)?;
-    let found = fs::symlink_metadata(daemon.layout.incoming().join(file)).ok().filter(fs::Metadata::is_file);
-    Ok(Outcome::Reply(Reply::Incoming { bytes: found.map_or(0, |f| f.len()) }))
+fn arrived(daemon: &Daemon, file: &str) -> Result<Outcome> {
+    Ok(Outcome::Reply(Reply::Incoming { bytes: incoming::size(&daemon.layout, file)?, sha256: None }))
+}
+
+fn claim(daemon: &Arc<Daemon>, session: &Session, app: &AppId, file: String, of: u64) -> Result<Outcome> {
+    daemon.may_change()?;
+    let held = session.held(app)?;
+    let (daemon, gone) = (daemon.clone(), session.gone.clone());
+    work(held, move |_| {
+        let incoming::Claimed { bytes, sha256 } = incoming::claim(&daemon.layout, &file, of, &gone)?;
+        Ok(Reply::Incoming { bytes, sha256 })
+    })
+}
+
+/// On the connection's own thread: what it does not take in time waits at the client.
+fn put(daemon: &Daemon, session: &Session, piece: &Piece) -> Result<Outcome> {
+    daemon.may_change()?;
+    session.held(&piece.app)?;
+    Ok(Outcome::Reply(Reply::Incoming { bytes: incoming::put(&daemon.layout, piece)?, sha256: None }))
 }
 
 fn unpack(
@@ -132,7 +150,7 @@ fn unpack(
     daemon.may_change()?;
     let held = session.held(&app)?;
     let (layout, user) = (daemon.layout.clone(), daemon.users.of(&app)?);
-    work(held, move |_| release::unpack(&layout, &app, &version, &artifact, user))
+    work(held, move |_| release::unpack(&layout, &app, &version, &artifact, user).map(|()| Reply::Done))
 }
 
 fn prepare(daemon: &Arc<Daemon>, session: &Session, manifest: Manifest) -> Result<Outcome> {
@@ -144,7 +162,8 @@ fn prepare(daemon: &Arc<Daemon>, session: &Session, manifest: Manifest) -> Resul
         let mut say = |what| drop(said.try_send(Said::Notice(Notice::Doing { what })));
         let Daemon { layout, runtimes, users, .. } = &*daemon;
         let user = users.of(&manifest.app)?;
-        Preparing { layout, runtimes, manifest: &manifest, user, gone: &gone }.run(&mut say)
+        Preparing { layout, runtimes, manifest: &manifest, user, gone: &gone }.run(&mut say)?;
+        Ok(Reply::Done)
     })
 }
 
@@ -197,6 +216,18 @@ fn scale(daemon: &Daemon, session: &Session, app: &AppId, instances: u32) -> Res
     Ok(Outcome::Events(handle.scale(instances), held))
 }
 
+fn secrets_hash(daemon: &Daemon, app: &AppId) -> Result<Outcome> {
+    Ok(Outcome::Reply(Reply::SecretsHash { hash: daemon.find(app)?.secrets_hash() }))
+}
+
+fn secrets(daemon: &Daemon, session: &Session, app: &AppId, secrets: Secrets) -> Result<Outcome> {
+    daemon.may_change()?;
+    vet::secrets(app, &secrets)?;
+    let handle = daemon.find(app)?;
+    let held = session.lock_for(daemon, app, Purpose::Secrets, None)?;
+    Ok(Outcome::Events(handle.renew(secrets, session.who.clone()), held))
+}
+
 /// Runs to its end whatever becomes of the client: half an app must not come back at the next boot.
 fn delete(daemon: &Arc<Daemon>, session: &Session, app: AppId) -> Result<Outcome> {
     daemon.may_change()?;
@@ -209,7 +240,7 @@ fn delete(daemon: &Arc<Daemon>, session: &Session, app: AppId) -> Result<Outcome
     };
     let daemon = daemon.clone();
     log::info!("app={app} delete by={}", session.who);
-    work(held, move |said| delete_all(&daemon, &app, said))
+    work(held, move |said| delete_all(&daemon, &app, said).map(|()| Reply::Done))
 }
 
 fn delete_all(daemon: &Daemon, app: &AppId, said: &Sender<Said>) -> Result<()> {
@@ -235,11 +266,11 @@ fn delete_all(daemon: &Daemon, app: &AppId, said: &Sender<Said>) -> Result<()> {
 }
 
 /// Does `job` on a thread of its own. The lock stays with the job: two of them must never be at one release.
-fn work(held: Arc<Held>, job: impl FnOnce(&Sender<Said>) -> Result<()> + Send + 'static) -> Result<Outcome> {
+fn work(held: Arc<Held>, job: impl FnOnce(&Sender<Said>) -> Result<Reply> + Send + 'static) -> Result<Outcome> {
     let (said, heard) = bounded(NOTICES);
     let name = format!("work-{}", held.app);
     let run = move || {
-        let done = job(&said).map(|()| Reply::Done);
+        let done = job(&said);
         // Before the client hears of the end: it may unlock and lock again at once.
         drop(held);
         crash::point("work: done and not answered");

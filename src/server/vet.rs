@@ -3,8 +3,9 @@
 use std::path::{Component, Path};
 
 use crate::error::{Error, Kind, Result};
-use crate::proto::control::{Artifact, Deploy, LogQuery};
+use crate::proto::control::{Artifact, Deploy, LogQuery, Secrets};
 use crate::proto::manifest::{CPU_MILLI, MAX_INSTANCES, MEMORY, Manifest, PROCESSES};
+use crate::proto::name::AppId;
 
 /// Longer than any deploy, idle time or drain that is meant, and far from overflowing a clock.
 const MAX_SECONDS: u64 = 30 * 24 * 3600;
@@ -23,16 +24,19 @@ pub(crate) fn deploy(order: &Deploy) -> Result<()> {
     if order.routes.is_empty() {
         return Err(refused(format!("{} has no route", order.manifest.app)).hint("give it one in tako.toml"));
     }
-    let secrets = order.secrets.iter().flat_map(|s| &s.values);
+    order.secrets.as_ref().map_or(Ok(()), |held| secrets(&order.manifest.app, held))
+}
+
+pub(crate) fn secrets(app: &AppId, secrets: &Secrets) -> Result<()> {
     let mut size = 0;
-    for (name, value) in secrets {
+    for (name, value) in &secrets.values {
         if !is_variable(name) || value.contains('\0') {
             return Err(refused(format!("`{}` cannot be a secret's name or value", name.escape_debug())));
         }
         size += name.len() + value.len();
     }
     match size > MAX_SECRETS {
-        true => Err(refused(format!("the secrets of {} are larger than {MAX_SECRETS} bytes", order.manifest.app))),
+        true => Err(refused(format!("the secrets of {app} are larger than {MAX_SECRETS} bytes"))),
         false => Ok(()),
     }
 }

@@ -32,6 +32,8 @@ use traffic::Traffic;
 pub struct App {
     /// Of its folder, and in its `tako.toml`.
     name: &'static str,
+    /// Instead of the one that its files tell.
+    runtime: Option<&'static str>,
     /// Programs without which there is nothing to try.
     tools: &'static [&'static str],
     /// Variables of the developer's shell, which its build reads.
@@ -57,6 +59,7 @@ enum Stream {
 
 const PLAIN: App = App {
     name: "",
+    runtime: None,
     tools: &[],
     shell: &[],
     page: "hello from vars",
@@ -86,6 +89,7 @@ apps! {
     hono_on_bun: App { name: "hono-bun", tools: &["bun"], stream: Some(Stream::Socket("/ws")), ..PLAIN };
     elysia_on_bun: App { name: "elysia-bun", tools: &["bun"], stream: Some(Stream::Socket("/ws")), ..PLAIN };
     hono_on_deno: App { name: "hono-deno", tools: &["deno"], ..PLAIN };
+    hono_on_node: App { name: "hono-node", tools: NPM, ..PLAIN };
     rust: App { name: "rust", tools: &["cargo"], ..PLAIN };
     python: App { name: "python", tools: &["python3"], ..PLAIN };
     uvicorn: App { name: "uvicorn", tools: &["python3"], ..PLAIN };
@@ -99,10 +103,36 @@ apps! {
         built: Some("/assets/"),
         ..PLAIN
     };
+    vite_on_deno: App {
+        name: "vite-deno",
+        tools: &["deno"],
+        shell: &[("VITE_GREETING", "hello from vars")],
+        at: &["/", "/a/route/of/the/client"],
+        hello: None,
+        echo: None,
+        built: Some("/assets/"),
+        ..PLAIN
+    };
+    vite_ssr: App { name: "vite-ssr", tools: NPM, built: Some("/assets/"), ..PLAIN };
     next: App { name: "next", tools: NPM, built: Some("/_next/static/"), ..PLAIN };
     react_router: App { name: "react-router", tools: NPM, built: Some("/assets/"), ..PLAIN };
+    remix: App { name: "remix", tools: NPM, built: Some("/assets/"), ..PLAIN };
     tanstack_start: App { name: "tanstack-start", tools: NPM, built: Some("/assets/"), ..PLAIN };
+    react_router_on_deno: App {
+        name: "react-router",
+        runtime: Some("deno"),
+        tools: NPM,
+        built: Some("/assets/"),
+        ..PLAIN
+    };
     sveltekit: App { name: "sveltekit", tools: NPM, built: Some("/_app/immutable/"), ..PLAIN };
+    sveltekit_on_bun: App {
+        name: "sveltekit",
+        runtime: Some("bun"),
+        tools: NPM,
+        built: Some("/_app/immutable/"),
+        ..PLAIN
+    };
     astro: App { name: "astro", tools: NPM, built: Some("/_astro/"), ..PLAIN };
     nuxt: App { name: "nuxt", tools: NPM, built: Some("/_nuxt/"), ..PLAIN };
 }
@@ -112,13 +142,21 @@ impl App {
         format!("{}.localhost", self.name)
     }
 
+    /// Whoever runs the tests may want another one for all that Node would run.
+    fn runtime(&self) -> Option<&'static str> {
+        let wanted = || std::env::var("TAKO_APPS_RUNTIME").ok().filter(|_| self.tools == NPM);
+        let wanted = || ["bun", "deno"].into_iter().find(|known| wanted().is_some_and(|w| w == *known));
+        self.runtime.or_else(wanted)
+    }
+
     fn works(&'static self) {
-        if let Some(missing) = self.tools.iter().find(|tool| !is_here(tool)) {
+        let runtime = self.runtime();
+        if let Some(missing) = self.tools.iter().copied().chain(runtime).find(|tool| !is_here(tool)) {
             println!("skipped: {}: there is no {missing} on this machine", self.name);
             return;
         }
         let began = Instant::now();
-        let project = Project::new(self.name);
+        let project = Project::new(self.name, runtime);
         let installed = began.elapsed();
         let server = Server::start();
         let sshd = Sshd::start(&server);
@@ -144,7 +182,8 @@ impl App {
             world.server.log()
         );
         world.check(EDITIONS[1]);
-        println!("{}", line(self.name, installed.as_millis(), &first, &second, pages));
+        let label = runtime.map_or(self.name.into(), |runtime| format!("{} on {runtime}", self.name));
+        println!("{}", line(&label, installed.as_millis(), &first, &second, pages));
     }
 }
 
@@ -286,7 +325,7 @@ fn line(name: &str, installed_ms: u128, first: &Value, second: &Value, pages: [u
     let ms = |result: &Value, what: &str| result["durations_ms"][what].as_u64().unwrap_or_default();
     let kib = |what: &str| first["artifacts"][0][what].as_u64().unwrap_or_default() >> 10;
     format!(
-        "{name:<15} packages {installed_ms:>6} ms · build {:>6} ms · all {:>6} ms · artifact {:>6} KiB of {:>6} KiB · \
+        "{name:<22} packages {installed_ms:>6} ms · build {:>6} ms · all {:>6} ms · artifact {:>6} KiB of {:>6} KiB · \
          again: build {:>6} ms, all {:>6} ms · pages {pages:?}, 0 failed",
         ms(first, "build"),
         ms(first, "total"),

@@ -17,9 +17,11 @@ pub struct Project {
 }
 
 impl Project {
-    pub fn new(name: &str) -> Project {
+    /// With `runtime` in its `tako.toml`, or as it is.
+    pub fn new(name: &str, runtime: Option<&str>) -> Project {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let (from, dir) = (root.join("tests/apps").join(name), root.join("target/apps").join(name));
+        let folder = runtime.map_or(name.into(), |runtime| format!("{name}-on-{runtime}"));
+        let (from, dir) = (root.join("tests/apps").join(name), root.join("target/apps").join(folder));
         fs::create_dir_all(&dir).unwrap();
         for entry in fs::read_dir(&dir).unwrap().flatten().filter(|e| !KEPT.iter().any(|kept| e.file_name() == *kept)) {
             match entry.file_type().unwrap().is_dir() {
@@ -28,6 +30,11 @@ impl Project {
             }
         }
         copy(&from, &dir);
+        if let Some(runtime) = runtime {
+            let config = dir.join("tako.toml");
+            let text = fs::read_to_string(&config).unwrap();
+            fs::write(config, format!("runtime = \"{runtime}\"\n{text}")).unwrap();
+        }
         let project = Project { dir };
         project.install();
         project.commit();

@@ -22,6 +22,10 @@ const COMMANDS: &[(&str, &[&str], i32)] = &[
     ("releases-rollback", &["releases", "rollback"], 0),
     ("scale", &["scale", "1"], 0),
     ("secrets-set", &["secrets", "set", "API_KEY"], 10),
+    ("secrets-import", &["secrets", "import"], 10),
+    ("secrets-sync", &["secrets", "sync"], 0),
+    ("secrets-key-export", &["secrets", "key", "export"], 3),
+    ("secrets-key-import", &["secrets", "key", "import"], 10),
     ("secrets-ls", &["secrets", "ls"], 0),
     ("secrets-rm", &["secrets", "rm", "API_KEY"], 0),
     ("servers-ls", &["servers", "ls"], 0),
@@ -35,6 +39,7 @@ const COMMANDS: &[(&str, &[&str], i32)] = &[
     // Groups name their verbs.
     ("releases", &["releases"], 2),
     ("secrets", &["secrets"], 2),
+    ("secrets-key", &["secrets", "key"], 2),
     ("servers", &["servers"], 2),
     ("tako", &[], 0),
 ];
@@ -92,7 +97,7 @@ fn every_command_has_its_help_both_ways() {
     let server = Server::start();
     let user = User::new(&Sshd::start(&server));
     for name in documented() {
-        let path: Vec<&str> = if name == "tako" { Vec::new() } else { name.splitn(2, '-').collect() };
+        let path: Vec<&str> = if name == "tako" { Vec::new() } else { name.split('-').collect() };
         let (asked, flagged) = ([&["help"], path.as_slice()].concat(), [path.as_slice(), &["--help"]].concat());
         let (asked, flagged) = (user.must(&asked), user.must(&flagged));
         // `tako help help` is about help.

@@ -165,6 +165,15 @@ fn scenarios() -> Vec<Scenario> {
             after: Some(State { instances: 1, ..before() }),
         },
         Scenario {
+            name: "new secrets",
+            from: From::Live,
+            act: |_, c| {
+                let secrets = json!({"hash": "hash of two", "values": {"KEY": "two"}});
+                c.call(json!({"secrets": {"app": "shop", "secrets": secrets}})).map(drop)
+            },
+            after: Some(State { secret: "two".into(), ..before() }),
+        },
+        Scenario {
             name: "delete",
             from: From::Live,
             act: |_, c| c.call(json!({"delete": {"app": "shop"}})).map(drop),

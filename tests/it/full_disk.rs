@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rustix::fs::FallocateFlags;
 use serde_json::{Value, json};
@@ -15,7 +15,9 @@ use crate::builds::Shop;
 use crate::cli::skipped;
 use crate::http::Client;
 use crate::published::zip;
-use crate::sandbox::{Control, HOST, Server, Sshd, User, wait_for};
+use crate::relay::Relay;
+use crate::sandbox::{Control, HOST, Ran, Server, Sshd, User, wait_for};
+use crate::uploads::noise;
 use crate::web::{Page, Web};
 
 /// Enough for a release beside what the server wants to keep free.
@@ -370,6 +372,41 @@ fn an_upload_that_meets_a_full_disk_says_so_to_the_user() {
         assert_eq!(w.server.releases("shop"), [&*v1]);
     }
     user.must(&["deploy", "--yes"]);
+}
+
+#[test]
+fn a_disk_that_fills_in_the_middle_of_an_upload_is_told_and_the_next_deploy_goes_through() {
+    if !is_alone("a_disk_that_fills_in_the_middle_of_an_upload_is_told_and_the_next_deploy_goes_through") {
+        return;
+    }
+    for lines in ["Subsystem sftp internal-sftp", ""] {
+        let mut w = World::start();
+        w.boot();
+        let mut sshd = Sshd::with(&w.server, lines);
+        let relay = Relay::start(sshd.port);
+        sshd.through(relay.port);
+        let user = User::new(&sshd);
+        user.use_app("mixed", false);
+        fs::write(user.project().join("movie.bin"), noise(4 << 20)).unwrap();
+        user.must(&["servers", "add", "127.0.0.1", "--name", "box", "--port", &sshd.port.to_string()]);
+        relay.hold_after(2 << 20);
+        let mut command = user.command(&["deploy", "--yes"]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for("half of the upload", || relay.is_held().then_some(()));
+        let incoming = w.server.data().join("incoming");
+        let arrived =
+            || fs::read_dir(&incoming).unwrap().flatten().find(|e| e.metadata().is_ok_and(|m| m.len() > 1 << 20));
+        wait_for("it to be on the disk", arrived);
+        // Some of it may still be on its way there.
+        w.leave(Short::Pages, MOST);
+        relay.cut();
+        let ran = Ran::from(&["deploy"], child.wait_with_output().unwrap());
+        ran.assert_failed(1, &["the upload needs", " free", "make room on the server's disk"]);
+        w.make_room();
+        assert!(w.server.releases("shop").is_empty());
+        user.must(&["deploy", "--yes"]);
+        assert_eq!(fs::read_dir(&incoming).unwrap().count(), 0);
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! `sandbox` is a private world (data, socket, home, server, sshd) that ends with its value; `http` is a client that
 //! counts every byte against us; `web` is what is downloaded from; `traffic` is steady load that forgives nothing; `small`
-//! is an app to measure around and `figures` what the server takes. The other modules are the tests, by what a user does;
+//! is an app to measure around, `terminal` a screen to look at, `figures` what the server takes and `relay` a network that
+//! breaks. The other modules are the tests, by what a user does;
 //! `websocket` brings peers that others wrote. `tidy` holds the rules of the house.
 #![allow(clippy::unwrap_used)]
 
@@ -15,6 +16,8 @@ mod web;
 mod published;
 mod small;
 mod figures;
+
+mod relay;
 #[path = "../../src/cli/golden.rs"]
 mod golden;
 
@@ -25,7 +28,10 @@ mod deploys;
 mod monorepo;
 mod uploads;
 mod ssh;
+mod broken_uploads;
 mod operations;
+mod secrets;
+mod canary;
 mod assets;
 mod websocket;
 mod failures;
@@ -45,4 +51,5 @@ mod cli;
 mod server;
 mod tls;
 mod observe;
+
 mod logs;

@@ -330,11 +330,20 @@ pub struct Sshd {
 
 impl Sshd {
     pub fn start(server: &Server) -> Sshd {
-        Sshd::with(server, &[])
+        Sshd::with(server, "Subsystem sftp internal-sftp")
     }
 
-    /// Whatever it runs has this in its environment, and may so find another `tako-server` first on PATH.
-    pub fn with(server: &Server, env: &[(&str, &str)]) -> Sshd {
+    /// With these lines of configuration; it has an sftp only if they say so.
+    pub fn with(server: &Server, lines: &str) -> Sshd {
+        Sshd::launch(server, lines, "")
+    }
+
+    /// One whose users find the programs of this folder first.
+    pub fn with_programs(server: &Server, dir: &Path) -> Sshd {
+        Sshd::launch(server, "Subsystem sftp internal-sftp", &format!("{}:", dir.display()))
+    }
+
+    fn launch(server: &Server, lines: &str, first: &str) -> Sshd {
         let dir = short_tempdir();
         let at = |name: &str| dir.path().join(name);
         for key in ["host", "user"] {
@@ -345,14 +354,13 @@ impl Sshd {
         fs::copy(at("user.pub"), at("authorized_keys")).unwrap();
         let bins = Path::new(TAKO_SERVER).parent().unwrap();
         let path = std::env::var("PATH").unwrap();
-        let first = env.iter().find(|(name, _)| *name == "PATH").map_or(String::new(), |(_, dir)| format!("{dir}:"));
-        let rest = env.iter().filter(|(name, _)| *name != "PATH").map(|(name, value)| format!(" \"{name}={value}\""));
-        let rest: String = rest.collect();
         let port = free_port();
         let config = format!(
             "ListenAddress 127.0.0.1:{port}\nHostKey {host}\nAuthorizedKeysFile {keys}\nPidFile none\nUsePAM no\n\
              StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
-             Subsystem sftp internal-sftp\nLogLevel VERBOSE\nSetEnv TAKO_SOCKET={socket} \"PATH={first}{bins}:{path}\"{rest}\n",
+             {lines}\nLogLevel VERBOSE\nSetEnv TAKO_SOCKET={socket} \"PATH={first}{bins}:{path}\" HOME={home}\n",
+            // What the shell of whoever runs the tests does at a login is not for them, and may take long.
+            home = dir.path().display(),
             host = at("host").display(),
             keys = at("authorized_keys").display(),
             socket = server.socket().display(),
@@ -398,6 +406,17 @@ impl Sshd {
         };
         add("ssh_config", format!("  IdentityFile {}\n", other.dir.path().join("user").display()));
         add("known_hosts", fs::read_to_string(other.dir.path().join("known_hosts")).unwrap());
+    }
+
+    /// Its keys, settings and log.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Leads its user through this port instead, where somebody passes on what comes.
+    pub fn through(&mut self, port: u16) {
+        self.port = port;
+        self.know(&fs::read_to_string(self.dir.path().join("host.pub")).unwrap());
     }
 
     pub fn options(&self) -> String {

@@ -182,7 +182,7 @@ fn a_killed_client_ends_its_channel_and_a_killed_master_is_a_lost_connection() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let notes = listener(&server, dir.path());
-    let sshd = Sshd::with(&server, &[("PATH", dir.path().to_str().unwrap())]);
+    let sshd = Sshd::with_programs(&server, dir.path());
     let user = User::new(&sshd);
     must(&user, &add(&sshd, &[]));
     user.use_app("mixed", false);

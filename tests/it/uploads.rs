@@ -12,7 +12,7 @@ use crate::http::Client;
 use crate::sandbox::{Control, HOST, Ran, Server, Sshd, User};
 
 /// Nothing that compresses, and the same each time.
-fn noise(len: usize) -> Vec<u8> {
+pub fn noise(len: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut next = || {
         state ^= state << 13;
@@ -24,13 +24,13 @@ fn noise(len: usize) -> Vec<u8> {
 }
 
 /// What `tako deploy` has sent to the one server, as it says.
-fn sent(result: &Value) -> (u64, u64, Option<String>) {
+pub fn sent(result: &Value) -> (u64, u64, Option<String>) {
     let sent = &result["servers"][0]["sent"];
     let number = |name: &str| sent[name].as_u64().unwrap_or_else(|| panic!("no {name} in {result}"));
     (number("bytes"), number("of"), sent["base"].as_str().map(str::to_owned))
 }
 
-fn version(result: &Value) -> String {
+pub fn version(result: &Value) -> String {
     result["version"].as_str().unwrap().to_owned()
 }
 
@@ -45,11 +45,11 @@ fn bases(server: &Server, app: &str) -> Vec<PathBuf> {
     fs::read_dir(server.app(app).join("bases")).into_iter().flatten().flatten().map(|e| e.path()).collect()
 }
 
-fn deploy(user: &User) -> Value {
+pub fn deploy(user: &User) -> Value {
     user.result(&["deploy", "--yes", "--json"])
 }
 
-fn serves(server: &Server, version: &str) {
+pub fn serves(server: &Server, version: &str) {
     let answer = Client::plain(server.http, HOST).unwrap().get("/").unwrap();
     assert_eq!(answer.json()["version"], *version);
 }

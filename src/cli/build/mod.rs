@@ -47,9 +47,10 @@ use environment::Environment;
 use glob::Globs;
 use native::Native;
 use pick::Rule;
+use preset::Effective;
+use preset::facts::Facts;
 use preset::lock::Locked;
 use preset::resolve::Wish;
-use preset::{Effective, Facts};
 use recipe::{Modules, Recipe};
 use stage::Step;
 

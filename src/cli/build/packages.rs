@@ -37,7 +37,11 @@ impl Packages {
             .collect();
         let locked = found.iter().find(|p| p.choice.lock.is_some() || p.choice.against.is_some());
         locked.or(found.first()).cloned().unwrap_or_else(|| {
-            let manager = if runtime == Runtime::Bun { Manager::Bun } else { Manager::Npm };
+            let manager = match runtime {
+                Runtime::Bun => Manager::Bun,
+                Runtime::Deno => Manager::Deno,
+                Runtime::Node | Runtime::Binary => Manager::Npm,
+            };
             Packages { choice: Choice { manager, lock: None, against: None }, dir: source.app.clone() }
         })
     }
@@ -57,7 +61,11 @@ impl Packages {
 
     /// What runs a script of `package.json`.
     pub fn run(&self, script: &str) -> String {
-        format!("{} run {script}", self.choice.manager.program())
+        match self.choice.manager {
+            // Of package.json or of its own file.
+            Manager::Deno => format!("deno task {script}"),
+            manager => format!("{} run {script}", manager.program()),
+        }
     }
 }
 
@@ -116,5 +124,7 @@ mod tests {
         std::fs::remove_file(dir.path().join("yarn.lock")).unwrap();
         write(&dir.path().join("package-lock.json"), "{}");
         assert_eq!([of(Runtime::Node), of(Runtime::Bun)], ["npm run build", "bun run build"]);
+        // Whatever lock file there is.
+        assert_eq!(of(Runtime::Deno), "deno task build");
     }
 }

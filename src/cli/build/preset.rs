@@ -1,9 +1,10 @@
 //! Presets: from what a project says and has to its Recipe and the commands of its build; and which version of the
 //! runtime is in use.
 //!
-//! `file` reads a preset, `built_in` has ours, `resolve` says which text a name stands for: that of `lock`, of `fetch`
-//! or of ours. How voices are merged is the business of `recipe`.
+//! `facts` looks at the project, `file` reads a preset, `built_in` has ours, `resolve` says which text a name stands for:
+//! that of `lock`, of `fetch` or of ours. How voices are merged is the business of `recipe`.
 
+pub(crate) mod facts;
 pub(crate) mod file;
 pub(crate) mod built_in;
 pub(crate) mod resolve;
@@ -26,47 +27,16 @@ use super::stage::Step;
 use crate::cli::child::{Owned, each_line};
 use crate::cli::detect;
 use crate::cli::project::{Project, Stage};
-use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::Runtime;
+use facts::Facts;
 use lock::Locked;
 use resolve::Wish;
 
 /// `<tool> --version` takes milliseconds; `mise` may look at a slow disk.
 const ASK: Duration = Duration::from_secs(5);
-const MAX_PACKAGE_JSON: u64 = 1 << 20;
 /// Ours take two or three KiB.
 const MAX_PRESET: u64 = 64 << 10;
-
-/// What lies in the project, as far as the defaults depend on it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Facts {
-    /// `package.json` has a `build` script.
-    pub build_script: bool,
-    /// `package.json` names packages that a build may need.
-    pub dependencies: bool,
-    /// `node_modules` lies in the app or the source root.
-    pub installed: bool,
-}
-
-impl Facts {
-    pub fn of(project: &Project, source: &Source) -> Result<Facts> {
-        let path = project.dir.join("package.json");
-        let package: serde_json::Value = match disk::read_if_there(&path, MAX_PACKAGE_JSON)? {
-            Some(bytes) => serde_json::from_slice(&bytes)
-                .context(|| format!("understand {}", path.display()))
-                .map_err(|e| e.with_kind(Kind::Config))?,
-            None => serde_json::Value::Null,
-        };
-        let some = |key: &str| package[key].as_object().is_some_and(|o| !o.is_empty());
-        let there = |name: &str| project.dir.join(name).exists() || source.root.join(name).exists();
-        Ok(Facts {
-            build_script: package["scripts"]["build"].as_str().is_some_and(|s| !s.trim().is_empty()),
-            dependencies: some("dependencies") || some("devDependencies"),
-            installed: there("node_modules"),
-        })
-    }
-}
 
 /// The effective preset, and what it was made of.
 #[derive(Debug)]
@@ -141,7 +111,7 @@ pub(crate) fn steps(project: &Project, recipe: &Recipe, source: &Source, facts: 
     // own installs for it, too.
     let default = recipe.build.as_ref().is_none_or(|build| build.from != Origin::Config);
     let needed = build.is_some() && default && facts.dependencies && !facts.installed;
-    let ours = needed && recipe.build_install.is_none() && matches!(project.runtime, Runtime::Bun | Runtime::Node);
+    let ours = needed && recipe.build_install.is_none() && project.runtime != Runtime::Binary;
     let mut steps: Vec<Step> = ours.then(|| packages.install()).into_iter().collect();
     let mut add = |name: String, command: &str, dir: &Path, below: Option<&Path>| {
         if !command.trim().is_empty() {
@@ -168,7 +138,7 @@ fn default_build(runtime: Runtime, facts: &Facts, packages: &Packages) -> Option
     match runtime {
         // Where Bun is the runtime, Node may not be there.
         Runtime::Bun if facts.build_script => Some("bun run build".into()),
-        Runtime::Node if facts.build_script => Some(packages.run("build")),
+        Runtime::Node | Runtime::Deno if facts.build_script => Some(packages.run("build")),
         Runtime::Bun | Runtime::Node | Runtime::Deno | Runtime::Binary => None,
     }
 }
@@ -314,7 +284,8 @@ mod tests {
         check(Runtime::Bun, &script, Some("bun run build"));
         check(Runtime::Node, &script, Some("pnpm run build"));
         check(Runtime::Bun, &Facts::default(), None);
-        check(Runtime::Deno, &script, None);
+        check(Runtime::Deno, &script, Some("deno task build"));
+        check(Runtime::Deno, &Facts::default(), None);
         check(Runtime::Binary, &script, None);
     }
 

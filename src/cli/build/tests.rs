@@ -255,6 +255,28 @@ fn what_is_not_clear_is_told_with_what_the_files_suggest() {
 }
 
 #[test]
+fn deno_builds_by_a_task_or_a_script_once_packages_are_installed() {
+    let check = |files: &[(&str, &str)], expected: &[&str]| {
+        let dir = tempfile::tempdir().unwrap();
+        files.iter().for_each(|(name, text)| write(&dir.path().join(name), text));
+        let mut project = project(dir.path(), "main.ts");
+        project.runtime = Runtime::Deno;
+        let steps: Vec<String> = order(&project).unwrap().steps.into_iter().map(|step| step.command).collect();
+        assert_eq!(steps, expected, "{files:?}");
+    };
+    let task = r#"{ // Comments are allowed.
+        "imports": { "vite": "npm:vite@8" }, "tasks": { "build": "vite build" }, }"#;
+    check(&[("deno.jsonc", task)], &["deno install", "deno task build"]);
+    check(&[("deno.json", task), ("deno.lock", "{}")], &["deno install --frozen", "deno task build"]);
+    check(&[("deno.json", task), ("node_modules/vite/package.json", "{}")], &["deno task build"]);
+    check(&[("deno.json", r#"{"tasks":{"build":{"dependencies":["css","js"]}}}"#)], &["deno task build"]);
+    let script = r#"{"scripts":{"build":"astro build"},"dependencies":{"astro":"7"}}"#;
+    check(&[("package.json", script), ("deno.json", "{}")], &["deno install", "deno task build"]);
+    check(&[("deno.json", r#"{"imports":{"hono":"npm:hono"},"tasks":{"dev":"x","build":" "}}"#)], &[]);
+    check(&[("deno.json", "{ torn")], &[]);
+}
+
+#[test]
 fn the_main_of_a_preset_is_written_once_and_its_promises_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

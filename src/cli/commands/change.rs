@@ -79,15 +79,19 @@ pub(crate) fn told(server: &str, kept: Option<&Version>, result: &Result<Deploye
             "instances": instances,
             "swaps": swaps,
         }),
-        Err(e) => json!({
-            "server": server,
-            "ok": false,
-            "version": kept,
-            "kind": e.kind(),
-            "message": e.to_string(),
-            "detail": e.detail(),
-        }),
+        Err(e) => told_failure(server, kept, e),
     }
+}
+
+pub(crate) fn told_failure(server: &str, kept: Option<&Version>, e: &Error) -> Value {
+    json!({
+        "server": server,
+        "ok": false,
+        "version": kept,
+        "kind": e.kind(),
+        "message": e.to_string(),
+        "detail": e.detail(),
+    })
 }
 
 fn shown(deployed: &Deployed) -> String {

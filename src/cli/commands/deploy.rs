@@ -89,7 +89,7 @@ fn check(ui: &Ui, args: &Args) -> Result<Checked> {
     let env = project.env(&env_name)?;
     let wish = aim::preset_wish(args);
     let mut order = build::order(&project, wish)?;
-    let secrets = secrets(&project, &env_name)?;
+    let secrets = secrets(ui, &project, &env_name)?;
     let (servers, written) = servers(ui, args, &project, &env_name, env)?;
     if written {
         // `tako.toml` is a source like any other: the same tree must have the same version the next time.
@@ -99,8 +99,8 @@ fn check(ui: &Ui, args: &Args) -> Result<Checked> {
     Ok(Checked { project, env_name, order, secrets, servers })
 }
 
-/// All secrets of the environment, if none is missing that another one has.
-pub(crate) fn secrets(project: &Project, env: &EnvName) -> Result<Secrets> {
+/// All secrets of the environment, if none is missing that another one has; what another one lacks is worth a word.
+pub(crate) fn secrets(ui: &Ui, project: &Project, env: &EnvName) -> Result<Secrets> {
     let vault = Vault::load(&project.dir, &project.name)?;
     let missing = vault.missing(env);
     if let Some((first, _)) = missing.first() {
@@ -108,6 +108,9 @@ pub(crate) fn secrets(project: &Project, env: &EnvName) -> Result<Secrets> {
         return Err(Error::new(Kind::Config, format!("{env} lacks {}", units::count(missing.len(), "secret")))
             .with_detail(lines)
             .hint(format!("run `tako secrets set {first} --env {env}`")));
+    }
+    if let Some((name, other)) = vault.extra(env).first() {
+        ui.warn(&format!("{env} has {name}, which {other} lacks: a deploy there will be refused"));
     }
     vault.open(env)
 }

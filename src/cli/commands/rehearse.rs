@@ -44,7 +44,7 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let env = rehearsed(&project, &env_name)?;
     let order = build::order(&project, aim::preset_wish(args))?;
     order.notes.iter().for_each(|note| ui.note(note));
-    let secrets = secrets(&project, &env_name)?;
+    let secrets = secrets(ui, &project, &env_name)?;
 
     let task = ui.task("Server");
     let mut private = match Private::start(&interrupt) {

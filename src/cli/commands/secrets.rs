@@ -1,6 +1,12 @@
-//! `tako secrets`: the vault of this project. A value comes from a hidden prompt or from standard input, never from an
+//! `tako secrets`: the vault of this project, several values at once (`import`), the keys (`key`), and the way to the
+//! servers without a deploy (`sync`). A value comes from a hidden prompt or from standard input, never from an
 //! argument, where other users of the machine could read it.
 
+pub(crate) mod import;
+pub(crate) mod key;
+pub(crate) mod sync;
+
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read, stdin};
 
 use serde_json::json;
@@ -8,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::Exit;
 use crate::cli::args::Args;
-use crate::cli::config::vault::{MAX_VALUE, Vault, check_name};
+use crate::cli::config::vault::{Changes, MAX_VALUE, Vault, check_name};
 use crate::cli::nearest::did_you_mean;
 use crate::cli::project::Project;
 use crate::cli::ui::Ui;
@@ -28,28 +34,47 @@ pub(crate) fn set(ui: &Ui, args: &Args) -> Result<Exit> {
             )
             .hint(format!("run `tako secrets set {name}` and type it, or pipe it into `tako secrets set {name} -`")));
         }
-        None => !stdin().is_terminal() && !args.flag("no-input"),
+        None => is_piped(args),
     };
     let project = load(ui, args)?;
     let env = env_of(ui, args, &project)?;
-    let mut vault = Vault::load(&project.dir, &project.name)?;
+    // Before anybody types a value in vain.
+    let vault = Vault::load(&project.dir, &project.name)?;
+    vault.open(&env)?;
     let value = match from_stdin {
-        true => piped(&mut stdin().lock())?,
+        true => piped(&mut stdin().lock(), MAX_VALUE)?,
         false => ui.ask_secret(&format!("Value of {name} for {env}"), "the value on standard input and `-`")?,
     };
-    let replaced = vault.has(&env, name);
-    let new_key = vault.set(&env, name, &value)?;
-    vault.save()?;
-    if new_key {
+    let values = BTreeMap::from([(name.to_string(), value)]);
+    let changes = Vault::edit(&project.dir, &project.name, |vault| vault.set(&env, &values))?;
+    ui.out(&match (changes.added.as_slice(), changes.same.as_slice()) {
+        ([_], _) => format!("{name} set for {env}"),
+        (_, [_]) => format!("{name} of {env} is the same already"),
+        _ => format!("{name} changed for {env}"),
+    });
+    tell(ui, &vault, &env, &changes);
+    ui.event("result", json!({ "name": name, "env": env, "replaced": changes.added.is_empty() }));
+    Ok(Exit::Done)
+}
+
+/// What a person should know of a change, beside what it was.
+fn tell(ui: &Ui, vault: &Vault, env: &EnvName, changes: &Changes) {
+    if changes.new_key {
         ui.note(&format!(
-            "a new key was made: {} (whoever deploys needs it; keep a copy in a safe place)",
-            vault.key_path(&env).display()
+            "a new key was made: {} (whoever deploys needs it, see `tako secrets key`; keep a copy in a safe place)",
+            vault.keys.path(env).display()
         ));
     }
-    ui.out(&format!("{name} {} for {env}", if replaced { "changed" } else { "set" }));
-    ui.note("it takes effect with the next `tako deploy`");
-    ui.event("result", json!({ "name": name, "env": env, "replaced": replaced }));
-    Ok(Exit::Done)
+    if !(changes.added.is_empty() && changes.changed.is_empty()) {
+        ui.note(takes_effect(env));
+    }
+}
+
+fn takes_effect(env: &EnvName) -> &'static str {
+    match env.is_development() {
+        true => "it takes effect with the next `tako dev`",
+        false => "it takes effect with `tako secrets sync`, or with the next `tako deploy`",
+    }
 }
 
 /// `tako secrets rm NAME`.
@@ -58,12 +83,12 @@ pub(crate) fn rm(ui: &Ui, args: &Args) -> Result<Exit> {
     check_name(name).map_err(|e| e.with_kind(Kind::Usage))?;
     let project = load(ui, args)?;
     let env = env_of(ui, args, &project)?;
-    let mut vault = Vault::load(&project.dir, &project.name)?;
-    let removed = vault.remove(&env, name);
+    let vault = Vault::load(&project.dir, &project.name)?;
+    let removed =
+        vault.has(&env, name) && Vault::edit(&project.dir, &project.name, |vault| Ok(vault.remove(&env, name)))?;
     if removed {
-        vault.save()?;
         ui.out(&format!("{name} removed from {env}"));
-        ui.note("it takes effect with the next `tako deploy`");
+        ui.note(takes_effect(&env));
     } else {
         let known = vault.presence();
         let guess = did_you_mean(name, known.keys().map(String::as_str).filter(|n| *n != name));
@@ -121,17 +146,23 @@ fn env_of(ui: &Ui, args: &Args, project: &Project) -> Result<EnvName> {
     Ok(env)
 }
 
-/// A value from a pipe, without the line end that `echo` adds.
-fn piped(input: &mut impl Read) -> Result<Zeroizing<String>> {
+/// Whether something is to be read from standard input that nobody asked for by `-`.
+fn is_piped(args: &Args) -> bool {
+    !stdin().is_terminal() && !args.flag("no-input")
+}
+
+/// Text from a pipe, without the line end that `echo` adds. Of more than `most` bytes there is a little more than that,
+/// which whoever checks it refuses.
+fn piped(input: &mut impl Read, most: usize) -> Result<Zeroizing<String>> {
     // Room for all of it at once: growing would leave copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_VALUE + 8));
-    input.take(MAX_VALUE as u64 + 3).read_to_end(&mut bytes).context(|| "read the value from standard input".into())?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(most + 8));
+    input.take(most as u64 + 3).read_to_end(&mut bytes).context(|| "read standard input".into())?;
     let text = std::str::from_utf8(&bytes).map_err(|_| {
-        Error::new(Kind::Refused, "the value on standard input is not UTF-8").hint("encode it, for example in base64")
+        Error::new(Kind::Refused, "what is on standard input is not UTF-8").hint("encode it, for example in base64")
     })?;
     let text = text.strip_suffix('\n').map_or(text, |t| t.strip_suffix('\r').unwrap_or(t));
     match text.is_empty() {
-        true => Err(Error::new(Kind::NeedsInput, "there is no value on standard input")
+        true => Err(Error::new(Kind::NeedsInput, "there is nothing on standard input")
             .hint("pipe it into this command with `-`, or run this on a terminal")),
         false => Ok(Zeroizing::new(text.into())),
     }
@@ -170,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_piped_value_loses_one_line_end() {
-        let check = |bytes: &[u8], expected: &str| assert_eq!(piped(&mut &*bytes).unwrap().as_str(), expected);
+        let check = |bytes: &[u8], expected: &str| assert_eq!(piped(&mut &*bytes, 99).unwrap().as_str(), expected);
         check(b"abc", "abc");
         check(b"abc\n", "abc");
         check(b"abc\r\n", "abc");
@@ -180,10 +211,10 @@ mod tests {
 
     #[test]
     fn a_piped_value_is_text_and_bounded() {
-        assert_eq!(piped(&mut &b""[..]).unwrap_err().kind(), Kind::NeedsInput);
-        assert_eq!(piped(&mut &b"\n"[..]).unwrap_err().kind(), Kind::NeedsInput);
-        assert_eq!(piped(&mut &b"\xff"[..]).unwrap_err().kind(), Kind::Refused);
+        assert_eq!(piped(&mut &b""[..], 9).unwrap_err().kind(), Kind::NeedsInput);
+        assert_eq!(piped(&mut &b"\n"[..], 9).unwrap_err().kind(), Kind::NeedsInput);
+        assert_eq!(piped(&mut &b"\xff"[..], 9).unwrap_err().kind(), Kind::Refused);
         // The vault refuses it; here it is only not read to its end.
-        assert_eq!(piped(&mut std::io::repeat(b'x')).unwrap().len(), MAX_VALUE + 3);
+        assert_eq!(piped(&mut std::io::repeat(b'x'), MAX_VALUE).unwrap().len(), MAX_VALUE + 3);
     }
 }

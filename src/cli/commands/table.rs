@@ -1,7 +1,9 @@
 //! The command table: every command, what it takes and what it says of itself. It feeds the parser, the help texts
 //! and did-you-mean; nothing else names a command.
 
-use super::{init, secrets, servers, version};
+mod secrets;
+
+use super::{init, servers, version};
 use crate::cli::args::{Arg, Command, Does, Flag, Takes};
 use crate::cli::help;
 
@@ -266,54 +268,7 @@ pub(crate) const COMMANDS: &[Command] = &[
             },
         ]),
     },
-    Command {
-        name: "secrets",
-        aliases: &["secret"],
-        about: "encrypted values that the app gets at start",
-        args: &[],
-        flags: &[],
-        examples: &[("tako secrets set API_KEY", "asks for the value"), ("tako secrets ls", "what is set where")],
-        hidden: false,
-        does: Does::Group(&[
-            Command {
-                name: "set",
-                aliases: &[],
-                about: "set a secret of an environment; the value is never an argument",
-                args: &[
-                    Arg { name: "NAME", required: true, help: "capital letters, digits and `_`" },
-                    Arg { name: "-", required: false, help: "read the value from standard input" },
-                ],
-                flags: &[ENV],
-                examples: &[
-                    ("tako secrets set API_KEY", "asks for the value, without showing it"),
-                    ("tako secrets set API_KEY - < key.txt", "from a file"),
-                    ("tako secrets set API_KEY --env staging", "for another environment"),
-                ],
-                hidden: false,
-                does: Does::Run(secrets::set),
-            },
-            Command {
-                name: "rm",
-                aliases: &["remove"],
-                about: "remove a secret from an environment",
-                args: &[Arg { name: "NAME", required: true, help: "as shown by `tako secrets ls`" }],
-                flags: &[ENV],
-                examples: &[("tako secrets rm API_KEY --env staging", "from one environment")],
-                hidden: false,
-                does: Does::Run(secrets::rm),
-            },
-            Command {
-                name: "ls",
-                aliases: &["list"],
-                about: "which secrets are set in which environment; never their values",
-                args: &[],
-                flags: &[ENV_ANY],
-                examples: &[("tako secrets ls", "all environments"), ("tako secrets ls --json", "for a program")],
-                hidden: false,
-                does: Does::Run(secrets::ls),
-            },
-        ]),
-    },
+    secrets::SECRETS,
     Command {
         name: "version",
         aliases: &[],
@@ -331,6 +286,7 @@ pub(crate) const COMMANDS: &[Command] = &[
         args: &[
             Arg { name: "COMMAND", required: false, help: "such as deploy" },
             Arg { name: "VERB", required: false, help: "such as add, after servers" },
+            Arg { name: "VERB", required: false, help: "such as export, after secrets key" },
         ],
         flags: &[],
         examples: &[

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, Value};
 
+use super::alone::alone_in;
 use super::edit::{edited, put, without_bom};
 use super::problem::{Problem, report};
 use super::section::{Problems, Section, Spanned, parse};
@@ -45,6 +46,14 @@ pub(crate) struct Inventory {
     path: PathBuf,
     text: String,
     servers: Vec<Server>,
+    /// Since it was read: done again on what another process wrote meanwhile.
+    changes: Vec<Change>,
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Put(Server),
+    Remove(ServerName),
 }
 
 impl Inventory {
@@ -61,7 +70,7 @@ impl Inventory {
             Error::new(Kind::Config, format!("{} is not UTF-8", path.display())).hint("save the file as UTF-8")
         })?;
         let servers = read(&path.display().to_string(), without_bom(&text))?;
-        Ok(Inventory { path, text, servers })
+        Ok(Inventory { path, text, servers, changes: Vec::new() })
     }
 
     pub fn servers(&self) -> &[Server] {
@@ -85,6 +94,7 @@ impl Inventory {
         check_host(&server.host)?;
         server.user.as_deref().map_or(Ok(()), check_user)?;
         server.description.as_deref().map_or(Ok(()), check_description)?;
+        let change = Change::Put(server.clone());
         self.text = edited(&self.text, |document| {
             let tables = tables(document)?;
             let at = tables.iter().position(|t| names(t, &server.name));
@@ -102,6 +112,7 @@ impl Inventory {
             Some(known) => *known = server,
             None => self.servers.push(server),
         }
+        self.changes.push(change);
         Ok(())
     }
 
@@ -116,16 +127,25 @@ impl Inventory {
             tables(document)?.retain(|t| !names(t, name));
             Ok(())
         })?;
+        self.changes.push(Change::Remove(name.clone()));
         Ok(true)
     }
 
+    /// Only what was changed: what another process saved since this was read stays.
     pub fn save(&self) -> Result<()> {
-        if let Some(home) = self.path.parent() {
-            private_dir(home)?;
+        let home = self.path.parent().unwrap_or(Path::new("."));
+        private_dir(home)?;
+        let _alone = alone_in(home)?;
+        let mut now = Inventory::load_from(home)?;
+        for change in &self.changes {
+            match change.clone() {
+                Change::Put(server) => now.put(server)?,
+                Change::Remove(name) => drop(now.remove(&name)?),
+            }
         }
         // Through a symlink: many people keep such files in a repository of their own.
         let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
-        write_atomic(&path, self.text.as_bytes(), 0o600)
+        write_atomic(&path, now.text.as_bytes(), 0o600)
     }
 }
 
@@ -305,6 +325,22 @@ host = \"nyc\"
 arch = \"aarch64\"
 libc = \"musl\"
 ";
+
+    #[test]
+    fn two_shells_that_add_at_once_are_both_heard() {
+        let home = home_with(WRITTEN);
+        let (mut first, mut second) =
+            (Inventory::load_from(home.path()).unwrap(), Inventory::load_from(home.path()).unwrap());
+        first.put(server("a", "a.test")).unwrap();
+        second.put(server("b", "b.test")).unwrap();
+        assert!(second.remove(&ServerName::parse("nyc1").unwrap()).unwrap());
+        first.save().unwrap();
+        second.save().unwrap();
+        let now = Inventory::load_from(home.path()).unwrap();
+        let names: Vec<&str> = now.servers().iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names, ["fra1", "a", "b"]);
+        assert!(now.text.starts_with("# my machines\n[editor]"), "{}", now.text);
+    }
 
     #[test]
     fn comments_and_other_sections_survive_edits() {

@@ -2,7 +2,8 @@
 //!
 //! Reading order: `section` reads TOML with places, `problem` tells what is wrong at a place; `tako_toml` and
 //! `inventory` are files read that way, `places` and `transport` more sections of the latter; `edit` writes into them
-//! without touching what is not ours; `vault` keeps secrets.
+//! without touching what is not ours, `alone` one process at a time; `vault` keeps secrets, `keyring` their keys, and
+//! `dotenv` reads those of others.
 
 pub(crate) mod problem;
 pub(crate) mod section;
@@ -11,4 +12,7 @@ pub(crate) mod tako_toml;
 pub(crate) mod inventory;
 pub(crate) mod places;
 pub(crate) mod transport;
+pub(crate) mod alone;
+pub(crate) mod keyring;
 pub(crate) mod vault;
+pub(crate) mod dotenv;

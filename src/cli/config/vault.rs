@@ -11,7 +11,6 @@
 mod tests;
 
 use std::collections::BTreeMap;
-use std::env;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -19,9 +18,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::alone::alone_in;
+use super::keyring::{Found, Keyring};
 use crate::cli::project::is_reserved;
-use crate::crypto::{KEY_LEN, Key};
-use crate::disk::{make_dirs, private_dir, read_if_there, write_atomic};
+use crate::crypto::Key;
+use crate::disk::{make_dirs, read_if_there, write_atomic};
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::Secrets;
 use crate::proto::name::{AppName, EnvName};
@@ -38,16 +39,24 @@ const FORMAT: u32 = 1;
 
 pub(crate) struct Vault {
     path: PathBuf,
-    /// The folder of the keys of this app.
-    keys: PathBuf,
+    pub keys: Keyring,
     app: AppName,
-    /// How to look up an environment variable.
-    var: fn(&str) -> Option<String>,
     stored: Stored,
 }
 
+/// What became of values that were set.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    pub added: Vec<String>,
+    pub changed: Vec<String>,
+    /// They had these values already; not a byte of theirs is written anew.
+    pub same: Vec<String>,
+    /// The environment had no key before.
+    pub new_key: bool,
+}
+
 /// The file.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
     format: u32,
@@ -67,13 +76,33 @@ impl Vault {
             Some(bytes) => read(&bytes)?,
             None => Stored { format: FORMAT, envs: BTreeMap::new() },
         };
-        Ok(Vault {
-            path,
-            keys: home.join("keys").join(app.as_str()),
-            app: app.clone(),
-            var: |name| env::var(name).ok(),
-            stored,
-        })
+        Ok(Vault { path, keys: Keyring::new(app, home), app: app.clone(), stored })
+    }
+
+    /// Reads, changes and saves as one step, which waits for that of another process.
+    ///
+    /// # Errors
+    /// Those of `change`: then nothing is saved. Busy when the other process does not end.
+    pub fn edit<T>(project: &Path, app: &AppName, change: impl FnOnce(&mut Vault) -> Result<T>) -> Result<T> {
+        Vault::edit_with(project, app, &paths::home()?, change)
+    }
+
+    fn edit_with<T>(
+        project: &Path,
+        app: &AppName,
+        home: &Path,
+        change: impl FnOnce(&mut Vault) -> Result<T>,
+    ) -> Result<T> {
+        let dir = project.join(".tako");
+        make_dirs(&dir, 0o755)?;
+        let _alone = alone_in(&dir)?;
+        let mut vault = Vault::load_with(project, app, home)?;
+        let before = vault.stored.clone();
+        let changed = change(&mut vault)?;
+        if vault.stored != before {
+            vault.save()?;
+        }
+        Ok(changed)
     }
 
     /// All secrets of `env`, opened, with their keyed hash. An env without secrets gives an empty set.
@@ -84,24 +113,63 @@ impl Vault {
         let Some(sealed) = self.stored.envs.get(env).filter(|s| !s.is_empty()) else {
             return Ok(Secrets { hash: String::new(), values: BTreeMap::new() });
         };
-        let key = self.key(env)?.ok_or_else(|| self.no_key(env))?;
+        let found = self.keys.find(env)?.ok_or_else(|| self.keys.missing(env))?;
         let mut values = BTreeMap::new();
         for (name, value) in sealed {
-            values.insert(name.clone(), self.open_one(&key, env, name, value)?);
+            values.insert(name.clone(), self.open_one(&found, env, name, value)?);
         }
         check_total(&values)?;
-        Ok(Secrets { hash: hash(&key, &values), values })
+        Ok(Secrets { hash: hash(&found.key, env, &values), values })
     }
 
-    /// Names that another environment has and `env` lacks, with that environment.
+    /// The key of `env`, for somebody else to use.
+    ///
+    /// # Errors
+    /// Config when it is not on this machine, or does not open what is here.
+    pub fn key(&self, env: &EnvName) -> Result<Key> {
+        let has_secrets = self.stored.envs.contains_key(env);
+        match self.keys.find(env)? {
+            Some(found) => self.try_key(env, &found).map(|_| found.key),
+            None if has_secrets => Err(self.keys.missing(env)),
+            None => Err(Error::new(Kind::Config, format!("{env} has no key yet"))
+                .hint(format!("its first secret makes one: `tako secrets set NAME --env {env}`"))),
+        }
+    }
+
+    /// Whether there was a value to try it on.
+    ///
+    /// # Errors
+    /// Config when it does not open all values of `env`.
+    pub fn try_key(&self, env: &EnvName, found: &Found) -> Result<bool> {
+        let sealed = self.stored.envs.get(env);
+        for (name, value) in sealed.into_iter().flatten() {
+            self.open_one(found, env, name, value)?;
+        }
+        Ok(sealed.is_some_and(|names| !names.is_empty()))
+    }
+
+    /// Names that another environment has and `env` lacks, with that environment. What only development has is nobody's
+    /// business but the developers'.
     pub fn missing(&self, env: &EnvName) -> Vec<(String, EnvName)> {
         let mut missing: BTreeMap<&str, &EnvName> = BTreeMap::new();
-        for (other, names) in &self.stored.envs {
+        let others = self.stored.envs.iter().filter(|(other, _)| !other.is_development());
+        for (other, names) in others {
             for name in names.keys().filter(|name| !self.has(env, name)) {
                 missing.entry(name).or_insert(other);
             }
         }
         missing.into_iter().map(|(name, other)| (name.into(), other.clone())).collect()
+    }
+
+    /// Names that `env` has and another environment lacks, as what was forgotten there shows before it is deployed.
+    pub fn extra(&self, env: &EnvName) -> Vec<(String, EnvName)> {
+        let others = self.stored.envs.keys().filter(|other| *other != env && !other.is_development());
+        let lacking = others.flat_map(|other| self.missing(other).into_iter().map(move |(name, _)| (name, other)));
+        let mut extra: BTreeMap<String, EnvName> = BTreeMap::new();
+        for (name, other) in lacking.filter(|(name, _)| self.has(env, name)) {
+            extra.entry(name).or_insert_with(|| other.clone());
+        }
+        extra.into_iter().collect()
     }
 
     /// Every name with the environments that have it.
@@ -119,25 +187,43 @@ impl Vault {
         self.stored.envs.get(env).is_some_and(|names| names.contains_key(name))
     }
 
-    /// Sets a value, making the environment's key if this is its first secret. Whether a new key was made.
+    /// Sets all of these or none, making the environment's key if they are its first secrets.
     ///
     /// # Errors
     /// Refused for a value that is empty, too long or no environment variable; Config when the key of `env` is not on
     /// this machine or is not the one of the other values.
-    pub fn set(&mut self, env: &EnvName, name: &str, value: &str) -> Result<bool> {
-        check_name(name)?;
-        check_value(name, value)?;
+    pub fn set(&mut self, env: &EnvName, new: &BTreeMap<String, Zeroizing<String>>) -> Result<Changes> {
+        for (name, value) in new {
+            check_name(name)?;
+            check_value(name, value)?;
+        }
         let mut values = self.open(env)?.values;
-        values.insert(name.into(), Zeroizing::new(value.into()));
+        let mut changes = Changes::default();
+        for (name, value) in new {
+            let list = match values.insert(name.clone(), value.clone()) {
+                None => &mut changes.added,
+                Some(before) if before == *value => &mut changes.same,
+                Some(_) => &mut changes.changed,
+            };
+            list.push(name.clone());
+        }
         check_total(&values)?;
-
-        let (key, new) = match self.key(env)? {
-            Some(key) => (key, false),
-            None => (self.make_key(env)?, true),
+        let key = match self.keys.find(env)? {
+            Some(found) => found.key,
+            None => {
+                changes.new_key = true;
+                let key = Key::random()?;
+                self.keys.put(env, &key)?;
+                key
+            }
         };
-        let sealed = key.seal(value.as_bytes(), &self.place(env, name))?;
-        self.stored.envs.entry(env.clone()).or_default().insert(name.into(), STANDARD.encode(sealed));
-        Ok(new)
+        let mut sealed = BTreeMap::new();
+        for name in changes.added.iter().chain(&changes.changed) {
+            let value = key.seal(new[name].as_bytes(), &self.place(env, name))?;
+            sealed.insert(name.clone(), STANDARD.encode(value));
+        }
+        self.stored.envs.entry(env.clone()).or_default().append(&mut sealed);
+        Ok(changes)
     }
 
     /// Whether it was there. Needs no key.
@@ -150,10 +236,7 @@ impl Vault {
         was_there
     }
 
-    pub fn save(&self) -> Result<()> {
-        if let Some(dir) = self.path.parent() {
-            make_dirs(dir, 0o755)?;
-        }
+    fn save(&self) -> Result<()> {
         let mut text = serde_json::to_vec_pretty(&self.stored)
             .map_err(|e| Error::new(Kind::Bug, "write the secrets").because(e))?;
         text.push(b'\n');
@@ -161,73 +244,28 @@ impl Vault {
         write_atomic(&self.path, &text, 0o644)
     }
 
-    /// Where the key of `env` lies.
-    pub fn key_path(&self, env: &EnvName) -> PathBuf {
-        self.keys.join(format!("{env}.key"))
-    }
-
-    fn key(&self, env: &EnvName) -> Result<Option<Key>> {
-        let variable = key_variable(env);
-        let (text, from) = match (self.var)(&variable).filter(|text| !text.is_empty()) {
-            Some(text) => (Zeroizing::new(text), variable),
-            None => {
-                let path = self.key_path(env);
-                let Some(bytes) = read_if_there(&path, 1024)? else { return Ok(None) };
-                (Zeroizing::new(String::from_utf8(bytes).unwrap_or_default()), path.display().to_string())
-            }
-        };
-        let bytes = STANDARD.decode(text.trim()).map(Zeroizing::new).ok();
-        match bytes.and_then(|bytes| Key::from_bytes(&bytes)) {
-            Some(key) => Ok(Some(key)),
-            None => Err(Error::new(Kind::Config, format!("{from} does not hold a key"))
-                .hint(format!("a key is {KEY_LEN} bytes in base64, as the one who set the secrets has it"))),
-        }
-    }
-
-    fn make_key(&self, env: &EnvName) -> Result<Key> {
-        let key = Key::random()?;
-        if let Some(keys) = self.keys.parent() {
-            private_dir(keys)?;
-        }
-        private_dir(&self.keys)?;
-        let text = Zeroizing::new(STANDARD.encode(key.as_bytes()) + "\n");
-        write_atomic(&self.key_path(env), text.as_bytes(), 0o600)?;
-        Ok(key)
-    }
-
-    fn open_one(&self, key: &Key, env: &EnvName, name: &str, sealed: &str) -> Result<Zeroizing<String>> {
+    fn open_one(&self, found: &Found, env: &EnvName, name: &str, sealed: &str) -> Result<Zeroizing<String>> {
+        let Found { key, from } = found;
         let fail = |why: &str| {
-            Error::new(Kind::Config, format!("the secret {name} of {env} {why}")).hint(format!(
-                "get the key it was set with as {}; if the app was renamed, set its secrets anew",
-                self.key_path(env).display()
-            ))
+            Error::new(Kind::Config, format!("the secret {name} of {env} {why}")).hint(
+                "get the key it was set with: `tako secrets key export` prints it where it is; if the app was renamed, \
+                 set its secrets anew",
+            )
         };
         let sealed = STANDARD.decode(sealed).map_err(|_| fail("is damaged"))?;
-        let value =
-            key.open(&sealed, &self.place(env, name)).ok_or_else(|| fail("does not open with the key that is here"))?;
+        let value = key
+            .open(&sealed, &self.place(env, name))
+            .ok_or_else(|| fail(&format!("does not open with the key in {from}")))?;
         match std::str::from_utf8(&value) {
             Ok(text) => Ok(Zeroizing::new(text.into())),
             Err(_) => Err(fail("is not UTF-8")),
         }
     }
 
-    fn no_key(&self, env: &EnvName) -> Error {
-        Error::new(Kind::Config, format!("the key of the secrets of {env} is not on this machine")).hint(format!(
-            "put the key of the one who set them into {} or {}",
-            self.key_path(env).display(),
-            key_variable(env)
-        ))
-    }
-
     /// What a value is bound to. None of the three can hold a `/`.
     fn place(&self, env: &EnvName, name: &str) -> Vec<u8> {
         format!("{}/{env}/{name}", self.app).into_bytes()
     }
-}
-
-/// The environment variable that overrides the key file: `TAKO_SECRETS_KEY_PRODUCTION`.
-fn key_variable(env: &EnvName) -> String {
-    format!("TAKO_SECRETS_KEY_{}", env.as_str().to_ascii_uppercase().replace('-', "_"))
 }
 
 /// # Errors
@@ -244,13 +282,13 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     }
 }
 
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_uppercase() || c == '_')
         && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
 }
 
-fn check_value(name: &str, value: &str) -> Result<()> {
+pub(crate) fn check_value(name: &str, value: &str) -> Result<()> {
     let fail =
         |why: String, hint: &str| Err(Error::new(Kind::Refused, format!("the value of {name} {why}")).hint(hint));
     if value.is_empty() {
@@ -276,8 +314,13 @@ fn check_total(values: &BTreeMap<String, Zeroizing<String>>) -> Result<()> {
 
 /// Keyed, so that it tells nothing without the key; every field with its length before it, so that no two sets look
 /// the same.
-fn hash(key: &Key, values: &BTreeMap<String, Zeroizing<String>>) -> String {
-    let mut message = Zeroizing::new(b"tako secrets 1".to_vec());
+fn hash(key: &Key, env: &EnvName, values: &BTreeMap<String, Zeroizing<String>>) -> String {
+    let size: usize = values.iter().map(|(name, value)| 16 + name.len() + value.len()).sum();
+    // Room for all of it at once: growing would leave copies behind.
+    let mut message = Zeroizing::new(Vec::with_capacity(64 + env.as_str().len() + size));
+    message.extend_from_slice(b"tako secrets 2");
+    message.extend_from_slice(&(env.as_str().len() as u64).to_be_bytes());
+    message.extend_from_slice(env.as_str().as_bytes());
     for (name, value) in values {
         for field in [name.as_bytes(), value.as_bytes()] {
             message.extend_from_slice(&(field.len() as u64).to_be_bytes());

@@ -46,7 +46,7 @@ impl LastHeard {
     }
 
     /// What is left until the silence is too long.
-    fn left(&self, patience: &Patience) -> Duration {
+    pub fn left(&self, patience: &Patience) -> Duration {
         if patience.questions.as_ref().is_some_and(|open| open.load(Ordering::Acquire) > 0) {
             // What ssh does after the answer has its own time.
             self.now();
@@ -70,6 +70,11 @@ impl Patience {
     /// While somebody here has questions to answer, nobody is late.
     pub fn connecting(questions: Option<Arc<AtomicUsize>>) -> Patience {
         Patience { questions, ..Patience::CONNECTING }
+    }
+
+    /// The limit is over.
+    pub fn passed(&self, name: &str) -> Error {
+        Error::new(self.kind, format!("{name}: {} for {} s", self.what, self.limit.as_secs())).hint(self.hint)
     }
 
     pub const REUSING: Patience = Patience { limit: REUSING, ..Patience::CONNECTING };
@@ -128,8 +133,7 @@ pub(super) fn wait<T>(
             Ok(thing) => return Ok(Some(thing)),
             Err(RecvTimeoutError::Disconnected) => return Ok(None),
             Err(RecvTimeoutError::Timeout) if heard.left(patience).is_zero() => {
-                let message = format!("{name}: {} for {} s", patience.what, patience.limit.as_secs());
-                return Err(Error::new(patience.kind, message).hint(patience.hint));
+                return Err(patience.passed(name));
             }
             Err(RecvTimeoutError::Timeout) => {}
         }

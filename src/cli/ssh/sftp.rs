@@ -1,6 +1,7 @@
 //! One upload by the system `sftp`, on the connection that a [`Session`](super::Session) has open.
 //!
-//! The talk with `sftp -b -` is a conversation: it echoes each command and reads the next when it is done with the last.
+//! The talk with `sftp -b -` is a conversation: it reads the next command when it is done with the last. So it is told the
+//! final name only once all bytes are there: an `sftp` whose `tako` was killed meanwhile ends without giving it.
 //!
 //! **Invariant**: only plain paths go into a command, and a file has its final name only when it is whole.
 
@@ -14,11 +15,11 @@ use crossbeam_channel::{Receiver, bounded, select};
 
 use super::means::program;
 use super::verdict::{Class, Ending};
-use super::{ENDING, KEPT_LINES, MAX_LOG, Session, cannot_start, control_option, hex8};
+use super::{ENDING, KEPT_LINES, MAX_LOG, Session, cannot_start, control_option};
 use crate::cli::child::{Owned, Tail};
 use crate::cli::interrupt::{Interrupt, interrupted};
 use crate::error::{Error, Kind, Result};
-use crate::proto::control::Artifact;
+use crate::proto::control::{Artifact, part_of};
 
 /// An incoming folder longer than this is no path of ours.
 const MAX_REMOTE_PATH: usize = 1024;
@@ -27,19 +28,18 @@ const MAX_REMOTE_PATH: usize = 1024;
 pub(crate) struct Upload {
     server: String,
     login: String,
-    part: String,
     sftp: Owned,
     stderr: Tail,
-    /// Whether bytes were sent; `None` when sftp ended early.
-    tell: Receiver<Option<bool>>,
+    /// Whether sftp did all that it was told.
+    tell: Receiver<bool>,
 }
 
 impl Session {
-    /// Begins to put `file` into the server's `incoming` folder as `artifact.file`: under a name of its own first, then
-    /// by a rename. Without `again`, one that lies there with the right size is left alone.
-    pub fn start_upload(&self, file: &Path, incoming: &str, artifact: &Artifact, again: bool) -> Result<Upload> {
+    /// Begins to put `file` into the server's `incoming` folder as `artifact.file`: under the name of a part first, then
+    /// by a rename. With `is_rest` only what is behind the bytes that are there already, which are those of the file.
+    pub fn start_upload(&self, file: &Path, incoming: &str, artifact: &Artifact, is_rest: bool) -> Result<Upload> {
         let remote = remote_path(incoming, &artifact.file)?;
-        let part = format!("{}.{}.part", artifact.file, hex8()?);
+        let part = remote_path(incoming, &part_of(&artifact.file))?;
         let (folder, name) = file
             .parent()
             .zip(file.file_name().and_then(|n| n.to_str()))
@@ -60,39 +60,33 @@ impl Session {
         let stderr = Tail::of(sftp.child.stderr.take().expect("stderr was asked to be a pipe"), KEPT_LINES);
 
         // The talk with sftp blocks, so it has a thread; dropping `sftp` ends both.
-        let part_path = remote_path(incoming, &part)?;
-        let batch = Batch { remote, part: part_path, name: name.into(), bytes: artifact.bytes, again };
+        let batch = Batch { remote, part, name: name.into(), is_rest };
         let (told, tell) = bounded(1);
         thread::spawn(move || {
             // Nobody listens any more after an interrupt.
-            let _ = told.send(batch.run(stdin, stdout));
+            let _ = told.send(batch.run(stdin, stdout).is_some());
         });
         let (server, login) = (self.server.clone(), self.destination.login.clone());
-        Ok(Upload { server, login, part, sftp, stderr, tell })
+        Ok(Upload { server, login, sftp, stderr, tell })
     }
 }
 
 impl Upload {
-    /// The name in the incoming folder under which the bytes arrive.
-    pub fn part(&self) -> &str {
-        &self.part
-    }
-
-    /// How it ended, if it does within `limit`: whether bytes were sent.
+    /// How it ended, if it does within `limit`.
     ///
     /// # Errors
     /// Interrupted; then it is stopped.
-    pub fn wait(&mut self, limit: Duration, interrupt: &Interrupt) -> Result<Option<Result<bool>>> {
+    pub fn wait(&mut self, limit: Duration, interrupt: &Interrupt) -> Result<Option<Result<()>>> {
         let [signal, sibling] = interrupt.bells();
-        let sent = select! {
-            recv(self.tell) -> sent => sent.unwrap_or(None),
+        let is_done = select! {
+            recv(self.tell) -> told => told.unwrap_or(false),
             recv(signal) -> _ => return Err(interrupted()),
             recv(sibling) -> _ => return Err(interrupted()),
             default(limit) => return Ok(None),
         };
         let exit = self.sftp.wait_for(ENDING).and_then(|status| status.code());
-        Ok(Some(match (sent, exit) {
-            (Some(sent), Some(0)) => Ok(sent),
+        Ok(Some(match (is_done, exit) {
+            (true, Some(0)) => Ok(()),
             _ => Err(self.failed(exit, &self.stderr.lines())),
         }))
     }
@@ -111,47 +105,28 @@ impl Upload {
     }
 }
 
-/// One conversation with `sftp -b -`. It echoes each command and reads the next when it is done with the last.
+/// One conversation with `sftp -b -`.
 struct Batch {
     remote: String,
     part: String,
     /// Of the local file, in the folder that sftp runs in. Ours, so free of characters that sftp gives a meaning.
     name: String,
-    bytes: u64,
-    again: bool,
+    is_rest: bool,
 }
 
 impl Batch {
-    /// Whether bytes were sent; `None` when sftp ended early.
-    fn run(&self, mut stdin: ChildStdin, stdout: ChildStdout) -> Option<bool> {
+    /// `None` when sftp ended early.
+    fn run(&self, mut stdin: ChildStdin, stdout: ChildStdout) -> Option<()> {
         let mut lines = BufReader::new(stdout.take(MAX_LOG)).lines().map_while(std::result::Result::ok);
-        if !self.again {
-            // The dash lets the batch go on when there is no such file. `pwd` tells us that the listing is over.
-            write!(stdin, "-ls -ln \"{}\"\npwd\n", self.remote).ok()?;
-            let mut there = false;
-            loop {
-                match lines.next()? {
-                    line if line.starts_with("Remote working directory") => break,
-                    line => there |= listed_size(&line, &self.remote) == Some(self.bytes),
-                }
-            }
-            if there {
-                return Some(false);
-            }
-        }
-        writeln!(stdin, "put \"{}\" \"{}\"", self.name, self.part).ok()?;
+        let put = if self.is_rest { "reput" } else { "put" };
+        // What `pwd` says, without asking the server, tells us that the command before it is done.
+        writeln!(stdin, "{put} \"{}\" \"{}\"\npwd", self.name, self.part).ok()?;
+        lines.by_ref().find(|line| line.starts_with("Remote working directory"))?;
         writeln!(stdin, "rename \"{}\" \"{}\"", self.part, self.remote).ok()?;
         drop(stdin);
         lines.for_each(drop);
-        Some(true)
+        Some(())
     }
-}
-
-/// The size in a line of `ls -ln`, if the line is about `path`.
-fn listed_size(line: &str, path: &str) -> Option<u64> {
-    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-    let [mode, _links, _uid, _gid, size, .., name] = fields[..] else { return None };
-    (mode.starts_with('-') && name == path).then(|| size.parse().ok())?
 }
 
 /// A server says where uploads go; only a plain path goes into a command for sftp.
@@ -177,14 +152,5 @@ mod tests {
             assert!(remote_path(bad, "x").is_err(), "{bad:?}");
         }
         assert!(remote_path("/a", "x\n!sh").is_err());
-    }
-
-    #[test]
-    fn reads_the_size_of_the_listed_file_alone() {
-        let line = "-rw-r--r--    1 0        0            1234 Oct  3 10:00 /in/x.tar.zst";
-        assert_eq!(listed_size(line, "/in/x.tar.zst"), Some(1234));
-        assert_eq!(listed_size(line, "/in/y.tar.zst"), None);
-        assert_eq!(listed_size("sftp> -ls -ln \"/in/x.tar.zst\"", "/in/x.tar.zst"), None);
-        assert_eq!(listed_size("drwxr-xr-x 2 0 0 4096 Oct 3 10:00 /in/x", "/in/x"), None);
     }
 }

@@ -163,6 +163,7 @@ impl<S: Stage> Actor<S> {
             Message::Rollback { version, by, to } => self.rollback(version, by, to, now),
             Message::Scale { instances, to } => self.scale(instances, to, now),
             Message::Delete { to } => self.delete(to, now),
+            Message::Renew { secrets, by, to } => self.renew(*secrets, &by, to, now),
             Message::Stop => self.stop(),
             Message::Status(to) => drop(to.send(self.status(now))),
             Message::Releases(to) => drop(to.send(self.releases())),

@@ -61,7 +61,7 @@ impl<S: Stage> Actor<S> {
     }
 
     /// As it was before the rollout: also when it was only a sync that failed.
-    fn write_back(&self) {
+    pub(super) fn write_back(&self) {
         let current = self.live.as_ref().map_or(Ok(()), |live| self.stage.activate(&self.layout, live.manifest()));
         let state = match &self.desired {
             // What was not changed needs no room on a disk that may have none.

@@ -87,7 +87,7 @@ impl<S: Stage> Actor<S> {
             instance: None,
             what: why.into(),
             proof: Vec::new(),
-            hint: Some("deploy again with the secrets".into()),
+            hint: Some("run `tako secrets sync`: they are sent anew".into()),
             exit_code: None,
             signal: None,
         });

@@ -9,7 +9,7 @@
 //! `instance`, `secrets`, `port`), inside of which walls (`cell`), what a killed server left (`held`, `leftover`,
 //! `adopt`), the three threads that all apps share (`watch` with `lines`, `probe` with `check`, `logs` with `writer`, and what is read
 //! of them: `entry`, `sieve`, `history`, `reading`), and the actor: its loop, its start (`boot`), what it tells
-//! (`status` with `usage`), its rollouts, planned in `plan` and performed in `roll`, its sleep (`demand`), and its
+//! (`status` with `usage`), its rollouts, planned in `plan` and performed in `roll`, `renew` for secrets alone, its sleep (`demand`), and its
 //! failures (`failing`), whose reasons `cause` finds in what `evidence` reads.
 //!
 //! **Invariant**: nothing outside the actor's thread changes what it owns; a [`Handle`] sends and waits.
@@ -56,6 +56,7 @@ mod status;
 mod plan;
 mod roll;
 mod commit;
+mod renew;
 #[cfg(test)]
 mod tests;
 
@@ -71,7 +72,7 @@ use super::state::Desired;
 use super::users::Users;
 use crate::crypto::Key;
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::control::{Deploy, Deployed, LogLine, LogQuery, Notice};
+use crate::proto::control::{Deploy, Deployed, LogLine, LogQuery, Notice, Secrets};
 use crate::proto::name::AppId;
 use crate::proto::status::{AppStatus, Release};
 use crate::proto::version::Version;
@@ -137,6 +138,7 @@ enum Message {
     Rollback { version: Option<Version>, by: String, to: Sender<Event> },
     Scale { instances: u32, to: Sender<Event> },
     Delete { to: Sender<Event> },
+    Renew { secrets: Box<Secrets>, by: String, to: Sender<Event> },
     Stop,
     Status(Sender<AppStatus>),
     Releases(Sender<Vec<Release>>),
@@ -207,6 +209,11 @@ impl Handle {
 
     pub fn scale(&self, instances: u32) -> Receiver<Event> {
         self.begin(|to| Message::Scale { instances, to })
+    }
+
+    /// Other secrets for the live release.
+    pub fn renew(&self, secrets: Secrets, by: String) -> Receiver<Event> {
+        self.begin(|to| Message::Renew { secrets: Box::new(secrets), by, to })
     }
 
     /// Stops every instance and takes the app off the board; the actor ends. Files are the caller's to remove.

@@ -87,6 +87,27 @@ impl<S: Stage> Actor<S> {
         Ok(Plan { spec, next, secrets: self.secrets.clone(), replaces: false, previous: None, _claim: None })
     }
 
+    /// The live release with other secrets; `None` when it has these.
+    pub fn plan_secrets(&self, secrets: Secrets) -> Result<Option<Plan<S::Claim>>> {
+        self.check_idle()?;
+        let desired = self.deployed()?;
+        let held = self.secrets.as_ref().map(|held| held.hash.as_str());
+        if self.sealed.is_none() && secrets.are(held) {
+            return Ok(None);
+        }
+        let secrets = Some(Arc::new(secrets));
+        let next = Desired {
+            secrets_hash: secrets.as_ref().map(|s| s.hash.clone()),
+            secrets: Some(secrets::new_name()?),
+            ..desired.clone()
+        };
+        let live = self.live.as_ref().expect("what is deployed has a live release");
+        let spec = Spec::new(live.record.clone(), secrets.clone());
+        spec.launch(&self.stage, &self.layout)?;
+        // Its routes are posted and stay.
+        Ok(Some(Plan { spec, next, secrets, replaces: true, previous: Some(desired.live.clone()), _claim: None }))
+    }
+
     pub fn now_ms(&self) -> u64 {
         // Later than any record, whatever the clock says: the order of releases depends on it.
         let newest = self.desired.iter().flat_map(|d| &d.releases).map(|r| r.deployed_ms).max();
@@ -161,5 +182,5 @@ fn check_instances(instances: u32) -> Result<()> {
 }
 
 fn sealed(why: &str) -> Error {
-    Error::new(Kind::Refused, why).hint("deploy again with the secrets")
+    Error::new(Kind::Refused, why).hint("run `tako secrets sync`: they are sent anew")
 }

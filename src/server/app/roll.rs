@@ -180,7 +180,7 @@ impl<S: Stage> Actor<S> {
         rolling.tell(rolling.rollout.number(), step);
     }
 
-    fn roll(&mut self, plan: Plan<S::Claim>, total: u32, to: Sender<Event>, now: Instant) {
+    pub(super) fn roll(&mut self, plan: Plan<S::Claim>, total: u32, to: Sender<Event>, now: Instant) {
         let version = &plan.spec.manifest().version;
         log::info!("app={} rollout begins release={version} instances={total}", self.id);
         // It was laid out again since it failed.

@@ -37,11 +37,11 @@ pub(crate) fn load(layout: &Layout, key: &Key, id: &AppId, name: &str) -> Result
     let path = layout.secrets(id, name);
     let sealed = disk::read_if_there(&path, 2 * MAX_BOOTSTRAP as u64)?.ok_or_else(|| {
         Error::new(Kind::Refused, format!("{} is missing", path.display()))
-            .hint("deploy again: the secrets are sent anew")
+            .hint("run `tako secrets sync`: they are sent anew")
     })?;
     let plain = key.open(&sealed, &bound_to(id)).ok_or_else(|| {
         Error::new(Kind::Refused, format!("{} does not open under this server's key", path.display()))
-            .hint("deploy again: the secrets are sent anew")
+            .hint("run `tako secrets sync`: they are sent anew")
     })?;
     serde_json::from_slice(&plain).context(|| format!("understand {}", path.display()))
 }

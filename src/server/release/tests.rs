@@ -1,6 +1,6 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::archive::delta::{self, Whole};
@@ -446,9 +446,9 @@ fn tidies_staging_folders_and_uploads_of_yesterday() {
     fs::write(w.layout.incoming().join("young.part"), "x").unwrap();
     fs::write(w.layout.incoming().join("old.part"), "x").unwrap();
     let old = fs::File::open(w.layout.incoming().join("old.part")).unwrap();
-    old.set_modified(SystemTime::now() - LEFT_OVER * 2).unwrap();
+    old.set_modified(SystemTime::now() - incoming::LEFT_OVER * 2).unwrap();
     tidy(&w.layout, &w.id);
-    tidy_incoming(&w.layout, SystemTime::now());
+    incoming::tidy(&w.layout, SystemTime::now());
     assert_eq!(w.left_in_releases(), ["v1"]);
     assert!(w.layout.incoming().join("young.part").exists());
     assert!(!w.layout.incoming().join("old.part").exists());

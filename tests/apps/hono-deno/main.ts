@@ -18,4 +18,4 @@ app.post("/api/echo", async (c) => {
   return c.json({ said: text, length: text.length });
 });
 
-Deno.serve({ port: 3000 }, app.fetch);
+Deno.serve(app.fetch);

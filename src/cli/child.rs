@@ -2,6 +2,7 @@
 //! reaches us alone, and killed with all its children when we let go of it.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::sys;
@@ -122,15 +124,28 @@ impl Drop for Owned {
 #[derive(Clone)]
 pub(crate) struct Tail {
     lines: Arc<Mutex<VecDeque<String>>>,
+    /// Disconnects at the end of the stream.
+    ended: Receiver<Infallible>,
 }
 
 impl Tail {
     /// Keeps the last `keep` lines of `stream`.
     pub fn of(stream: impl Read + Send + 'static, keep: usize) -> Tail {
-        let tail = Tail { lines: Arc::default() };
+        let (end, ended) = bounded(0);
+        let tail = Tail { lines: Arc::default(), ended };
         let into = tail.clone();
-        thread::spawn(move || each_line(stream, |line| into.push(line, keep)));
+        thread::spawn(move || {
+            let _end: Sender<Infallible> = end;
+            each_line(stream, |line| into.push(line, keep));
+        });
         tail
+    }
+
+    /// The last lines once all were read, or after `limit`: a program that has ended may have left some in the pipe, and
+    /// another one may hold it open.
+    pub fn last_lines(&self, limit: Duration) -> Vec<String> {
+        let _ = self.ended.recv_timeout(limit);
+        self.lines()
     }
 
     pub fn lines(&self) -> Vec<String> {

@@ -54,6 +54,8 @@ const KEPT_LINES: usize = 40;
 const MAX_LOG: u64 = 16 << 10;
 /// What `ssh` may take to end once its channel has.
 const ENDING: Duration = Duration::from_secs(3);
+/// What its last words may take to come through the pipe.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// The first OpenSSH that asks a program although there is a terminal (SSH_ASKPASS_REQUIRE).
 const ASKS_A_PROGRAM: (u32, u32) = (8, 4);
 
@@ -234,7 +236,7 @@ impl Session {
     pub fn verdict(&mut self, greeted: bool, printed: bool) -> (Error, Retry) {
         let exit = self.ssh.wait_for(ENDING).and_then(|status| status.code());
         let mut log = log::read(&self.files.log);
-        log.extend(self.stderr.lines());
+        log.extend(self.stderr.last_lines(LAST_WORDS));
         log.iter().for_each(|line| means::tell(&format!("{}: {line}", self.server)));
         let ending = Ending { exit, log: &log, greeted, login: &self.destination.login };
         let class = match (Class::of(&ending), printed) {

@@ -275,8 +275,7 @@ impl Ui {
     /// The same for a secret, read without echo.
     pub fn ask_secret_aside(&self, question: &str, interrupt: &Interrupt) -> Result<Zeroizing<String>> {
         let _one = self.turn(interrupt)?;
-        self.screen().ask(&format!("{question} (not shown):"));
-        let answer = ask::hidden_line(interrupt);
+        let answer = ask::hidden_line(interrupt, || self.screen().ask(&format!("{question} (not shown):")));
         self.screen().answered(true);
         answer
     }

@@ -56,6 +56,8 @@ pub struct Error {
     kind: Kind,
     message: String,
     hint: Option<String>,
+    /// A command that shows more. A box is smaller than a `String`: an error is passed up by value.
+    more: Option<Box<str>>,
     /// Lines of proof: the last output of a program, a list of clashes.
     detail: Vec<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
@@ -64,13 +66,20 @@ pub struct Error {
 impl Error {
     /// `message` says what went wrong, naming the thing.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Error { kind, message: message.into(), hint: None, detail: Vec::new(), source: None }
+        Error { kind, message: message.into(), hint: None, more: None, detail: Vec::new(), source: None }
     }
 
     /// Adds the next step a person can take.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the command that shows more; it is told last of all.
+    #[must_use]
+    pub fn more(mut self, command: impl Into<Box<str>>) -> Self {
+        self.more = Some(command.into());
         self
     }
 
@@ -101,6 +110,10 @@ impl Error {
 
     pub fn next_step(&self) -> Option<&str> {
         self.hint.as_deref()
+    }
+
+    pub fn shows_more(&self) -> Option<&str> {
+        self.more.as_deref()
     }
 
     pub fn detail(&self) -> &[String] {
@@ -161,6 +174,7 @@ impl<T> Context<T> for Result<T, Error> {
             kind: e.kind,
             message: format!("{}: {}", doing(), e.message),
             hint: e.hint,
+            more: e.more,
             detail: e.detail,
             source: e.source,
         })

@@ -3,6 +3,7 @@
 //! Policy lives elsewhere: this starts what it is told to start and says what the kernel said. It is Linux for now; what `tako` and `tako-dev-server` need on macOS is to be gated here and nowhere else.
 #![allow(unsafe_code)]
 
+mod attach;
 mod birth;
 mod pipes;
 mod spawn;
@@ -14,7 +15,8 @@ use std::os::unix::net::UnixStream;
 use rustix::event::epoll;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
-// One room, in four files for its length.
+// One room, in five files for its length.
+pub(crate) use attach::{Attach, Attached, Ends, Size, attach, resize};
 pub(crate) use pipes::MAX_BOOTSTRAP;
 pub(crate) use spawn::{BOOTSTRAP_FD, Child, Limits, Spawn, Spawned, User, spawn};
 

@@ -34,7 +34,7 @@ pub(crate) enum Does {
 }
 
 pub(crate) struct Arg {
-    /// As shown: `HOST`.
+    /// As shown: `HOST`. One whose name ends with `...` is the last and takes the rest of the line as it is.
     pub name: &'static str,
     pub required: bool,
     pub help: &'static str,
@@ -90,6 +90,10 @@ impl Args {
                 lexopt::Arg::Long(long) => args.known_flags().find(|f| f.name == long),
                 lexopt::Arg::Value(word) => {
                     args.take_word(text(word)?)?;
+                    if args.takes_the_rest() {
+                        let rest = parser.raw_args().map_err(misuse)?;
+                        args.positional.extend(rest.map(text).collect::<Result<Vec<_>>>()?);
+                    }
                     continue;
                 }
             };
@@ -146,6 +150,11 @@ impl Args {
         self.positional.get(index).map(String::as_str)
     }
 
+    /// All of them.
+    pub fn all_positional(&self) -> &[String] {
+        &self.positional
+    }
+
     /// The last word of the command: `deploy`, or `rollback` of `releases rollback`.
     #[cfg(test)]
     pub fn verb(&self) -> &'static str {
@@ -190,6 +199,12 @@ impl Args {
             None => return Err(unknown_command(&self.path, choices, &word)),
         }
         Ok(())
+    }
+
+    /// Whether what follows is not for us to read.
+    fn takes_the_rest(&self) -> bool {
+        let args = self.path.last().map_or(&[][..], |c| c.args);
+        self.positional.len() == args.len() && args.last().is_some_and(|a| a.name.ends_with("..."))
     }
 
     fn take_flag(&mut self, flag: &'static Flag, value: Option<String>) -> Result<()> {
@@ -338,6 +353,19 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_a_command_of_its_own_is_not_read() {
+        let words = |line: &[&str]| match Args::parse(line.iter().copied()).unwrap() {
+            Wish::Run(args) => (args.has("tty"), args.all_positional().to_vec()),
+            _ => panic!("{line:?}"),
+        };
+        assert_eq!(words(&["run", "node", "-e", "1", "--json", "--"]).1, ["node", "-e", "1", "--json", "--"]);
+        assert_eq!(words(&["run", "-it", "--env", "staging", "sh"]), (true, vec!["sh".into()]));
+        assert_eq!(words(&["run", "--", "-x", "-t"]), (false, vec!["-x".into(), "-t".into()]));
+        assert_eq!(words(&["run", "sh", "-it"]), (false, vec!["sh".into(), "-it".into()]));
+        assert_eq!(args("run").err().unwrap().to_string(), "`tako run` needs COMMAND...");
+    }
+
+    #[test]
     fn help_and_version_are_wishes_of_their_own() {
         let help = |line: &str| match Args::parse(line.split_whitespace()).unwrap() {
             Wish::Help(path) => spelled(&path),
@@ -360,7 +388,7 @@ mod tests {
         };
         check("depoly", "there is no command `tako depoly`", "did you mean `deploy`?");
         check("servers ad", "there is no command `tako servers ad`", "did you mean `add`?");
-        check("servers", "`tako servers` needs one of add, rm, ls, check", "see `tako servers --help`");
+        check("servers", "`tako servers` needs one of add, rm, ls, check, status", "see `tako servers --help`");
         check("deploy --evn x", "`tako deploy` has no flag `--evn`", "did you mean `--env`?");
         check("deploy -z", "`tako deploy` has no flag `-z`", "see `tako deploy --help`");
         check("deploy --env", "`--env` needs a value", "");

@@ -45,6 +45,11 @@ pub(crate) fn text(path: &[&'static Command]) -> String {
 }
 
 fn takes(command: &Command) -> String {
+    if let [.., last] = command.args
+        && last.name.ends_with("...")
+    {
+        return format!(" [FLAGS] [--] {}", last.name);
+    }
     let mut takes = String::new();
     if let Does::Group(_) = command.does {
         takes.push_str(" COMMAND");

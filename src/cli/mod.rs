@@ -21,6 +21,7 @@ pub(crate) mod remote;
 pub(crate) mod ssh;
 pub(crate) mod child;
 pub(crate) mod interrupt;
+pub(crate) mod terminal;
 #[cfg(test)]
 pub(crate) mod golden;
 
@@ -86,6 +87,8 @@ fn code(ended: Result<Exit>) -> u8 {
     let kind = match ended {
         Ok(Exit::Done) => return 0,
         Ok(Exit::Partly) => return 5,
+        Ok(Exit::Unanswered) => return 6,
+        Ok(Exit::Code(code)) => return code,
         Err(e) => e.kind(),
     };
     match kind {
@@ -120,6 +123,7 @@ mod tests {
         check(Kind::NeedsInput, 10);
         check(Kind::Interrupted, 130);
         check(Kind::Io, 1);
-        assert_eq!([Exit::Done, Exit::Partly].map(|e| code(Ok(e))), [0, 5]);
+        let all = [Exit::Done, Exit::Partly, Exit::Unanswered, Exit::Code(77)];
+        assert_eq!(all.map(|e| code(Ok(e))), [0, 5, 6, 77]);
     }
 }

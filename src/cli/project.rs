@@ -55,6 +55,8 @@ pub(crate) struct Project {
     pub install: Option<Vec<String>>,
     pub dev: Option<Vec<String>>,
     pub health: Option<String>,
+    /// For the shell of the first server, before a deploy swaps anything.
+    pub release: Option<String>,
     pub build: Build,
     /// `[limits]`; the times in it are defaults.
     pub limits: Limits,

@@ -6,7 +6,8 @@
 //! **Invariant**: a silent server is an error after [`patience::SILENCE`], whatever it was asked; a connection that
 //! does not come about is one after [`patience::CONNECTING`], not counting the time that a person takes to answer.
 
-mod hello;
+pub(crate) mod hello;
+pub(crate) mod inlet;
 mod patience;
 mod pieces;
 mod sending;
@@ -32,6 +33,7 @@ use crate::proto::PROTOCOL;
 use crate::proto::control::{Answer, Body, Call, Greeting, Hello, Notice, Reply, Request};
 use crate::proto::wire;
 use hello::{Greeted, find_hello, incompatible};
+use inlet::Inlet;
 use patience::{LastHeard, Listening, Patience, wait};
 pub(crate) use sending::Parcel;
 
@@ -162,14 +164,26 @@ impl Remote {
     /// What the server says; Unreachable when the connection ends, Timeout when it falls silent, Interrupted. After
     /// the last three the server may still be at it.
     pub fn call(&mut self, request: Request, on: &mut dyn FnMut(Notice)) -> Result<Reply> {
+        let (id, _) = self.begin(request)?;
+        let interrupt = self.interrupt.clone();
+        self.hear_out(id, &interrupt, on)
+    }
+
+    /// Asks, without waiting for an answer; what the request needs while it is served goes into the inlet.
+    pub fn begin(&mut self, request: Request) -> Result<(u64, Inlet)> {
         let id = self.next_id;
         self.next_id += 1;
         self.heard.now();
-        if self.calls.send(Call { id, request }).is_err() {
-            return Err(self.link.verdict(&self.name, true, false).0);
+        match self.calls.send(Call { id, request }) {
+            Ok(()) => Ok((id, Inlet::new(self.calls.clone(), id))),
+            Err(_) => Err(self.link.verdict(&self.name, true, false).0),
         }
+    }
+
+    /// Waits for the one reply to what was begun.
+    pub fn hear_out(&mut self, id: u64, interrupt: &Interrupt, on: &mut dyn FnMut(Notice)) -> Result<Reply> {
         loop {
-            let answer = self.answer()?;
+            let answer = self.next(interrupt)?;
             // What is left of a call that was given up is not for this one.
             if answer.id != id {
                 continue;
@@ -182,9 +196,19 @@ impl Remote {
         }
     }
 
+    /// From now on nothing but `interrupt` ends a wait.
+    pub fn hear_only(&mut self, interrupt: &Interrupt) {
+        self.interrupt = interrupt.clone();
+    }
+
     /// The next answer, to whatever call.
     fn answer(&mut self) -> Result<Answer> {
-        match wait(&self.answers, &self.heard, &Patience::TALKING, &self.interrupt, &self.name)? {
+        let interrupt = self.interrupt.clone();
+        self.next(&interrupt)
+    }
+
+    fn next(&mut self, interrupt: &Interrupt) -> Result<Answer> {
+        match wait(&self.answers, &self.heard, &Patience::TALKING, interrupt, &self.name)? {
             Some(answer) => answer,
             None => Err(self.link.verdict(&self.name, true, false).0),
         }
@@ -208,6 +232,7 @@ impl Remote {
             Reply::Deployed(_) => "deployed",
             Reply::Status(_) => "status",
             Reply::Releases(_) => "releases",
+            Reply::Ran(_) => "ran",
             Reply::SecretsHash { .. } => "secrets_hash",
         };
         Error::new(Kind::Refused, format!("{}: the server answered something else (`{kind}`)", self.name))

@@ -2,42 +2,42 @@
 //!
 //! ```text
 //! build ───────────────┐
-//! connect, preflight ──┴─ room? ─ lock ─ upload, unpack, prepare ─┬─ deploy, each server on its own ─ unlock
-//!                             all servers, or nothing is changed ─┘
+//! connect, preflight ──┴─ room? ─ lock ─ upload, unpack, prepare ─ release command ─┬─ deploy, each on its own ─ unlock
+//!                             all servers, or nothing is changed ───────────────────┘
 //! ```
 //!
+//! `bind` connects and asks, `lock` keeps others out, `prepare` brings the release, `live` puts it live and hears how
+//! that ends, also after Ctrl-C or when the connection was lost; `tell` has the words.
+//!
 //! **Invariant**: until every server has the release ready to start, an error leaves all of them as they were; after
-//! that each server commits or rolls back alone, and the result says which did what.
+//! that each server commits or rolls back alone, and the result says which did what. A server that serves all of it
+//! already is not touched.
 
+pub(crate) mod bind;
+mod lock;
+mod prepare;
+mod release_command;
+pub(crate) mod live;
 pub(crate) mod tell;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::select;
-
 use super::build::{self, Built, Order, Said, fit};
-use super::fanout::{self, CALLS, CONNECTS};
-use super::interrupt::Interrupt;
+use super::interrupt::{Interrupt, interrupted};
 use super::project::{Env, Project};
-use super::remote::{Place, Remote};
+use super::remote::Place;
 use super::ui::{Task, Ui};
-use super::upload::{Sent, Uploads};
-use crate::cli::ui::units;
+use super::upload::Sent;
 use crate::error::{Error, Kind, Result};
-use crate::proto::control::{Deploy, Deployed, Notice, Preflight, Reply, Request, Secrets};
+use crate::proto::control::{Deployed, Preflight, Secrets};
 use crate::proto::manifest::{Limits, Manifest};
 use crate::proto::name::{AppId, EnvName, ServerName};
-use crate::proto::status::AppState;
-use crate::proto::target::Target;
 use crate::proto::version::Version;
-use tell::{all, all_sent, at, end_badly, sent_to, step_words, telling, went_live};
-
-/// Left free beside what a release needs, for logs and the apps' own data.
-const SPARE: u64 = 64 << 20;
-/// How long we ask a server that was lost in the middle of a deploy how it ended.
-const SETTLING: Duration = Duration::from_secs(60);
+use bind::{Bound, bind, check_room};
+use tell::{all, end_badly, telling};
 
 /// What is shipped, and where to.
 pub(crate) struct Shipment<'a> {
@@ -47,6 +47,10 @@ pub(crate) struct Shipment<'a> {
     pub order: &'a Order,
     /// Whatever the cache has.
     pub build_anew: bool,
+    /// Also where all of it is live already.
+    pub force: bool,
+    /// How long somebody else's deploy is waited for.
+    pub wait: Duration,
     pub version: Version,
     pub secrets: Secrets,
     pub places: &'a [Place],
@@ -66,7 +70,20 @@ pub(crate) struct End {
     /// What served before.
     pub previous: Option<Version>,
     pub sent: Sent,
+    pub stand: Stand,
     pub result: Result<Deployed>,
+}
+
+/// What is known of a server afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stand {
+    Live,
+    /// It was live before, and nothing was done.
+    Untouched,
+    /// What served before serves on.
+    Kept,
+    /// It was lost, or left to itself.
+    Unknown,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -78,21 +95,12 @@ pub(crate) struct Times {
     pub deploy: Duration,
 }
 
-/// A server that is connected and has nothing against the deploy.
-struct Bound {
-    place: Place,
-    remote: Remote,
-    preflight: Preflight,
-    /// For the release; known once it is prepared.
-    sent: Sent,
-}
-
 impl Shipment<'_> {
     pub fn app(&self) -> AppId {
         AppId::new(self.project.name.clone(), self.env_name.clone())
     }
 
-    fn on(&self, place: &Place) -> (u32, Limits) {
+    pub fn on(&self, place: &Place) -> (u32, Limits) {
         let (instances, limits) = match ServerName::parse(place.name()) {
             Ok(name) => self.env.on(&name),
             Err(_) => (self.env.instances, self.env.limits.clone()),
@@ -120,8 +128,14 @@ impl Shipment<'_> {
     }
 
     /// They travel only when the server has others.
-    fn secrets_for(&self, preflight: &Preflight) -> Option<Secrets> {
+    pub fn secrets_for(&self, preflight: &Preflight) -> Option<Secrets> {
         (!self.secrets.are(preflight.secrets_hash.as_deref())).then(|| self.secrets.clone())
+    }
+
+    /// Whether there is nothing to do on a server that says this. Who wants it built anew, or by force, wants it done.
+    pub fn is_live(&self, preflight: &Preflight) -> bool {
+        let wants_more = self.force || self.build_anew;
+        !wants_more && preflight.serves_this && self.secrets_for(preflight).is_none()
     }
 }
 
@@ -137,38 +151,78 @@ pub(crate) fn ship(ui: &Ui, shipment: &Shipment<'_>, interrupt: &Interrupt) -> R
             trigger.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
     };
+    let phase = ui.phase("Build and connect");
     let (build_task, connect_task) = (ui.task("Build"), ui.task("Connect"));
+    let needless = AtomicBool::new(false);
     let (built, bound) = thread::scope(|scope| {
         let build = scope.spawn(|| {
-            let built = build_step(ui, shipment, build_task, &working);
+            let built = build_step(ui, shipment, build_task, &working, &needless);
             or_give_up(built.is_err());
             built.map(|built| (built, start.elapsed()))
         });
-        let bound = connect_step(ui, shipment, connect_task, &working, &or_give_up);
+        let bound = bind(ui, shipment, connect_task, &working, &or_give_up);
+        if bound.as_ref().is_ok_and(|all| all.iter().all(|b| shipment.is_live(&b.preflight))) {
+            // What is built here is there already.
+            needless.store(true, Ordering::Relaxed);
+            or_give_up(true);
+        }
         let bound = bound.map(|bound| (bound, start.elapsed()));
         (build.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "the build thread ended by itself"))), bound)
     });
-    let ((built, build), (mut bound, connect)) = match (built, bound) {
+    drop(phase);
+    let ((built, build), (bound, connect)) = match (built, bound) {
         (Ok(built), Ok(bound)) => (built, bound),
+        // Nothing is to be brought anywhere: what became of the build is no matter.
+        (Err(_), Ok((bound, connect))) if needless.load(Ordering::Relaxed) => ((Vec::new(), connect), (bound, connect)),
         (built, bound) => return Err(telling(built.err().into_iter().chain(bound.err()))),
     };
-    let fitting = bound.iter().map(|b| fit::pick(shipment.order, &built, b.place.name(), b.remote.hello().target));
-    let fitting = all(fitting.collect())?;
-    check_room(&bound, &fitting)?;
+    if interrupt.is_heard() {
+        return Err(interrupted());
+    }
+    let (live, mut bound): (Vec<Bound>, Vec<Bound>) = bound.into_iter().partition(|b| shipment.is_live(&b.preflight));
+    let mut ends: Vec<(usize, End)> = live.into_iter().map(|b| leave_alone(ui, b)).collect();
+    let mut times = Times { build, connect, ..Times::default() };
+    if !bound.is_empty() {
+        let artifacts =
+            bound.iter().map(|b| fit::pick(shipment.order, &built, b.place.name(), b.remote.hello().target));
+        let artifacts: Vec<&Built> = all(artifacts.collect())?;
+        check_room(&bound, &artifacts.iter().map(|built| &built.packed).collect::<Vec<_>>())?;
+        let uploading = Instant::now();
+        let phase = ui.phase("Upload");
+        let became_live = lock::all_servers(ui, shipment, &mut bound, &working)?;
+        ends.extend(became_live.into_iter().map(|b| leave_alone(ui, b)));
+        prepare::all_servers(ui, shipment, &built, &mut bound, &or_give_up)?;
+        release_command::run(ui, shipment, &mut bound)?;
+        drop(phase);
+        times.upload = uploading.elapsed();
+        interrupt.check()?;
 
-    let uploading = Instant::now();
-    prepare_step(ui, shipment, &fitting, &mut bound, &or_give_up)?;
-    let upload = uploading.elapsed();
-
-    let deploying = Instant::now();
-    let lines: Vec<(&mut Bound, Task)> =
-        bound.iter_mut().map(|b| (ui.task(b.place.name()), b)).map(|(t, b)| (b, t)).collect();
-    let ends = fanout::each(lines, CALLS, |(bound, task)| deploy_to(shipment, bound, task, &working));
-    let times = Times { build, connect, upload, deploy: deploying.elapsed() };
-    Ok(Shipped { built, ends, times })
+        let deploying = Instant::now();
+        let _phase = ui.phase("Deploy");
+        ends.extend(live::all_servers(ui, shipment, bound, interrupt)?);
+        times.deploy = deploying.elapsed();
+    }
+    ends.sort_by_key(|(at, _)| *at);
+    Ok(Shipped { built, ends: ends.into_iter().map(|(_, end)| end).collect(), times })
 }
 
-fn build_step(ui: &Ui, shipment: &Shipment<'_>, task: Task, interrupt: &Interrupt) -> Result<Vec<Built>> {
+/// The end of a server that has nothing to do.
+fn leave_alone(ui: &Ui, bound: Bound) -> (usize, End) {
+    let Bound { at, place, wish, .. } = bound;
+    ui.task(place.name()).done("live already, nothing to do");
+    let version = wish.manifest.version;
+    let deployed = Deployed { version: version.clone(), previous: None, instances: wish.instances, swaps: Vec::new() };
+    let (server, sent) = (place.name().into(), Sent::nothing(0));
+    (at, End { server, previous: Some(version), sent, stand: Stand::Untouched, result: Ok(deployed) })
+}
+
+fn build_step(
+    ui: &Ui,
+    shipment: &Shipment<'_>,
+    task: Task,
+    interrupt: &Interrupt,
+    needless: &AtomicBool,
+) -> Result<Vec<Built>> {
     let say = |said: Said<'_>| match said {
         Said::Doing(what) => ui.detail(what),
         Said::Waiting(whom) => ui.note(whom),
@@ -182,241 +236,8 @@ fn build_step(ui: &Ui, shipment: &Shipment<'_>, task: Task, interrupt: &Interrup
     let built = build::build(shipment.project, shipment.order, shipment.build_anew, interrupt, &say);
     match &built {
         Ok(built) => task.done(&tell::made(built)),
+        Err(_) if needless.load(Ordering::Relaxed) => task.done("not needed"),
         Err(e) => end_badly(task, e),
     }
     built
-}
-
-fn connect_step(
-    ui: &Ui,
-    shipment: &Shipment<'_>,
-    task: Task,
-    interrupt: &Interrupt,
-    or_give_up: &(impl Fn(bool) + Sync),
-) -> Result<Vec<Bound>> {
-    let results = fanout::each(shipment.places.iter().collect(), CONNECTS, |place: &Place| {
-        let bound = connect(shipment, place, interrupt);
-        or_give_up(bound.is_err());
-        bound
-    });
-    let bound = match all(results) {
-        Ok(bound) => bound,
-        Err(e) => {
-            end_badly(task, &e);
-            return Err(e);
-        }
-    };
-    task.done(&bound.iter().map(|b| b.place.name()).collect::<Vec<_>>().join(", "));
-    for bound in &bound {
-        let (hello, preflight) = (bound.remote.hello(), &bound.preflight);
-        let live = preflight.live.as_ref().map_or("nothing", Version::as_str);
-        let free = units::size(preflight.free_bytes);
-        let name = bound.place.name();
-        ui.detail(&format!("{name}: tako-server {} on {}, {live} live, {free} free", hello.server, hello.target));
-        for overlap in &bound.preflight.overlaps {
-            ui.note(&format!("{}: {overlap} is more specific and keeps its requests", bound.place.name()));
-        }
-    }
-    Ok(bound)
-}
-
-fn connect(shipment: &Shipment<'_>, place: &Place, interrupt: &Interrupt) -> Result<Bound> {
-    let mut remote = Remote::connect(place, interrupt)?;
-    if let Place::Ssh(server) = place {
-        check_target(place.name(), server.target, remote.hello().target)?;
-    }
-    fit::check(shipment.order, place.name(), remote.hello().target)?;
-    let request = Request::Preflight {
-        app: shipment.app(),
-        version: shipment.version.clone(),
-        routes: shipment.env.routes.clone(),
-    };
-    match at(place.name(), remote.call(request, &mut |_| {}))? {
-        Reply::Preflight(preflight) => Ok(Bound { place: place.clone(), remote, preflight, sent: Sent::nothing(0) }),
-        other => Err(remote.misunderstood(&other)),
-    }
-}
-
-fn check_target(name: &str, recorded: Option<Target>, found: Target) -> Result<()> {
-    match recorded {
-        Some(recorded) if recorded != found => {
-            Err(Error::new(Kind::Config, format!("{name}: it is {found} now and was {recorded} when it was added"))
-                .hint(format!("is it the right machine? run `tako servers check {name}`")))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// `built` are those for the servers, in their order.
-fn check_room(bound: &[Bound], built: &[&Built]) -> Result<()> {
-    let needed = |built: &Built| built.packed.bytes + built.packed.unpacked + SPARE;
-    let mut all = bound.iter().zip(built.iter().map(|built| needed(built)));
-    let full = all.find(|(b, needed)| !b.preflight.complete && b.preflight.free_bytes < *needed);
-    match full {
-        None => Ok(()),
-        Some((b, needed)) => {
-            let (needed, free) = (units::size(needed), units::size(b.preflight.free_bytes));
-            Err(Error::new(
-                Kind::Refused,
-                format!("{}: {needed} of disk are needed and {free} are free", b.place.name()),
-            )
-            .hint("make room on the server; old releases go by themselves after a deploy"))
-        }
-    }
-}
-
-/// Locks, then uploads, lays out and prepares the release everywhere. The locks end with the connections.
-fn prepare_step(
-    ui: &Ui,
-    shipment: &Shipment<'_>,
-    built: &[&Built],
-    bound: &mut [Bound],
-    or_give_up: &(impl Fn(bool) + Sync),
-) -> Result<()> {
-    let task = ui.task("Upload");
-    let app = shipment.app();
-    let uploads = Uploads::new(ui, app, &shipment.version, shipment.project.dir.join(".tako/upload"));
-    let children: Vec<(&mut Bound, &Built, Task)> = bound
-        .iter_mut()
-        .zip(built)
-        .map(|(b, &built)| (task.child(b.place.name()), b, built))
-        .map(|(t, b, u)| (b, u, t))
-        .collect();
-    // All locks before the first byte: a deploy of somebody else ends this one early.
-    let locked = fanout::each(children, CALLS, |(bound, built, line)| {
-        let request = Request::Lock { app: shipment.app(), version: Some(shipment.version.clone()) };
-        let locked = at(bound.place.name(), bound.remote.order(request, &mut |_| {}));
-        or_give_up(locked.is_err());
-        locked.map(|()| (bound, built, line))
-    });
-    let prepared = all(locked).and_then(|children| {
-        all(fanout::each(children, CALLS, |(bound, built, line)| {
-            let prepared = prepare(shipment, &uploads, built, bound, &line);
-            let prepared = at(bound.place.name(), prepared);
-            or_give_up(prepared.is_err());
-            match &prepared {
-                Ok(sent) => line.done(&sent_to(sent)),
-                Err(e) => end_badly(line, e),
-            }
-            prepared
-        }))
-    });
-    match &prepared {
-        Ok(sent) => task.done(&all_sent(sent)),
-        // Why is told once, at the end.
-        Err(_) => task.fail("nothing was changed"),
-    }
-    prepared.map(drop)
-}
-
-fn prepare(
-    shipment: &Shipment<'_>,
-    uploads: &Uploads<'_>,
-    built: &Built,
-    bound: &mut Bound,
-    line: &Task,
-) -> Result<Sent> {
-    let Bound { place, remote, preflight, .. } = bound;
-    bound.sent = match preflight.complete {
-        true => Sent::nothing(built.packed.bytes),
-        false => uploads.bring(built, place, remote, &preflight.bases, line)?,
-    };
-    let manifest = shipment.manifest(&bound.place)?;
-    bound.remote.order(Request::Prepare { manifest }, &mut |notice| {
-        if let Notice::Doing { what } = notice {
-            line.set(&what);
-        }
-    })?;
-    Ok(bound.sent.clone())
-}
-
-fn deploy_to(shipment: &Shipment<'_>, bound: &mut Bound, task: Task, interrupt: &Interrupt) -> End {
-    let result = deploy(shipment, bound, &task);
-    let result = match result {
-        // The server owns the deploy once it has it: what we lost is the news of it.
-        Err(e) if matches!(e.kind(), Kind::Unreachable | Kind::Timeout) => {
-            task.set("lost the connection, asking how it ended");
-            settle(shipment, bound, interrupt).unwrap_or(Err(e))
-        }
-        other => other,
-    };
-    match &result {
-        Ok(deployed) => {
-            task.done(&went_live(deployed));
-            // Nothing is left to do if it fails: the lock ends with the connection.
-            let _ = bound.remote.order(Request::Unlock { app: shipment.app() }, &mut |_| {});
-        }
-        Err(e) => end_badly(task, e),
-    }
-    let (server, previous) = (bound.place.name().into(), bound.preflight.live.clone());
-    End { server, previous, sent: bound.sent.clone(), result }
-}
-
-fn deploy(shipment: &Shipment<'_>, bound: &mut Bound, task: &Task) -> Result<Deployed> {
-    let order = Deploy {
-        manifest: shipment.manifest(&bound.place)?,
-        routes: shipment.env.routes.clone(),
-        instances: shipment.on(&bound.place).0,
-        secrets: shipment.secrets_for(&bound.preflight),
-    };
-    let reply = bound.remote.call(Request::Deploy(order), &mut |notice| {
-        if let Some(words) = step_words(&notice) {
-            task.set(&words);
-        }
-    })?;
-    match reply {
-        Reply::Deployed(deployed) => Ok(deployed),
-        other => Err(bound.remote.misunderstood(&other)),
-    }
-}
-
-/// Asks a server again that was lost while it deployed, until it is done; `None` when it cannot be found out.
-fn settle(shipment: &Shipment<'_>, bound: &mut Bound, interrupt: &Interrupt) -> Option<Result<Deployed>> {
-    let until = Instant::now() + SETTLING;
-    while Instant::now() < until && !interrupt.is_heard() {
-        if let Ok(remote) = Remote::connect(&bound.place, interrupt) {
-            bound.remote = remote;
-            if let Some(ended) = how_it_ended(shipment, bound) {
-                return Some(ended);
-            }
-        }
-        let [signal, sibling] = interrupt.bells();
-        select! {
-            recv(signal) -> _ => return None,
-            recv(sibling) -> _ => return None,
-            default(Duration::from_secs(1)) => {}
-        }
-    }
-    None
-}
-
-/// `None` while it is not over.
-fn how_it_ended(shipment: &Shipment<'_>, bound: &mut Bound) -> Option<Result<Deployed>> {
-    let reply = bound.remote.call(Request::Status { app: Some(shipment.app()) }, &mut |_| {}).ok()?;
-    let Reply::Status(apps) = reply else { return None };
-    let app = apps.into_iter().find(|app| app.app == shipment.app())?;
-    if app.state == AppState::Deploying {
-        return None;
-    }
-    let name = bound.place.name();
-    Some(match app.version {
-        Some(version) if version == shipment.version => {
-            let previous = bound.preflight.live.clone();
-            Ok(Deployed { version, previous, instances: app.wanted, swaps: Vec::new() })
-        }
-        _ => Err(tell::did_not_come_up(name, app.last_failure.filter(|f| f.release == shipment.version))),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_server_that_became_another_machine_is_refused() {
-        let target = |s| Target::parse(s).unwrap();
-        let (one, other) = (target("linux-x86_64-glibc"), target("linux-x86_64-musl"));
-        assert!(check_target("fra1", Some(one), one).is_ok() && check_target("fra1", None, other).is_ok());
-        assert_eq!(check_target("fra1", Some(one), other).unwrap_err().kind(), Kind::Config);
-    }
 }

@@ -14,6 +14,7 @@
 
 pub(crate) mod askpass;
 pub(crate) mod means;
+pub(crate) mod inspect;
 mod destination;
 mod kept;
 mod log;

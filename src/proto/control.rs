@@ -2,7 +2,7 @@
 //!
 //! A connection starts with the server's [`Hello`] and the client's [`Greeting`]. Then each [`Call`] is answered by any
 //! number of [`Notice`]s and exactly one [`Reply`] or fault, all with the call's id. Calls of one connection are served
-//! in order. A deploy that was accepted goes on when the connection is lost; a lock does not.
+//! in order. A deploy that was accepted goes on when the connection is lost, and keeps its lock; a lock alone does not.
 //!
 //! **Invariant**: a field that is added later has a default, so that both sides of one protocol version may differ in
 //! age; a change that an old peer would misread raises the protocol version.
@@ -19,6 +19,7 @@ use super::name::AppId;
 use super::route::Route;
 use super::status::{AppStatus, Release};
 use super::target::Target;
+use super::task::{Blob, Ended, Input, Run, RunRelease};
 use super::version::Version;
 
 /// The value of [`Hello::tako`], by which the line is found among a noisy shell's output.
@@ -76,9 +77,16 @@ pub(crate) enum Request {
     /// → `Reply::Info`.
     Info,
     /// Can this be deployed here? Changes nothing. → `Reply::Preflight`, or Conflict naming the other app.
-    Preflight { app: AppId, version: Version, routes: Vec<Route> },
-    /// Keeps others from changing the app until `Unlock` or the end of this connection. → `Reply::Done`, or Busy
-    /// saying who has it. Taken twice by one connection is fine.
+    Preflight {
+        app: AppId,
+        version: Version,
+        routes: Vec<Route>,
+        /// Asks too whether all that is live already.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wish: Option<Box<Wish>>,
+    },
+    /// Keeps others from changing the app until `Unlock` or the end of this connection, and of what it began. →
+    /// `Reply::Done`, or Busy saying who has it and how far they are. Taken twice by one connection is fine.
     Lock { app: AppId, version: Option<Version> },
     /// → `Reply::Done`.
     Unlock { app: AppId },
@@ -106,6 +114,22 @@ pub(crate) enum Request {
     Scale { app: AppId, instances: u32 },
     /// Stops the app and removes all of it. → `Reply::Done`.
     Delete { app: AppId },
+    /// Joins the app's rollout, or hears how the last one ended: first a notice `Joined`, then those of a deploy from
+    /// its start. → `Reply::Deployed` or its fault, or NotFound when there was none since the server started.
+    Attach { app: AppId },
+    /// Calls the app's deploy of `version` off, whoever began it: what served goes on serving. → `Reply::Done`, and
+    /// Interrupted to who waits for the deploy; Conflict when it is live already, NotFound when there is none.
+    Cancel { app: AppId, version: Version },
+    /// One command with all that an instance gets, for as long as this client is there. Notices `Output`, and `Wants`
+    /// when it has an input, which is sent as `Input` under the id of this call. → `Reply::Ran`.
+    Run(Run),
+    /// For the command that runs, and without an answer.
+    Input(Input),
+    /// Runs the `release` command in a prepared release that is not live yet; needs the lock. Unless it ends well, a
+    /// release that never was live is gone then. Notices `Output`. → `Reply::Ran`.
+    RunRelease(RunRelease),
+    /// Removes a release that never was live, because its deploy was given up; needs the lock. → `Reply::Done`.
+    Discard { app: AppId, version: Version },
     /// Which secrets are in force. → `Reply::SecretsHash`, or NotFound.
     SecretsHash { app: AppId },
     /// These secrets for the live release: its instances are replaced one by one, unless it has these already. Notices as
@@ -171,6 +195,10 @@ pub(crate) struct LogQuery {
     pub instance: Option<u32>,
     #[serde(default)]
     pub stream: Option<Stream>,
+    /// Of the requests that the proxy led to it instead of what it printed: the text of a line is one JSON object, of no
+    /// release and no instance; the stream is `err` where the answer was 500 or above.
+    #[serde(default)]
+    pub access: bool,
 }
 
 impl LogQuery {
@@ -189,6 +217,7 @@ impl LogQuery {
             release: None,
             instance: None,
             stream: None,
+            access: false,
         }
     }
 }
@@ -228,6 +257,13 @@ pub(crate) struct Deploy {
     pub secrets: Option<Secrets>,
 }
 
+/// A deploy as far as it is known before the build; with its routes and version.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Wish {
+    pub manifest: Manifest,
+    pub instances: u32,
+}
+
 /// The secrets of one app in one environment. Held by both sides in memory that is wiped; no `Debug` shows a value.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Secrets {
@@ -263,6 +299,7 @@ pub(crate) enum Reply {
     Deployed(Deployed),
     Status(Vec<AppStatus>),
     Releases(Vec<Release>),
+    Ran(Ended),
     SecretsHash {
         hash: Option<String>,
     },
@@ -278,6 +315,12 @@ pub(crate) struct Info {
     pub https: Vec<String>,
     pub data_dir: String,
     pub free_bytes: u64,
+    /// Since the start of the program; an older server does not say.
+    #[serde(default)]
+    pub up_ms: Option<u64>,
+    /// Certificates of the user's that cannot be used: `host: why`.
+    #[serde(default)]
+    pub cert_problems: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -293,6 +336,9 @@ pub(crate) struct Preflight {
     /// What a delta may be against, newest first. A server that knows no deltas tells of none.
     #[serde(default)]
     pub bases: Vec<Base>,
+    /// What was wished for is what is live, and it is well. Secrets are compared by their hash, by who has it.
+    #[serde(default)]
+    pub serves_this: bool,
 }
 
 /// What went live.
@@ -330,8 +376,25 @@ pub(crate) enum Notice {
         #[serde(default)]
         missed: u64,
     },
+    /// Of a command, in the order of each stream.
+    Output { stream: Stream, bytes: Blob },
+    /// So many bytes of input more may be sent to a command.
+    Wants { bytes: usize },
     /// Nothing new, still at it: keeps the connection known to be alive.
     Beat,
+    /// What the notices after this one are about.
+    Joined(Joined),
+}
+
+/// A rollout that somebody else began.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Joined {
+    pub who: String,
+    pub version: Option<Version>,
+    /// Since it began.
+    pub since_ms: u64,
+    /// It is over: what follows is how it went.
+    pub ended: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -386,7 +449,7 @@ mod tests {
         let old = r#"{"complete":false,"live":null,"secrets_hash":null,"free_bytes":1,"overlaps":[]}"#;
         assert_eq!(serde_json::from_str::<Preflight>(old).unwrap().bases, []);
         let new: Preflight = line(
-            r#"{"complete":false,"live":"v1","secrets_hash":null,"free_bytes":1,"overlaps":[],"bases":[{"sha256":"ab","version":"v1"}]}"#,
+            r#"{"complete":false,"live":"v1","secrets_hash":null,"free_bytes":1,"overlaps":[],"bases":[{"sha256":"ab","version":"v1"}],"serves_this":false}"#,
         );
         assert_eq!(new.bases[0].version.as_str(), "v1");
     }

@@ -3,7 +3,7 @@
 //!
 //! Reading order: `name`, `version`, `target`, `route` are parsed once at the edge and valid from then on;
 //! `manifest` is what a release says of itself, `packages` how its dependencies are installed; `control` is everything
-//! that may be asked and answered; `fault` is an error that travels; `wire` puts them on a stream, one JSON object a
+//! that may be asked and answered, `task` the part of it that is about commands; `fault` is an error that travels; `wire` puts them on a stream, one JSON object a
 //! line; `paths` is where both sides look.
 //!
 //! **Invariant**: a peer's bytes become one of these types or an error; nothing here panics, and no line is read
@@ -18,6 +18,7 @@ pub(crate) mod packages;
 pub(crate) mod paths;
 pub(crate) mod route;
 pub(crate) mod target;
+pub(crate) mod task;
 pub(crate) mod version;
 pub(crate) mod wire;
 

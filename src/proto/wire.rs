@@ -18,11 +18,21 @@ pub(crate) struct Reader<R> {
     stream: BufReader<R>,
     /// Wiped after each line, because a line may hold secrets.
     line: Zeroizing<Vec<u8>>,
+    /// It was handed out, and the next one begins.
+    is_whole: bool,
+}
+
+/// What there is of a stream that does not block.
+pub(crate) enum Next<'a> {
+    Line(&'a [u8]),
+    /// Nothing, or a part of a line, which is kept.
+    Part,
+    End,
 }
 
 impl<R: Read> Reader<R> {
     pub fn new(stream: R) -> Self {
-        Reader { stream: BufReader::new(stream), line: Zeroizing::new(Vec::new()) }
+        Reader { stream: BufReader::new(stream), line: Zeroizing::new(Vec::new()), is_whole: false }
     }
 
     /// The next message; `None` when the peer closed the stream between two lines.
@@ -39,16 +49,28 @@ impl<R: Read> Reader<R> {
 
     /// The next line without its end.
     pub fn next_line(&mut self) -> Result<Option<&[u8]>> {
-        zeroize::Zeroize::zeroize(&mut *self.line);
+        match self.try_line()? {
+            Next::Line(line) => Ok(Some(line)),
+            Next::Part => Err(Error::new(Kind::Io, "read a control message: nothing came")),
+            Next::End => Ok(None),
+        }
+    }
+
+    /// The same for a stream that says `WouldBlock`, after which it is read on.
+    pub fn try_line(&mut self) -> Result<Next<'_>> {
+        if std::mem::take(&mut self.is_whole) {
+            zeroize::Zeroize::zeroize(&mut *self.line);
+        }
         loop {
             let chunk = match self.stream.fill_buf() {
                 Ok(chunk) => chunk,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Ok(Next::Part),
                 Err(e) => return Err(e).context(|| "read a control message".into()),
             };
             if chunk.is_empty() {
                 return match self.line.is_empty() {
-                    true => Ok(None),
+                    true => Ok(Next::End),
                     false => Err(Error::new(Kind::Refused, "a control message was cut short")),
                 };
             }
@@ -63,7 +85,8 @@ impl<R: Read> Reader<R> {
             let used = end.unwrap_or(chunk.len());
             self.stream.consume(used);
             if end.is_some() {
-                return Ok(Some(&self.line));
+                self.is_whole = true;
+                return Ok(Next::Line(&self.line));
             }
         }
     }
@@ -101,6 +124,34 @@ mod tests {
         assert_eq!(reader.next::<u32>().unwrap(), Some(1));
         assert_eq!(reader.next::<String>().unwrap(), Some("two".into()));
         assert_eq!(reader.next::<u32>().unwrap(), None);
+    }
+
+    #[test]
+    fn a_line_that_comes_in_parts_is_kept_until_it_is_whole() {
+        /// Says `WouldBlock` after every byte.
+        struct Halting<'a>(&'a [u8], bool);
+
+        impl Read for Halting<'_> {
+            fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+                self.1 = !self.1;
+                if self.1 {
+                    Drip(self.0).read(buf).inspect(|n| self.0 = &self.0[*n..])
+                } else {
+                    Err(std::io::ErrorKind::WouldBlock.into())
+                }
+            }
+        }
+
+        let mut reader = Reader::new(Halting(b"1\n\"two\"\n", false));
+        let mut lines = Vec::new();
+        loop {
+            match reader.try_line().unwrap() {
+                Next::Line(line) => lines.push(String::from_utf8(line.to_vec()).unwrap()),
+                Next::Part => {}
+                Next::End => break,
+            }
+        }
+        assert_eq!(lines, ["1", "\"two\""]);
     }
 
     #[test]

@@ -191,6 +191,12 @@ impl Board {
         self.state().replace_keys(&fresh, self.inner.folder.fallback());
     }
 
+    /// Names whose own certificate cannot be used, each with the reason.
+    pub fn cert_problems(&self) -> Vec<String> {
+        let problem = |name: String| Some(format!("{name}: {}", self.inner.folder.problem(&name)?));
+        self.names().into_iter().filter_map(problem).collect()
+    }
+
     /// The proxy's numbers; `None` once it is stopped.
     pub fn metrics(&self) -> Option<Metrics> {
         self.state().proxy.as_ref().map(|proxy| proxy.metrics())

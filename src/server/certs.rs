@@ -111,6 +111,15 @@ impl Folder {
         key
     }
 
+    /// Why the files that the user put there for `name` are not what it is served with.
+    pub fn problem(&self, name: &str) -> Option<String> {
+        match self.find(name) {
+            Found::Broken(why) => Some(why),
+            Found::Yours { chain, key } => load(&chain, &key).err().map(|e| e.to_string()),
+            Found::Nothing | Found::Ours { .. } => None,
+        }
+    }
+
     /// Lets go of all names that nobody serves any more; files stay.
     pub fn keep_only(&self, names: &BTreeSet<String>) {
         self.cached().retain(|name, _| names.contains(name));
@@ -246,6 +255,20 @@ mod tests {
             Found::Ours { until, .. } => until,
             _ => panic!("not ours"),
         }
+    }
+
+    #[test]
+    fn only_files_of_the_users_that_cannot_be_used_are_a_problem() {
+        let (_dir, folder) = folder();
+        assert_eq!(folder.problem("shop.test"), None);
+        folder.key("shop.test");
+        assert_eq!(folder.problem("shop.test"), None);
+        let dir = folder.dir("yours.test");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("chain.pem"), "nothing").unwrap();
+        assert!(folder.problem("yours.test").unwrap().ends_with("has no key.pem"));
+        fs::write(dir.join("key.pem"), "nothing").unwrap();
+        assert!(folder.problem("yours.test").is_some());
     }
 
     #[test]

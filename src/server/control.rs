@@ -3,6 +3,7 @@
 //! **Invariant**: whatever a client sends or fails to read, it holds up its own thread and nothing else, and there are
 //! [`MAX_CONNECTIONS`] of those at most.
 
+mod attend;
 mod connection;
 
 use std::fs;

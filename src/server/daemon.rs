@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use super::app::Handle;
 use super::board::Board;
@@ -31,6 +32,7 @@ pub(crate) struct Daemon {
     clear: Clear,
     apps: Mutex<BTreeMap<AppId, Handle>>,
     stopping: AtomicBool,
+    began: Instant,
 }
 
 /// What does not change while the daemon runs.
@@ -69,7 +71,12 @@ impl Daemon {
             clear,
             apps: Mutex::default(),
             stopping: AtomicBool::new(false),
+            began: Instant::now(),
         }
+    }
+
+    pub fn uptime(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// Starts every app that has a state; of one that is damaged the files are left alone. Returns how many run.
@@ -218,7 +225,6 @@ fn remove_file(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
 
     use crossbeam_channel::bounded;
 

@@ -47,6 +47,8 @@ struct Holder {
     purpose: Purpose,
     version: Option<Version>,
     since: Instant,
+    /// How far it is.
+    step: Option<String>,
 }
 
 /// What the file says.
@@ -95,15 +97,16 @@ impl Locks {
     }
 
     /// # Errors
-    /// Busy, saying who has it, for how long and why.
+    /// Busy, saying who has it, for how long, why, and how far they are.
     pub fn take(self: &Arc<Self>, app: &AppId, who: &str, purpose: Purpose, version: Option<&Version>) -> Result<Held> {
         {
             let mut held = self.held();
             if let Some(holder) = held.get(app) {
-                return Err(holder.busy(app, Instant::now()));
+                return Err(holder.busy(app, Instant::now(), purpose));
             }
-            let version = version.cloned();
-            held.insert(app.clone(), Holder { who: who.into(), purpose, version, since: Instant::now() });
+            let holder =
+                Holder { who: who.into(), purpose, version: version.cloned(), since: Instant::now(), step: None };
+            held.insert(app.clone(), holder);
         }
         // From here on nobody else touches the file.
         let lock = Held { locks: self.clone(), app: app.clone() };
@@ -119,6 +122,14 @@ impl Locks {
 }
 
 impl Held {
+    /// What is being done now, for those who find it locked. That is told from memory alone: the file would cost a
+    /// write at every step.
+    pub fn at(&self, step: &str) {
+        if let Some(holder) = self.locks.held().get_mut(&self.app) {
+            holder.step = Some(step.into());
+        }
+    }
+
     /// The file is a courtesy: failing to write it is no reason not to deploy.
     fn tell(&self, who: &str, purpose: Purpose, version: Option<&Version>) {
         let now = jiff::Timestamp::now();
@@ -147,12 +158,20 @@ impl Drop for Held {
 }
 
 impl Holder {
-    fn busy(&self, app: &AppId, now: Instant) -> Error {
+    /// What is told to one who wants it for `wanted`.
+    fn busy(&self, app: &AppId, now: Instant, wanted: Purpose) -> Error {
         let seconds = now.saturating_duration_since(self.since).as_secs();
-        let version = self.version.as_ref().map(|v| format!(" ({v})")).unwrap_or_default();
+        let known: Vec<&str> =
+            self.version.iter().map(Version::as_str).chain(self.step.iter().map(String::as_str)).collect();
+        let known = if known.is_empty() { String::new() } else { format!(" ({})", known.join(", ")) };
         let doing = self.purpose.as_str();
-        Error::new(Kind::Busy, format!("{app} is being {doing} by {} for {seconds}s{version}", self.who))
-            .hint("try again when it is done; `tako status` shows how far it is")
+        let error = Error::new(Kind::Busy, format!("{app} is being {doing} by {} for {seconds}s{known}", self.who));
+        error.hint(match wanted {
+            Purpose::Deploy => "wait for it with `tako deploy --wait 5m`",
+            Purpose::Rollback | Purpose::Scale | Purpose::Delete | Purpose::Secrets => {
+                "try again when it is done; `tako status` shows how far it is"
+            }
+        })
     }
 }
 
@@ -190,6 +209,10 @@ mod tests {
         assert_eq!(e.kind(), Kind::Busy);
         assert_eq!(e.to_string(), "shop is being deployed by ana@laptop for 0s (4f2c9ab)");
         assert!(e.next_step().unwrap().starts_with("try again"));
+        held.at("rolling 1/2");
+        let e = locks.take(&shop, "bo@ci", Purpose::Deploy, None).err().unwrap();
+        assert_eq!(e.to_string(), "shop is being deployed by ana@laptop for 0s (4f2c9ab, rolling 1/2)");
+        assert!(e.next_step().unwrap().contains("--wait"));
         assert!(locks.take(&AppId::parse("blog").unwrap(), "bo@ci", Purpose::Scale, None).is_ok());
         drop(held);
         assert!(locks.take(&shop, "bo@ci", Purpose::Scale, None).is_ok());
@@ -212,8 +235,8 @@ mod tests {
     #[test]
     fn says_how_long_it_has_been() {
         let since = Instant::now();
-        let holder = Holder { who: "ana".into(), purpose: Purpose::Deploy, version: None, since };
-        let e = holder.busy(&AppId::parse("shop").unwrap(), since + Duration::from_millis(40_900));
+        let holder = Holder { who: "ana".into(), purpose: Purpose::Deploy, version: None, since, step: None };
+        let e = holder.busy(&AppId::parse("shop").unwrap(), since + Duration::from_millis(40_900), Purpose::Scale);
         assert_eq!(e.to_string(), "shop is being deployed by ana for 40s");
     }
 }

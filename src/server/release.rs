@@ -15,7 +15,7 @@ use std::time::SystemTime;
 
 use super::crash;
 use super::layout::Layout;
-use super::state::Desired;
+use super::state::{self, Desired};
 use super::{incoming, lock, owner, vet};
 use crate::archive::unpack::unpack as unpack_archive;
 use crate::disk;
@@ -119,6 +119,19 @@ pub(crate) fn discard(layout: &Layout, id: &AppId, version: &Version) -> Result<
     }
     crash::point("discard: not complete any more");
     disk::remove_tree(&layout.release(id, version))
+}
+
+/// Removes a release whose deploy has failed, unless it was live once, which a damaged state may know.
+pub(crate) fn give_up(layout: &Layout, id: &AppId, version: &Version) {
+    let desired = state::load(layout, id);
+    let was_live = desired.map_or(true, |desired| desired.is_some_and(|d| d.record(version).is_some()));
+    if was_live || !layout.release(id, version).exists() {
+        return;
+    }
+    log::info!("app={id} release={version} is removed: its deploy failed");
+    if let Err(e) = discard(layout, id, version) {
+        log::warn!("app={id} release={version} stays: {e}");
+    }
 }
 
 /// Removes what SPEC's rule lets go, folders and records; what is live or running is never touched.

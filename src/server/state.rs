@@ -99,6 +99,12 @@ impl Desired {
         self.releases.iter().find(|r| &r.manifest.version == version)
     }
 
+    /// Whether a deploy of this would change nothing but who did it.
+    pub fn is_live(&self, manifest: &Manifest, routes: &[Route], instances: u32) -> bool {
+        let same = |live: &Record| live.manifest == *manifest && live.routes == routes;
+        self.instances == instances && self.live().is_some_and(same)
+    }
+
     pub fn live(&self) -> Option<&Record> {
         self.record(&self.live)
     }

@@ -1,5 +1,7 @@
 //! Verbs: one short function per Request. They check that the caller may, call the one who does it, and decide nothing.
 
+pub(crate) mod running;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,6 +9,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::app::course::Who;
 use super::app::{Event, Told};
 use super::crash;
 use super::daemon::{Daemon, not_here};
@@ -14,7 +17,9 @@ use super::lock::{Held, Purpose};
 use super::release::Preparing;
 use super::{incoming, release, state, vet};
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::control::{Artifact, Deploy, Info, LogQuery, Notice, Piece, Preflight, Reply, Request, Secrets};
+use crate::proto::control::{
+    Artifact, Deploy, Info, Joined, LogQuery, Notice, Piece, Preflight, Reply, Request, Secrets, Wish,
+};
 use crate::proto::manifest::Manifest;
 use crate::proto::name::AppId;
 use crate::proto::route::Route;
@@ -37,8 +42,10 @@ pub(crate) struct Session {
 /// How a request goes on.
 pub(crate) enum Outcome {
     Reply(Reply),
-    /// An actor is at it, and goes on without us. The lock is for its duration.
-    Events(Receiver<Event>, Option<Held>),
+    /// An actor is at it, and goes on without us.
+    Events(Receiver<Event>),
+    /// The same, of what somebody else began.
+    Joined(Joined, Receiver<Event>),
     /// A thread of our own is at it.
     Work(Receiver<Said>),
     /// The app's output; endless when it is followed.
@@ -46,6 +53,10 @@ pub(crate) enum Outcome {
         heard: Receiver<Result<Told>>,
         endless: bool,
     },
+    /// To be started and carried by the connection.
+    Command(Box<running::Command>),
+    /// It was said too late to be of use to anybody.
+    Nothing,
 }
 
 pub(crate) enum Said {
@@ -56,7 +67,9 @@ pub(crate) enum Said {
 pub(crate) fn serve(daemon: &Arc<Daemon>, session: &mut Session, request: Request) -> Result<Outcome> {
     match request {
         Request::Info => info(daemon),
-        Request::Preflight { app, version, routes } => preflight(daemon, &app, &version, &routes),
+        Request::Preflight { app, version, routes, wish } => {
+            preflight(daemon, &app, &version, &routes, wish.as_deref())
+        }
         Request::Lock { app, version } => lock(daemon, session, app, version.as_ref()),
         Request::Unlock { app } => unlock(session, &app),
         Request::Incoming { file } => arrived(daemon, &file),
@@ -69,10 +82,17 @@ pub(crate) fn serve(daemon: &Arc<Daemon>, session: &mut Session, request: Reques
         Request::Rollback { app, version } => rollback(daemon, session, &app, version),
         Request::Scale { app, instances } => scale(daemon, session, &app, instances),
         Request::Delete { app } => delete(daemon, session, app),
+        Request::Run(order) => running::run(daemon, session, order),
+        Request::RunRelease(order) => running::release(daemon, session, order),
+        // Of a command that ended meanwhile.
+        Request::Input(_) => Ok(Outcome::Nothing),
+        Request::Discard { app, version } => running::discard(daemon, session, &app, version),
         Request::SecretsHash { app } => secrets_hash(daemon, &app),
         Request::Secrets { app, secrets: new } => secrets(daemon, session, &app, new),
         Request::Claim { app, file, of } => claim(daemon, session, &app, file, of),
         Request::Put(piece) => put(daemon, session, &piece),
+        Request::Attach { app } => attach(daemon, &app),
+        Request::Cancel { app, version } => cancel(daemon, session, &app, version),
     }
 }
 
@@ -85,20 +105,37 @@ fn info(daemon: &Daemon) -> Result<Outcome> {
         https: daemon.about.https.clone(),
         data_dir: daemon.layout.data().display().to_string(),
         free_bytes: daemon.free_bytes()?,
+        up_ms: Some(daemon.uptime().as_millis().try_into().unwrap_or(u64::MAX)),
+        cert_problems: daemon.board.cert_problems(),
     })))
 }
 
-fn preflight(daemon: &Daemon, app: &AppId, version: &Version, routes: &[Route]) -> Result<Outcome> {
+fn preflight(
+    daemon: &Daemon,
+    app: &AppId,
+    version: &Version,
+    routes: &[Route],
+    wish: Option<&Wish>,
+) -> Result<Outcome> {
     let overlaps = daemon.board.check(app, routes)?;
     let desired = state::load(&daemon.layout, app)?;
+    let complete = release::is_complete(&daemon.layout, app, version);
+    let is_live =
+        |wish: &Wish| desired.as_ref().is_some_and(|d| d.is_live(&wish.manifest, routes, wish.instances)) && complete;
     Ok(Outcome::Reply(Reply::Preflight(Preflight {
-        complete: release::is_complete(&daemon.layout, app, version),
+        complete,
+        serves_this: wish.is_some_and(is_live) && is_well(daemon, app),
         live: desired.map(|d| d.live),
         secrets_hash: daemon.find_any(app).and_then(|h| h.secrets_hash()),
         free_bytes: daemon.free_bytes()?,
         overlaps,
         bases: release::bases::kept(&daemon.layout, app),
     })))
+}
+
+fn is_well(daemon: &Daemon, app: &AppId) -> bool {
+    let status = daemon.find_any(app).and_then(|handle| handle.status().ok());
+    status.is_some_and(|status| matches!(status.state, AppState::Live | AppState::Asleep))
 }
 
 fn lock(daemon: &Daemon, session: &mut Session, app: AppId, version: Option<&Version>) -> Result<Outcome> {
@@ -110,6 +147,8 @@ fn lock(daemon: &Daemon, session: &mut Session, app: AppId, version: Option<&Ver
         return Err(Error::new(Kind::Refused, format!("one client can lock {MAX_LOCKS} apps at most")));
     }
     let held = daemon.locks.take(&app, &session.who, Purpose::Deploy, version)?;
+    // Until it is unpacked.
+    held.at("uploading");
     session.locks.insert(app, Arc::new(held));
     Ok(Outcome::Reply(Reply::Done))
 }
@@ -150,6 +189,7 @@ fn unpack(
     daemon.may_change()?;
     let held = session.held(&app)?;
     let (layout, user) = (daemon.layout.clone(), daemon.users.of(&app)?);
+    held.at("unpacking");
     work(held, move |_| release::unpack(&layout, &app, &version, &artifact, user).map(|()| Reply::Done))
 }
 
@@ -157,9 +197,13 @@ fn prepare(daemon: &Arc<Daemon>, session: &Session, manifest: Manifest) -> Resul
     daemon.may_change()?;
     vet::manifest(&manifest)?;
     let held = session.held(&manifest.app)?;
-    let (daemon, gone) = (daemon.clone(), session.gone.clone());
+    let (daemon, gone, lock) = (daemon.clone(), session.gone.clone(), held.clone());
+    held.at("preparing");
     work(held, move |said| {
-        let mut say = |what| drop(said.try_send(Said::Notice(Notice::Doing { what })));
+        let mut say = |what: String| {
+            lock.at(&what);
+            drop(said.try_send(Said::Notice(Notice::Doing { what })));
+        };
         let Daemon { layout, runtimes, users, .. } = &*daemon;
         let user = users.of(&manifest.app)?;
         Preparing { layout, runtimes, manifest: &manifest, user, gone: &gone }.run(&mut say)?;
@@ -171,13 +215,13 @@ fn deploy(daemon: &Daemon, session: &Session, order: Deploy) -> Result<Outcome> 
     daemon.may_change()?;
     vet::deploy(&order)?;
     let app = &order.manifest.app;
-    session.held(app)?;
+    let held = session.held(app)?;
     if !release::is_complete(&daemon.layout, app, &order.manifest.version) {
         let message = format!("{} of {app} is not on this server", order.manifest.version);
         return Err(Error::new(Kind::Refused, message).hint("upload and unpack it first"));
     }
     let handle = daemon.find_or_start(app)?;
-    Ok(Outcome::Events(handle.deploy(order, session.who.clone()), None))
+    Ok(Outcome::Events(handle.deploy(order, session.holding(held))))
 }
 
 fn status(daemon: &Daemon, app: Option<&AppId>) -> Result<Outcome> {
@@ -205,7 +249,7 @@ fn rollback(daemon: &Daemon, session: &Session, app: &AppId, version: Option<Ver
     daemon.may_change()?;
     let handle = daemon.find(app)?;
     let held = session.lock_for(daemon, app, Purpose::Rollback, version.as_ref())?;
-    Ok(Outcome::Events(handle.rollback(version, session.who.clone()), held))
+    Ok(Outcome::Events(handle.rollback(version, session.holding(held))))
 }
 
 fn scale(daemon: &Daemon, session: &Session, app: &AppId, instances: u32) -> Result<Outcome> {
@@ -213,7 +257,7 @@ fn scale(daemon: &Daemon, session: &Session, app: &AppId, instances: u32) -> Res
     vet::instances(instances)?;
     let handle = daemon.find(app)?;
     let held = session.lock_for(daemon, app, Purpose::Scale, None)?;
-    Ok(Outcome::Events(handle.scale(instances), held))
+    Ok(Outcome::Events(handle.scale(instances, session.holding(held))))
 }
 
 fn secrets_hash(daemon: &Daemon, app: &AppId) -> Result<Outcome> {
@@ -225,7 +269,7 @@ fn secrets(daemon: &Daemon, session: &Session, app: &AppId, secrets: Secrets) ->
     vet::secrets(app, &secrets)?;
     let handle = daemon.find(app)?;
     let held = session.lock_for(daemon, app, Purpose::Secrets, None)?;
-    Ok(Outcome::Events(handle.renew(secrets, session.who.clone()), held))
+    Ok(Outcome::Events(handle.renew(secrets, session.holding(held))))
 }
 
 /// Runs to its end whatever becomes of the client: half an app must not come back at the next boot.
@@ -234,10 +278,7 @@ fn delete(daemon: &Arc<Daemon>, session: &Session, app: AppId) -> Result<Outcome
     if !daemon.knows(&app) {
         return Err(not_here(&app));
     }
-    let held = match session.locks.get(&app) {
-        Some(held) => held.clone(),
-        None => Arc::new(daemon.locks.take(&app, &session.who, Purpose::Delete, None)?),
-    };
+    let held = session.lock_for(daemon, &app, Purpose::Delete, None)?;
     let daemon = daemon.clone();
     log::info!("app={app} delete by={}", session.who);
     work(held, move |said| delete_all(&daemon, &app, said).map(|()| Reply::Done))
@@ -265,6 +306,23 @@ fn delete_all(daemon: &Daemon, app: &AppId, said: &Sender<Said>) -> Result<()> {
     Ok(())
 }
 
+fn attach(daemon: &Daemon, app: &AppId) -> Result<Outcome> {
+    let handle = daemon.find_any(app).ok_or_else(|| not_here(app))?;
+    let (joined, events) = handle.attach().ok_or_else(|| {
+        Error::new(Kind::NotFound, format!("nothing of {app} was deployed since tako-server started"))
+            .hint("`tako status` shows what is live")
+    })?;
+    Ok(Outcome::Joined(joined, events))
+}
+
+/// Needs no lock: whoever may deploy may call it off, and it is asked for on another connection than that of the deploy,
+/// whose calls are served in order.
+fn cancel(daemon: &Daemon, session: &Session, app: &AppId, version: Version) -> Result<Outcome> {
+    let handle = daemon.find_any(app).ok_or_else(|| not_here(app))?;
+    handle.cancel(version, session.who.clone())?;
+    Ok(Outcome::Reply(Reply::Done))
+}
+
 /// Does `job` on a thread of its own. The lock stays with the job: two of them must never be at one release.
 fn work(held: Arc<Held>, job: impl FnOnce(&Sender<Said>) -> Result<Reply> + Send + 'static) -> Result<Outcome> {
     let (said, heard) = bounded(NOTICES);
@@ -286,6 +344,11 @@ impl Session {
         Session { who, locks: BTreeMap::new(), gone: Arc::default() }
     }
 
+    /// What an actor is told of this client: it keeps the lock for as long as it is at it, whatever becomes of us.
+    fn holding(&self, held: Arc<Held>) -> Who {
+        Who { name: self.who.clone(), hold: Some(Box::new(move |step| held.at(step))) }
+    }
+
     /// The client is gone: what it held is free, and what was done for it alone ends.
     pub fn let_go(&mut self) {
         self.gone.store(true, Ordering::Relaxed);
@@ -298,17 +361,11 @@ impl Session {
         })
     }
 
-    /// The lock for the duration of one verb, unless this client has it anyway.
-    fn lock_for(
-        &self,
-        daemon: &Daemon,
-        app: &AppId,
-        purpose: Purpose,
-        version: Option<&Version>,
-    ) -> Result<Option<Held>> {
-        match self.locks.contains_key(app) {
-            true => Ok(None),
-            false => daemon.locks.take(app, &self.who, purpose, version).map(Some),
+    /// The lock for the duration of one verb, or that which this client has anyway.
+    fn lock_for(&self, daemon: &Daemon, app: &AppId, purpose: Purpose, version: Option<&Version>) -> Result<Arc<Held>> {
+        match self.locks.get(app) {
+            Some(held) => Ok(held.clone()),
+            None => daemon.locks.take(app, &self.who, purpose, version).map(Arc::new),
         }
     }
 }

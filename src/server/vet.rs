@@ -6,6 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Artifact, Deploy, LogQuery, Secrets};
 use crate::proto::manifest::{CPU_MILLI, MAX_INSTANCES, MEMORY, Manifest, PROCESSES};
 use crate::proto::name::AppId;
+use crate::proto::task::{Run, RunRelease};
 
 /// Longer than any deploy, idle time or drain that is meant, and far from overflowing a clock.
 const MAX_SECONDS: u64 = 30 * 24 * 3600;
@@ -13,6 +14,10 @@ const MAX_SECONDS: u64 = 30 * 24 * 3600;
 const MAX_NAME: usize = 255;
 /// Secrets travel to each instance in one bootstrap message, which is bounded at twice this.
 const MAX_SECRETS: usize = 512 << 10;
+/// All words of a command; Linux takes 128 KiB of each.
+const MAX_COMMAND: usize = 128 << 10;
+/// Longest name of a terminal type; those that there are have some twenty letters.
+const MAX_TERM: usize = 64;
 /// The first line of a commit, in bytes; `tako` sends 200 characters of it.
 const MAX_MESSAGE: usize = 1024;
 /// Longest text that is looked for in a log; a line of it is not much longer.
@@ -37,6 +42,31 @@ pub(crate) fn secrets(app: &AppId, secrets: &Secrets) -> Result<()> {
     }
     match size > MAX_SECRETS {
         true => Err(refused(format!("the secrets of {app} are larger than {MAX_SECRETS} bytes"))),
+        false => Ok(()),
+    }
+}
+
+pub(crate) fn run(order: &Run) -> Result<()> {
+    let size = order.argv.iter().map(|word| word.len() + 1).sum::<usize>();
+    if order.argv.is_empty() || size > MAX_COMMAND || order.argv.iter().any(|word| word.contains('\0')) {
+        return Err(refused(format!("a command of {} words and {size} bytes cannot be run", order.argv.len())));
+    }
+    let term = order.tty.as_ref().map_or("", |tty| &tty.term);
+    if term.len() > MAX_TERM || !term.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(refused("the terminal has no name that a program could be told".into()));
+    }
+    match order.release.as_ref().is_some_and(|start| start.is_empty() || start.len() > MAX_NAME) {
+        true => Err(refused("a release is named by the start of its version".into())),
+        false => Ok(()),
+    }
+}
+
+pub(crate) fn run_release(order: &RunRelease) -> Result<()> {
+    manifest(&order.manifest)?;
+    order.secrets.as_ref().map_or(Ok(()), |held| secrets(&order.manifest.app, held))?;
+    let command = &order.command;
+    match command.trim().is_empty() || command.len() > MAX_COMMAND || command.contains('\0') {
+        true => Err(refused(format!("the release command of {} cannot be run", order.manifest.app))),
         false => Ok(()),
     }
 }

@@ -30,6 +30,7 @@ pub(super) struct Unborn<'a> {
     pub env: &'a [*const libc::c_char],
     pub dir: &'a CString,
     pub streams: [OwnedFd; 3],
+    pub session: Session,
     pub bootstrap: Option<OwnedFd>,
     pub cgroup: Option<BorrowedFd<'a>>,
     pub birth: Option<BorrowedFd<'a>>,
@@ -38,6 +39,19 @@ pub(super) struct Unborn<'a> {
     pub nice: i32,
     /// Gets the number of the error.
     pub failure: OwnedFd,
+}
+
+/// What of the kernel's sessions it is in; always in a process group of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Session {
+    Ours,
+    /// One of its own, so that it finds no terminal of ours. `input` tells that its standard input is a pipe, and not a
+    /// device that is everybody's.
+    Own {
+        input: bool,
+    },
+    /// One of its own, whose terminal its standard input is.
+    Terminal,
 }
 
 /// Of clone3(2); the constant of the library does not fit its type.
@@ -132,13 +146,20 @@ impl Unborn<'_> {
         }
         // SAFETY: plain system calls on integers and on strings that end with a zero.
         unsafe {
-            check(libc::setpgid(0, 0))?;
+            match self.session {
+                Session::Ours => check(libc::setpgid(0, 0))?,
+                Session::Own { .. } | Session::Terminal => check(libc::setsid())?,
+            }
             // It is a wish: on a machine that does not let us, the server is as likely to go as the app.
             let oom = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
             libc::write(oom, OOM_SCORE.as_ptr().cast(), OOM_SCORE.len());
             for (at, stream) in (0..).zip(&self.streams) {
                 check(libc::dup2(stream.as_raw_fd(), at))?;
             }
+        }
+        if self.session == Session::Terminal {
+            // SAFETY: a plain system call; the terminal was made for this program and is nobody else's.
+            check(unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY as _, 0) })?;
         }
         rustix::process::nice(self.nice)?;
         self.give_up_rights()?;
@@ -187,7 +208,12 @@ impl Unborn<'_> {
             // order: a user without capabilities may not change its groups.
             unsafe {
                 let bootstrap = self.bootstrap.as_ref().map(AsRawFd::as_raw_fd);
-                for fd in [Some(libc::STDOUT_FILENO), Some(libc::STDERR_FILENO), bootstrap].into_iter().flatten() {
+                let input = match self.session {
+                    Session::Ours | Session::Own { input: false } => None,
+                    Session::Own { input: true } | Session::Terminal => Some(libc::STDIN_FILENO),
+                };
+                let output = [Some(libc::STDOUT_FILENO), Some(libc::STDERR_FILENO)];
+                for fd in output.into_iter().chain([input, bootstrap]).flatten() {
                     check(libc::fchown(fd, uid, gid))?;
                 }
                 check(libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()) as libc::c_int)?;
@@ -272,6 +298,7 @@ mod tests {
             env: &pointers(&[]),
             dir: &c"/".to_owned(),
             streams: [File::open("/dev/null").unwrap().into(), theirs.try_clone().unwrap(), theirs],
+            session: Session::Ours,
             bootstrap: None,
             cgroup: None,
             birth: None,

@@ -15,7 +15,7 @@ use std::{iter, ptr};
 use rustix::process::{Pid, Resource, WaitOptions};
 
 use super::allowed;
-use super::birth::Unborn;
+use super::birth::{Session, Unborn};
 use super::pipes::{filled_pipe, lasting_pipe, plain_pipe};
 
 /// Where a started program finds its bootstrap message.
@@ -132,6 +132,20 @@ impl Child {
 pub(crate) fn spawn(spec: &Spawn<'_>) -> io::Result<Spawned> {
     let pipe = || if spec.outlives_us.is_some() { lasting_pipe() } else { plain_pipe() };
     let ((stdout, their_stdout), (stderr, their_stderr)) = (pipe()?, pipe()?);
+    let streams = [File::open("/dev/null")?.into(), their_stdout, their_stderr];
+    let Started { child, pid, pidfd } = start(spec, streams, Session::Ours)?;
+    Ok(Spawned { child, pid, pidfd, stdout: stdout.into(), stderr: stderr.into() })
+}
+
+/// A program that runs.
+pub(super) struct Started {
+    pub child: Child,
+    pub pid: Pid,
+    pub pidfd: OwnedFd,
+}
+
+/// The same with these streams.
+pub(super) fn start(spec: &Spawn<'_>, streams: [OwnedFd; 3], session: Session) -> io::Result<Started> {
     let (mut failed, failure) = io::pipe()?;
     let program = CString::new(spec.argv.first().ok_or(io::ErrorKind::InvalidInput)?.clone().into_vec())?;
     let (argv, env) = (strings(spec.argv.iter().cloned())?, strings(spec.env.iter().map(variable))?);
@@ -140,7 +154,8 @@ pub(crate) fn spawn(spec: &Spawn<'_>) -> io::Result<Spawned> {
         argv: &pointers(&argv),
         env: &pointers(&env),
         dir: &CString::new(spec.dir.clone().into_os_string().into_vec())?,
-        streams: [File::open("/dev/null")?.into(), their_stdout, their_stderr],
+        streams,
+        session,
         bootstrap: spec.bootstrap.map(filled_pipe).transpose()?,
         cgroup: spec.cgroup,
         birth: spec.outlives_us,
@@ -162,7 +177,7 @@ pub(crate) fn spawn(spec: &Spawn<'_>) -> io::Result<Spawned> {
             return Err(told.map_or_else(|e| e, |()| io::Error::from_raw_os_error(i32::from_ne_bytes(why))));
         }
     }
-    Ok(Spawned { child, pid, pidfd, stdout: stdout.into(), stderr: stderr.into() })
+    Ok(Started { child, pid, pidfd })
 }
 
 fn rlimits(limits: Limits) -> [Option<(Resource, u64)>; 3] {

@@ -1,5 +1,5 @@
-//! What a deploy costs, over a real `sshd` on loopback: wall time with nothing changed and with one line changed, and
-//! per instance what the swap takes beyond the app's own boot. Prints min, median and max; judges nothing.
+//! What a deploy costs, over a real `sshd` on loopback: wall time with nothing to do, rolled anew, and with one
+//! line changed, and per instance what the swap takes beyond the app's own boot. Prints min, median and max; judges nothing.
 #![allow(clippy::unwrap_used, clippy::print_stdout, dead_code)]
 
 #[path = "../it/sandbox.rs"]
@@ -30,9 +30,9 @@ fn measure(instances: u32) {
     user.must(&["deploy", "--yes"]);
 
     let (mut boots, mut swaps) = (Vec::new(), Vec::new());
-    let mut deploy = || {
+    let mut deploy = |more: &[&str]| {
         let started = Instant::now();
-        let result = user.result(&["deploy", "--yes", "--json"]);
+        let result = user.result(&[&["deploy", "--yes", "--json"], more].concat());
         let wall = started.elapsed();
         for swap in result["servers"][0]["swaps"].as_array().into_iter().flatten() {
             let us = |name: &str| {
@@ -44,16 +44,18 @@ fn measure(instances: u32) {
         let build = Duration::from_millis(result["durations_ms"]["build"].as_u64().unwrap());
         (wall, wall - build)
     };
-    let (unchanged, besides): (Vec<Duration>, Vec<Duration>) = (0..RUNS).map(|_| deploy()).unzip();
+    let nothing: Vec<Duration> = (0..RUNS).map(|_| deploy(&[]).0).collect();
+    let (anew, besides): (Vec<Duration>, Vec<Duration>) = (0..RUNS).map(|_| deploy(&["--force"])).unzip();
     let (one_line, one_line_besides): (Vec<Duration>, Vec<Duration>) = (0..RUNS)
         .map(|n| {
             user.write("change.txt", &format!("line {n}"));
-            deploy()
+            deploy(&[])
         })
         .unzip();
 
     println!("{instances} instance(s)");
-    row("  tako deploy, nothing changed", unchanged);
+    row("  tako deploy, nothing changed", nothing);
+    row("  tako deploy --force, nothing changed", anew);
     row("    without the build", besides);
     row("  tako deploy, one line changed", one_line);
     row("    without the build", one_line_besides);

@@ -335,15 +335,15 @@ impl Sshd {
 
     /// With these lines of configuration; it has an sftp only if they say so.
     pub fn with(server: &Server, lines: &str) -> Sshd {
-        Sshd::launch(server, lines, "")
+        Sshd::set_up(server, lines, "")
     }
 
     /// One whose users find the programs of this folder first.
     pub fn with_programs(server: &Server, dir: &Path) -> Sshd {
-        Sshd::launch(server, "Subsystem sftp internal-sftp", &format!("{}:", dir.display()))
+        Sshd::set_up(server, "Subsystem sftp internal-sftp", &format!("{}:", dir.display()))
     }
 
-    fn launch(server: &Server, lines: &str, first: &str) -> Sshd {
+    fn set_up(server: &Server, lines: &str, first: &str) -> Sshd {
         let dir = short_tempdir();
         let at = |name: &str| dir.path().join(name);
         for key in ["host", "user"] {
@@ -369,16 +369,7 @@ impl Sshd {
         fs::write(at("sshd_config"), config).unwrap();
         // Where privilege separation is on (root), sshd insists on this folder.
         let _ = fs::create_dir_all("/run/sshd");
-        let log = fs::File::create(at("sshd.log")).unwrap();
-        let child = Command::new("/usr/sbin/sshd")
-            .args(["-D", "-e", "-f"])
-            .arg(at("sshd_config"))
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("sshd is installed (make test installs it)");
-        let process = Running(child);
-        wait_for("sshd to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
+        let process = Sshd::launch(dir.path(), port);
         let sshd = Sshd { dir, port, process };
         sshd.know(&fs::read_to_string(sshd.dir.path().join("host.pub")).unwrap());
         fs::write(
@@ -396,6 +387,11 @@ impl Sshd {
     /// Makes the user's known_hosts hold this key for the server, and nothing else.
     pub fn know(&self, public_key: &str) {
         fs::write(self.dir.path().join("known_hosts"), format!("[127.0.0.1]:{} {public_key}", self.port)).unwrap();
+    }
+
+    /// The keys that its user knows.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.dir.path().join("known_hosts")
     }
 
     /// Makes this one's user know the other server, too, and be known there.
@@ -423,6 +419,20 @@ impl Sshd {
         format!("-F {}", self.dir.path().join("ssh_config").display())
     }
 
+    fn launch(dir: &Path, port: u16) -> Running {
+        let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("sshd.log")).unwrap();
+        let child = Command::new("/usr/sbin/sshd")
+            .args(["-D", "-e", "-f"])
+            .arg(dir.join("sshd_config"))
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("sshd is installed (make test installs it)");
+        let process = Running(child);
+        wait_for("sshd to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
+        process
+    }
+
     /// Its connections end too.
     pub fn stop(&mut self) {
         let listener = self.process.0.id().to_string();
@@ -443,6 +453,11 @@ impl Sshd {
     /// Of its own files: `host.pub`, `user`, `ssh_config`, `known_hosts`, `authorized_keys`.
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// On the same port, after a stop.
+    pub fn resume(&mut self) {
+        self.process = Sshd::launch(self.dir.path(), self.port);
     }
 
     /// How many connections were accepted so far.

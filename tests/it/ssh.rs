@@ -81,18 +81,18 @@ fn the_next_command_uses_the_connection_of_the_last_and_leaves_nothing_else() {
     let (_server, sshd, user) = nearby();
     must(&user, &add(&sshd, &[]));
     for _ in 0..3 {
-        user.must(&["servers", "check"]);
+        user.must(&["status", "--all"]);
     }
     assert_eq!(sshd.connections(), 1);
     assert_eq!(left_behind(&user), [""; 0]);
-    user.must(&["servers", "check", "--no-mux"]);
+    user.must(&["status", "--all", "--no-mux"]);
     assert_eq!(sshd.connections(), 2, "--no-mux has one of its own");
     fs::write(user.home().join("config.toml"), {
         let text = fs::read_to_string(user.home().join("config.toml")).unwrap();
         format!("{text}\n[ssh]\nmux = false\n")
     })
     .unwrap();
-    user.must(&["servers", "check"]);
+    user.must(&["status", "--all"]);
     assert_eq!(sshd.connections(), 3, "so has mux = false");
 }
 
@@ -109,7 +109,7 @@ fn commands_that_begin_at_once_open_one_connection() {
     let (_server, sshd, user) = nearby();
     must(&user, &add(&sshd, &["--no-check"]));
     let running: Vec<Child> =
-        (0..3).map(|_| user.command(&["servers", "check"]).stderr(Stdio::piped()).spawn().unwrap()).collect();
+        (0..3).map(|_| user.command(&["status", "--all"]).stderr(Stdio::piped()).spawn().unwrap()).collect();
     for child in running {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -123,7 +123,7 @@ fn more_commands_than_a_connection_has_room_for_have_their_own() {
     let (_server, sshd, user) = nearby();
     must(&user, &add(&sshd, &["--no-check"]));
     let running: Vec<Child> =
-        (0..8).map(|_| user.command(&["servers", "check"]).stderr(Stdio::piped()).spawn().unwrap()).collect();
+        (0..8).map(|_| user.command(&["status", "--all"]).stderr(Stdio::piped()).spawn().unwrap()).collect();
     for child in running {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -144,19 +144,19 @@ fn a_kept_connection_that_is_gone_or_hangs_is_replaced() {
     kill_process(first, Signal::KILL).unwrap();
     wait_for("the master to be gone", || master(&user).is_none().then_some(()));
     assert!(socket().exists());
-    user.must(&["servers", "check"]);
+    user.must(&["status", "--all"]);
     assert_eq!(sshd.connections(), 2);
     // It takes connections and says nothing.
     let second = master(&user).expect("another master");
     kill_process(second, Signal::STOP).unwrap();
-    user.must(&["servers", "check"]);
+    user.must(&["status", "--all"]);
     assert_eq!(sshd.connections(), 3);
     kill_process(second, Signal::KILL).unwrap();
     // Something else has its name.
     let path = socket();
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
-    user.must(&["servers", "check"]);
+    user.must(&["status", "--all"]);
 }
 
 /// A `tako-server ctl` that says hello, and then only notes in `file` that it runs and when its input ends.
@@ -250,10 +250,10 @@ fn a_jump_host_is_gone_through_and_named_when_it_fails() {
     configure(&sshd, &way);
     user.must(&["servers", "add", "inner"]);
     assert_eq!((sshd.connections(), jump.connections()), (1, 1));
-    user.must(&["servers", "check"]);
+    user.must(&["status", "--all"]);
     assert_eq!((sshd.connections(), jump.connections()), (1, 1));
     jump.stop();
-    user.run(&["servers", "check"]).assert_failed(6, &["inner", "jump host", "refused"]);
+    user.run(&["status", "--all"]).assert_failed(6, &["inner", "jump host", "refused"]);
     drop(server);
 }
 
@@ -277,13 +277,13 @@ fn a_hostile_ssh_config_changes_nothing_on_the_channel() {
         ),
     );
     must(&user, &add(&sshd, &[]));
-    user.must(&["servers", "check", "--no-mux"]);
+    user.must(&["status", "--all", "--no-mux"]);
     assert_eq!(fs::read_dir(&bad).unwrap().count(), 0);
     // Where there is no room for a socket of ours, the user's is not taken either.
     let long = user.dir.path().join("x".repeat(90));
     fs::create_dir(&long).unwrap();
-    let mut check = user.command(&["servers", "check"]);
-    let ran = Ran::from(&["servers", "check"], check.env("XDG_RUNTIME_DIR", &long).output().unwrap());
+    let mut check = user.command(&["status", "--all"]);
+    let ran = Ran::from(&["status", "--all"], check.env("XDG_RUNTIME_DIR", &long).output().unwrap());
     assert_eq!(ran.code, 0, "{ran}");
     assert_eq!(fs::read_dir(&bad).unwrap().count(), 0);
 }
@@ -299,9 +299,9 @@ fn an_ssh_that_lacks_newer_options_is_used_without_them() {
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, format!("{text}\n[ssh]\nssh_path = \"{}\"\noptions = [\"ConnectTimeout=20\"]\n", old.display()))
         .unwrap();
-    user.must(&["servers", "check"]);
+    user.must(&["status", "--all"]);
     fs::write(&config, format!("{text}\n[ssh]\nssh_pth = \"x\"\n")).unwrap();
-    user.run(&["servers", "check"]).assert_failed(3, &["unknown key `ssh_pth` in [ssh]", "config.toml:", "ssh_path"]);
+    user.run(&["status", "--all"]).assert_failed(3, &["unknown key `ssh_pth` in [ssh]", "config.toml:", "ssh_path"]);
 }
 
 #[test]
@@ -315,9 +315,11 @@ fn a_shell_that_prints_is_heard_out_and_one_that_does_other_things_is_named() {
     must(&user, &add(&sshd, &[]));
     let check = |lines: &str| {
         program(&start_up, &format!("#!/bin/sh\n{lines}\nexec $SSH_ORIGINAL_COMMAND\n"));
-        user.run(&["servers", "check"])
+        user.run(&["status", "--all"])
     };
-    let noisy = check("echo Welcome!; printf '\\001\\377{\"tako\":\\n'; printf 'no line feed'");
+    let noise = "echo Welcome!; printf '\\001\\377{\"tako\":\\n'; printf 'no line feed'";
+    assert_eq!(check(noise).code, 0);
+    let noisy = run(&user, &add(&sshd, &[]));
     assert!(noisy.code == 0 && noisy.err.contains("prints"), "{noisy}");
     let words = ["box", "login shell", "start-up files"];
     check("head -c 3000000 /dev/zero | tr '\\0' x").assert_failed(6, &words);
@@ -333,7 +335,7 @@ fn a_server_that_went_away_is_told_as_such() {
     let (_server, mut sshd, user) = nearby();
     must(&user, &add(&sshd, &[]));
     sshd.stop();
-    user.run(&["servers", "check"]).assert_failed(6, &["box", "refused", "sshd"]);
+    user.run(&["status", "--all"]).assert_failed(6, &["box", "refused", "sshd"]);
     assert_eq!(left_behind(&user), [""; 0]);
 }
 
@@ -353,7 +355,7 @@ fn a_changed_host_key_stops_with_both_fingerprints() {
     sshd.know(&fs::read_to_string(sshd.file("user.pub")).unwrap());
     let before = fs::read_to_string(sshd.file("known_hosts")).unwrap();
     let keys = [fingerprint(&sshd, "host.pub"), fingerprint(&sshd, "user.pub")];
-    let ran = user.run(&["servers", "check"]);
+    let ran = user.run(&["status", "--all"]);
     ran.assert_failed(6, &["has changed", &format!("offered    ED25519 {}", keys[0]), &keys[1]]);
     assert_eq!(fs::read_to_string(sshd.file("known_hosts")).unwrap(), before, "nothing is repaired by itself");
 }
@@ -510,10 +512,10 @@ fn a_passphrase_is_asked_for_hidden_and_again_when_it_was_wrong() {
     assert!(code == 0 && said.contains("box added") && !said.contains(PASSPHRASE), "{code}: {said}");
 
     // Nothing is asked for on a connection that stands.
-    let (code, said) = Terminal::start(&user, &["servers".into(), "check".into()]).end();
+    let (code, said) = Terminal::start(&user, &["status".into(), "--all".into()]).end();
     assert!(code == 0 && !said.contains("passphrase"), "{code}: {said}");
 
-    let check: Vec<String> = ["servers", "check", "--no-mux"].map(Into::into).into();
+    let check: Vec<String> = ["status", "--all", "--no-mux"].map(Into::into).into();
     let mut terminal = Terminal::start(&user, &check);
     terminal.expect("(not shown):");
     terminal.type_in("\x03");
@@ -521,7 +523,7 @@ fn a_passphrase_is_asked_for_hidden_and_again_when_it_was_wrong() {
     assert!(code == 130 && said.contains("interrupted"), "{code}: {said}");
 
     // Without somebody to ask nothing waits.
-    user.run(&["servers", "check", "--no-mux"]).assert_failed(6, &["passphrase"]);
+    user.run(&["status", "--all", "--no-mux"]).assert_failed(6, &["passphrase"]);
     let found = Command::new("grep").args(["-rlaF", PASSPHRASE]).arg(user.dir.path()).output().unwrap().stdout;
     assert_eq!(String::from_utf8_lossy(&found), "");
     assert_eq!(left_behind(&user), [""; 0]);

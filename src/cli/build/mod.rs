@@ -156,6 +156,27 @@ pub(crate) fn order(project: &Project, wish: Wish) -> Result<Order> {
     })
 }
 
+/// One artifact of a build that is not run.
+pub(crate) struct Planned {
+    pub target: Target,
+    /// As an earlier build made it.
+    pub packed: Option<Packed>,
+    /// What would be run otherwise.
+    pub steps: Vec<String>,
+}
+
+/// What [`build`] would do; it writes nothing.
+pub(crate) fn planned(project: &Project, order: &Order, anew: bool) -> Result<Vec<Planned>> {
+    let artifacts = project.dir.join(".tako/artifacts");
+    let one = |target: &Target| {
+        let file = cache::file(&artifacts, *target, &cache::key(project, order, *target)?);
+        let packed = if anew { None } else { cache::look(&file) };
+        let steps = order.steps.iter().map(Step::title).collect();
+        Ok(Planned { target: *target, packed, steps })
+    };
+    order.targets.iter().map(one).collect()
+}
+
 /// The artifacts of `order`, one for each target, from the cache unless they are to be made `anew`, or built. `say` hears
 /// how it goes.
 ///

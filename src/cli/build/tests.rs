@@ -25,6 +25,7 @@ fn project(dir: &Path, main: &str) -> Project {
         install: None,
         dev: None,
         health: None,
+        release: None,
         build: project::Build::default(),
         limits: Limits::default(),
         envs: BTreeMap::new(),

@@ -2,16 +2,22 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::Exit;
 use crate::cli::args::Args;
 use crate::cli::build::preset::resolve::Wish;
 use crate::cli::config::inventory::{Inventory, Server};
 use crate::cli::fanout::{self, CONNECTS};
 use crate::cli::interrupt::Interrupt;
+use crate::cli::nearest::did_you_mean;
 use crate::cli::project::{Env, FILE, Project};
 use crate::cli::remote::{Place, Remote};
 use crate::cli::ui::Ui;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::name::{AppId, EnvName, ServerName};
+
+/// A server that was asked something small and has not answered by then is not going to: ssh gives up on a silent
+/// network after 10 s, and an answer takes milliseconds.
+const ANSWER: Duration = Duration::from_secs(15);
 
 /// The project of this folder, or of `--dir`.
 pub(crate) fn project(ui: &Ui, args: &Args) -> Result<Project> {
@@ -73,8 +79,10 @@ pub(crate) fn mapping(
     if !env.servers.is_empty() {
         if let Some(stranger) = wanted.iter().find(|name| !env.servers.contains(name)) {
             let names = env.servers.iter().map(ServerName::as_str).collect::<Vec<_>>().join(", ");
+            let guess = did_you_mean(stranger.as_str(), env.servers.iter().map(ServerName::as_str));
+            let said = format!("{env_name} is on {names}; `servers` in [envs.{env_name}] of tako.toml says so");
             return Err(Error::new(Kind::Usage, format!("{stranger} is not a server of {env_name}"))
-                .hint(format!("{env_name} is on {names}; `servers` in [envs.{env_name}] of tako.toml says so")));
+                .hint(guess.map_or(said.clone(), |guess| format!("{guess} {said}"))));
         }
         let chosen = env.servers.iter().filter(|name| wanted.is_empty() || wanted.contains(name));
         // The file names a server that is not there: it is the file that has to change, or the inventory.
@@ -114,16 +122,69 @@ pub(crate) fn undecided(env_name: &EnvName, servers: &[Server]) -> Error {
         .hint(format!("add `servers = [\"{first}\"]` to [envs.{env_name}] in tako.toml, or give --server {first}"))
 }
 
-/// Connects to all `servers` at once and runs `task` on each; the results are in their order.
-pub(crate) fn on_each<R: Send>(
+/// Asks all `servers` at once, each for no longer than [`ANSWER`]: one that hangs has its say in its own row, and the
+/// others are told. The results are in their order.
+pub(crate) fn ask_each<R: Send>(
+    ui: &Ui,
     servers: &[Server],
     interrupt: &Interrupt,
     task: impl Fn(&mut Remote) -> Result<R> + Sync,
 ) -> Vec<(ServerName, Result<R>)> {
     let results = fanout::each(servers.iter().collect(), CONNECTS, |server: &Server| {
-        Remote::connect(&Place::Ssh(server.clone()), interrupt).and_then(|mut remote| task(&mut remote))
+        let _waiting = ui.waiting(server.name.as_str(), "asking");
+        let asked = interrupt.within(ANSWER, |interrupt| {
+            Remote::connect(&Place::Ssh(server.clone()), interrupt).and_then(|mut remote| task(&mut remote))
+        });
+        asked.unwrap_or_else(|| {
+            Err(Error::new(Kind::Timeout, format!("{}: no answer within {} s", server.name, ANSWER.as_secs()))
+                .hint(format!("`tako servers check {}` shows where it hangs", server.name)))
+        })
     });
     servers.iter().map(|s| s.name.clone()).zip(results).collect()
+}
+
+/// How one that did not answer stands in a table.
+pub(crate) fn unanswered_word(e: &Error) -> &'static str {
+    match e.kind() {
+        Kind::Unreachable => "! unreachable",
+        Kind::Timeout => "! no answer",
+        Kind::Incompatible => "! other version",
+        _ => "! failed",
+    }
+}
+
+/// The end of a command that asked several servers and has told what they said: a line for each that did not answer, or
+/// the one error when there was nobody else.
+pub(crate) fn unanswered(ui: &Ui, asked: Vec<(ServerName, Result<()>)>) -> Result<Exit> {
+    let count = asked.len();
+    let failed: Vec<(ServerName, Error)> = asked.into_iter().filter_map(|(s, r)| Some((s, r.err()?))).collect();
+    if failed.len() == count {
+        // One that hangs cannot be reached, for who asks by the exit code.
+        let told = |e: Error| if e.kind() == Kind::Timeout { e.with_kind(Kind::Unreachable) } else { e };
+        return failure(failed, count).map_or(Ok(Exit::Done), |e| Err(told(e)));
+    }
+    let (absent, failed): (Vec<_>, Vec<_>) = failed.into_iter().partition(|(_, e)| e.kind() == Kind::NotFound);
+    // An answer, too.
+    absent.iter().for_each(|(server, e)| ui.note(&format!("· {}", named(server.as_str(), e))));
+    for (server, e) in &failed {
+        ui.note(&format!("! {} (`tako servers check {server}`)", named(server.as_str(), e)));
+    }
+    Ok(if failed.is_empty() { Exit::Done } else { Exit::Unanswered })
+}
+
+/// What is where after a change that some servers took and others did not.
+pub(crate) fn partly(what: &str, done: &[ServerName], failed: &[(ServerName, Error)]) -> Error {
+    let kind = failed.first().map_or(Kind::Bug, |(_, e)| e.kind());
+    let names = done.iter().map(ServerName::as_str).collect::<Vec<_>>().join(", ");
+    let mut detail = vec![format!("done    {names}")];
+    for (server, e) in failed {
+        detail.push(format!("failed  {}", named(server.as_str(), e)));
+        detail.extend(e.detail().iter().map(|line| format!("        {line}")));
+    }
+    let message = format!("{what} on {} of {} servers", done.len(), done.len() + failed.len());
+    Error::new(kind, message)
+        .with_detail(detail)
+        .hint("run it again for the others once that is put right; what is done stays done")
 }
 
 /// What is told when some servers failed: one error in full, several different ones in short.
@@ -217,6 +278,37 @@ mod tests {
         assert_eq!(kind(map("production", &["a"], &["a", "b"], &["b"])), Kind::Usage);
         assert_eq!(kind(map("production", &["gone"], &["a"], &[])), Kind::Config);
         assert_eq!(kind(map("production", &[], &["a"], &["x"])), Kind::NotFound);
+    }
+
+    #[test]
+    fn a_name_that_was_nearly_right_is_suggested() {
+        let e = map("production", &["fra1", "nyc1"], &["fra1", "nyc1"], &["fra"]).unwrap_err();
+        assert!(e.next_step().unwrap().starts_with("did you mean `fra1`? production is on fra1, nyc1"), "{e:?}");
+    }
+
+    #[test]
+    fn after_a_change_of_some_it_is_told_what_is_where() {
+        let e = Error::new(Kind::Unreachable, "nyc1: no answer in time").with_detail(vec!["proof".into()]);
+        let e = partly("changed", &[name("fra1"), name("sin1")], &[(name("nyc1"), e)]);
+        assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Unreachable, "changed on 2 of 3 servers"));
+        assert_eq!(e.detail(), ["done    fra1, sin1", "failed  nyc1: no answer in time", "        proof"]);
+    }
+
+    #[test]
+    fn servers_that_did_not_answer_have_a_line_and_decide_the_exit_code() {
+        use crate::cli::ui::Settings;
+        let check = |asked: Vec<(&str, Result<()>)>, expected: Result<Exit, Kind>, told: &str| {
+            let (ui, _, err) = Ui::captured(Settings::default());
+            let ended = unanswered(&ui, asked.into_iter().map(|(server, result)| (name(server), result)).collect());
+            assert_eq!((ended.map_err(|e| e.kind()), err.text().as_str()), (expected, told));
+        };
+        let away = || Err(Error::new(Kind::Unreachable, "lab: no answer in time"));
+        let absent = || Err(Error::new(Kind::NotFound, "shop is not on this server"));
+        check(vec![("fra1", Ok(()))], Ok(Exit::Done), "");
+        let line = "! lab: no answer in time (`tako servers check lab`)\n";
+        check(vec![("fra1", Ok(())), ("lab", away())], Ok(Exit::Unanswered), line);
+        check(vec![("fra1", Ok(())), ("lab", absent())], Ok(Exit::Done), "· lab: shop is not on this server\n");
+        check(vec![("lab", away())], Err(Kind::Unreachable), "");
     }
 
     #[test]

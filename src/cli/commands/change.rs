@@ -54,14 +54,23 @@ fn conclude(ui: &Ui, results: Vec<(ServerName, Result<Deployed>)>, count: usize)
     // One version only if all servers agree on it.
     let version = first.filter(|first| versions.all(|other| other == *first));
     ui.event("result", json!({ "version": version, "servers": told }));
-    let failed: Vec<(ServerName, Error)> =
-        results.into_iter().filter_map(|(server, changed)| Some((server, changed.err()?))).collect();
-    let all_failed = failed.len() == count;
-    match aim::failure(failed, count) {
-        None => Ok(Exit::Done),
-        Some(e) if all_failed => Err(e),
-        Some(e) => {
-            ui.error(&e);
+    end(ui, "changed", results, count)
+}
+
+/// How it ended on all of them together; that `what` was done on some alone is told with what is where.
+pub(crate) fn end<T>(ui: &Ui, what: &str, results: Vec<(ServerName, Result<T>)>, count: usize) -> Result<Exit> {
+    let (mut done, mut failed): (Vec<ServerName>, Vec<(ServerName, Error)>) = Default::default();
+    for (server, result) in results {
+        match result {
+            Ok(_) => done.push(server),
+            Err(e) => failed.push((server, e)),
+        }
+    }
+    match (done.as_slice(), failed.as_slice()) {
+        (_, []) => Ok(Exit::Done),
+        ([], _) => aim::failure(failed, count).map_or(Ok(Exit::Done), Err),
+        _ => {
+            ui.error(&aim::partly(what, &done, &failed));
             Ok(Exit::Partly)
         }
     }

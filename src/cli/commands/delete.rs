@@ -2,10 +2,13 @@
 
 use serde_json::json;
 
-use super::{Exit, aim};
+use super::{Exit, aim, change};
 use crate::cli::args::Args;
+use crate::cli::config::inventory::Server;
+use crate::cli::fanout::{self, CONNECTS};
 use crate::cli::interrupt::Interrupt;
-use crate::cli::ui::Ui;
+use crate::cli::remote::{Place, Remote};
+use crate::cli::ui::{Task, Ui};
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::Request;
 use crate::proto::name::ServerName;
@@ -36,33 +39,37 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
         .hint(format!("the app is `{}`", project.name)));
     }
     let app = aim::app(&project, &env_name);
-    let results = aim::on_each(&servers, &interrupt, |remote| {
-        match remote.order(Request::Delete { app: app.clone() }, &mut |_| {}) {
-            // Already as wanted: a second try after a partial failure must be able to succeed.
-            Err(e) if e.kind() == Kind::NotFound => Ok(false),
-            other => other.map(|()| true),
-        }
-    });
+    let results = fanout::each(
+        servers.iter().map(|server| (ui.task(server.name.as_str()), server)).collect(),
+        CONNECTS,
+        |(task, server): (Task, &Server)| {
+            task.set("deleting");
+            let deleted = Remote::connect(&Place::Ssh(server.clone()), &interrupt).and_then(|mut remote| {
+                match remote.order(Request::Delete { app: app.clone() }, &mut |_| {}) {
+                    // Already as wanted: a second try after a partial failure must be able to succeed.
+                    Err(e) if e.kind() == Kind::NotFound => Ok(false),
+                    other => other.map(|()| true),
+                }
+            });
+            match &deleted {
+                Ok(true) => task.done("gone"),
+                Ok(false) => task.done("was not there"),
+                Err(e) => task.fail(&e.to_string()),
+            }
+            (server.name.clone(), deleted)
+        },
+    );
     let told = |(server, deleted): &(ServerName, Result<bool>)| match deleted {
         Ok(deleted) => json!({ "server": server, "ok": true, "deleted": deleted }),
         Err(e) => json!({ "server": server, "ok": false, "message": e.to_string() }),
     };
     ui.event("result", json!({ "app": app, "servers": results.iter().map(told).collect::<Vec<_>>() }));
-    let mut failed = Vec::new();
-    for (server, deleted) in results {
+    for (server, deleted) in &results {
         match deleted {
             Ok(true) => ui.success(&format!("{app} is gone from {server}")),
             Ok(false) => ui.success(&format!("{app} was not on {server}")),
-            Err(e) => failed.push((server, e)),
+            Err(_) => {}
         }
     }
-    let (bad, all) = (failed.len(), servers.len());
-    match aim::failure(failed, all) {
-        None => Ok(Exit::Done),
-        Some(e) if bad == all => Err(e),
-        Some(e) => {
-            ui.error(&e);
-            Ok(Exit::Partly)
-        }
-    }
+    change::end(ui, "deleted", results, servers.len())
 }

@@ -1,8 +1,11 @@
 //! `tako logs`: what the app printed, of all its servers as one stream.
 
+mod access;
 mod merge;
+mod same;
 mod wanted;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +26,7 @@ use crate::error::{Error, Kind, Result};
 use crate::proto::control::{LogLine, Notice, Request, Stream};
 use crate::proto::name::{AppId, ServerName};
 use merge::{Merge, Next, Piece};
+use same::{Line, Same};
 use wanted::Wanted;
 
 /// How soon we notice that nobody reads any more.
@@ -37,25 +41,30 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let env_name = aim::env_name(args)?;
     let servers = aim::servers(&env_name, project.env(&env_name)?, &aim::wanted(args)?)?;
     let app = aim::app(&project, &env_name);
-    let reading = Reading { ui, wanted: &wanted, app: &app, servers: &servers };
-    let (told, failed) = match wanted.follow {
-        true => until_closed(ui, trigger, || reading.run(&interrupt)),
-        false => reading.run(&interrupt),
-    };
-    // Ctrl-C is how following ends.
-    let failed: Vec<_> =
-        failed.into_iter().filter(|(_, e)| !(wanted.follow && e.kind() == Kind::Interrupted)).collect();
+    // One who follows looks at the end.
+    let pages = !wanted.follow && !args.flag("no-pager");
+    let reading = Reading { ui, wanted: &wanted, app: &app, servers: &servers, pages };
+    let (told, failed, left) = until_closed(ui, trigger, || reading.run(&interrupt));
+    // Ctrl-C is how following ends, and whoever reads no more has seen enough.
+    let mut failed: Vec<_> =
+        failed.into_iter().filter(|(_, e)| !((wanted.follow || left) && e.kind() == Kind::Interrupted)).collect();
     if told == 0 && failed.is_empty() && !wanted.follow {
         let names: Vec<&str> = servers.iter().map(|s| s.name.as_str()).collect();
         ui.note(&wanted.nothing_found(&app, &names));
     }
-    match aim::failure(failed, servers.len()) {
-        Some(e) => Err(e),
-        None => Ok(Exit::Done),
+    if let Some(at) = failed.iter().position(|(_, e)| e.kind() == Kind::Interrupted) {
+        return Err(failed.swap_remove(at).1);
     }
+    let mut failed: BTreeMap<ServerName, Error> = failed.into_iter().collect();
+    let asked = servers.into_iter().map(|server| match failed.remove(&server.name) {
+        Some(e) => (server.name, Err(e)),
+        None => (server.name, Ok(())),
+    });
+    aim::unanswered(ui, asked.collect())
 }
 
-/// Follows until nobody reads any more, as after `| head`: a quiet app would never let us notice by a failed write.
+/// Reads until nobody does any more, as after `| head` or when the pager is left: a quiet app would never let us notice
+/// by a failed write.
 fn until_closed<T>(ui: &Ui, trigger: Trigger, read: impl FnOnce() -> T) -> T {
     let (over, ended) = bounded::<Infallible>(0);
     thread::scope(|scope| {
@@ -74,15 +83,17 @@ struct Reading<'a> {
     wanted: &'a Wanted,
     app: &'a AppId,
     servers: &'a [Server],
+    pages: bool,
 }
 
 type Failed = Vec<(ServerName, Error)>;
 
 impl Reading<'_> {
-    /// How many lines were told, and what went wrong.
-    fn run(&self, interrupt: &Interrupt) -> (u64, Failed) {
+    /// How many lines were told, what went wrong, and whether nobody read any more.
+    fn run(&self, interrupt: &Interrupt) -> (u64, Failed, bool) {
         // All are connected before the first is read, so that the earlier lines of all are there to be put in order.
         let connected = fanout::each(self.servers.iter().collect(), fanout::CONNECTS, |server: &Server| {
+            let _waiting = self.ui.waiting(server.name.as_str(), "connecting");
             Remote::connect(&Place::Ssh(server.clone()), interrupt)
         });
         let mut failed = Vec::new();
@@ -93,6 +104,8 @@ impl Reading<'_> {
                 Err(e) => self.fail(&mut failed, &server.name, e),
             }
         }
+        // From here on there is something to read, and nothing to wait for is drawn.
+        let pager = (self.pages && !remotes.is_empty()).then(|| self.ui.pager()).flatten();
         let told = thread::scope(|scope| {
             let mut names = Vec::new();
             let mut heard = Vec::new();
@@ -113,7 +126,10 @@ impl Reading<'_> {
             }
             told
         });
-        (told, failed)
+        let left = self.ui.is_closed();
+        // Waits for the person to be done.
+        drop(pager);
+        (told, failed, left)
     }
 
     fn read(&self, remote: &mut Remote, to: &Sender<Vec<Piece>>) -> Result<()> {
@@ -136,23 +152,36 @@ impl Reading<'_> {
     fn tell_all(&self, names: &[&ServerName], heard: &[Receiver<Vec<Piece>>]) -> u64 {
         let several = self.servers.len() > 1;
         let mut merge = Merge::new(names.len(), self.wanted.follow);
+        let mut same = Same::new(self.wanted.follow);
         let mut told = 0;
         loop {
-            let (server, piece) = match merge.next(Instant::now()) {
+            let now = Instant::now();
+            let (server, piece) = match merge.next(now) {
                 Next::Piece(server, piece) => (server, piece),
                 Next::Wait(patience) => {
-                    hear(&mut merge, heard, patience);
+                    self.tell_lines(names, same.due(now));
+                    let both = [patience, same.patience(now)].into_iter().flatten().min();
+                    hear(&mut merge, heard, both);
                     continue;
                 }
-                Next::End => return told,
+                Next::End => {
+                    self.tell_lines(names, same.end());
+                    return told;
+                }
             };
             let name = several.then_some(names[server]);
             match piece {
                 Piece::Line(line) => {
                     told += 1;
-                    tell(self.ui, name, &line);
+                    // A program is told of each.
+                    let lines = match self.ui.is_json() {
+                        true => vec![((server, line), 1)],
+                        false => same.on((server, line), now),
+                    };
+                    self.tell_lines(names, lines);
                 }
                 Piece::Missed(lines) => {
+                    self.tell_lines(names, same.end());
                     self.ui.event("missed", json!({"server": name, "lines": lines}));
                     let at = name.map_or_else(String::new, |name| format!("{name}: "));
                     self.ui
@@ -160,10 +189,25 @@ impl Reading<'_> {
                 }
                 // With one server it is the end, and the error of the command.
                 Piece::Lost(why) if several && self.wanted.follow => {
+                    self.tell_lines(names, same.end());
                     self.ui.warn(&format!("no more is heard of {}: {why}", names[server]));
                 }
                 Piece::Lost(_) => {}
             }
+        }
+    }
+
+    fn tell_lines(&self, names: &[&ServerName], lines: Vec<(Line, u64)>) {
+        for ((server, line), count) in lines {
+            let name = (self.servers.len() > 1).then_some(names[server]);
+            if self.ui.is_json() {
+                self.ui
+                    .event(if self.wanted.access { "access" } else { "log" }, event(name, &line, self.wanted.access));
+                continue;
+            }
+            let name = name.map(|name| self.ui.tinted(server, &format!("[{name}]")));
+            let shown = shown(name.as_deref(), &line, self.wanted.access, jiff::Timestamp::now(), &TimeZone::system());
+            self.ui.out(&if count > 1 { format!("{shown}  × {count}") } else { shown });
         }
     }
 
@@ -196,37 +240,38 @@ fn hear(merge: &mut Merge, heard: &[Receiver<Vec<Piece>>], patience: Option<Dura
     }
 }
 
-fn tell(ui: &Ui, server: Option<&ServerName>, line: &LogLine) {
-    let stream = match line.stream {
-        Stream::Out => "out",
-        Stream::Err => "err",
-    };
-    ui.event(
-        "log",
-        json!({
+/// A line for a program; one of the access log is told as it lies in the file.
+fn event(server: Option<&ServerName>, line: &LogLine, access: bool) -> serde_json::Value {
+    let raw = access.then(|| serde_json::from_str::<serde_json::Value>(&line.text).ok()).flatten();
+    match raw {
+        Some(request) => json!({ "server": server, "request": request }),
+        None => json!({
             "at_ms": line.at_ms,
             "server": server,
             "release": line.release,
             "instance": line.instance,
-            "stream": stream,
+            "stream": match line.stream {
+                Stream::Out => "out",
+                Stream::Err => "err",
+            },
             "text": line.text,
         }),
-    );
-    if !ui.is_json() {
-        ui.out(&shown(server, line, jiff::Timestamp::now(), &TimeZone::system()));
     }
 }
 
 /// `12:03:07.250 [fra1] #1 GET /`, with the day unless it is today; standard error is marked, because colour alone must
 /// not tell.
-fn shown(server: Option<&ServerName>, line: &LogLine, now: jiff::Timestamp, zone: &TimeZone) -> String {
+fn shown(server: Option<&str>, line: &LogLine, access: bool, now: jiff::Timestamp, zone: &TimeZone) -> String {
     let at = i64::try_from(line.at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     let at = at.map_or_else(String::new, |at| {
         let at = at.to_zoned(zone.clone());
         let is_today = at.date() == now.to_zoned(zone.clone()).date();
         at.strftime(if is_today { "%H:%M:%S%.3f " } else { "%Y-%m-%d %H:%M:%S%.3f " }).to_string()
     });
-    let server = server.map_or_else(String::new, |server| format!("[{server}] "));
+    let server = server.map_or_else(String::new, |server| format!("{server} "));
+    if access {
+        return format!("{at}{server}{}", plain(access::shown(&line.text).as_bytes()));
+    }
     let mark = match line.stream {
         Stream::Out => "",
         Stream::Err => "! ",
@@ -248,10 +293,9 @@ mod tests {
             text: "\x1b[31mGET\x1b[0m /\x07".into(),
         };
         let now = |hours: i64| jiff::Timestamp::from_second(hours * 3600).unwrap();
-        assert_eq!(shown(None, &line, now(2), &TimeZone::UTC), "01:02:03.004 #2 GET /");
+        assert_eq!(shown(None, &line, false, now(2), &TimeZone::UTC), "01:02:03.004 #2 GET /");
         line.stream = Stream::Err;
-        let server = ServerName::parse("fra1").unwrap();
-        let later = shown(Some(&server), &line, now(30), &TimeZone::UTC);
+        let later = shown(Some("[fra1]"), &line, false, now(30), &TimeZone::UTC);
         assert_eq!(later, "1970-01-01 01:02:03.004 [fra1] #2 ! GET /");
     }
 }

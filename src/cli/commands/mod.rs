@@ -17,6 +17,7 @@ pub(crate) mod logs;
 pub(crate) mod releases;
 pub(crate) mod scale;
 pub(crate) mod delete;
+pub(crate) mod run;
 
 /// How a command ended when it did not fail with an error: the exit codes that an error's kind does not tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,4 +25,8 @@ pub(crate) enum Exit {
     Done,
     /// 5: servers differ now.
     Partly,
+    /// 6: some servers did not answer, and what the others said was told.
+    Unanswered,
+    /// That of a command that ran elsewhere.
+    Code(u8),
 }

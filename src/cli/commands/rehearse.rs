@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::select;
 use serde_json::json;
 
-use super::deploy::{secrets, tell_result};
+use super::deploy::report::tell_result;
+use super::deploy::secrets;
 use super::{Exit, aim};
 use crate::cli::args::Args;
 use crate::cli::build::{self, Order};
@@ -134,6 +135,9 @@ impl Play<'_> {
             env: self.env,
             order: self.order,
             build_anew,
+            // The server is new.
+            force: true,
+            wait: Duration::ZERO,
             version: version.clone(),
             secrets: self.secrets.clone(),
             places: std::slice::from_ref(place),
@@ -295,6 +299,8 @@ mod tests {
                 https: Vec::new(),
                 data_dir: "/".into(),
                 free_bytes: 1,
+                up_ms: None,
+                cert_problems: Vec::new(),
             };
             let target = target(&env, &info).unwrap();
             assert_eq!((target.host.as_str(), target.path.as_str(), target.address.port()), (host, path, 8080));

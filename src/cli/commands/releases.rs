@@ -1,6 +1,6 @@
 //! `tako releases ls` and `tako releases rollback`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
@@ -8,6 +8,7 @@ use super::{Exit, aim, change};
 use crate::cli::args::Args;
 use crate::cli::config::inventory::Server;
 use crate::cli::interrupt::Interrupt;
+use crate::cli::nearest::did_you_mean;
 use crate::cli::ui::Ui;
 use crate::cli::ui::units;
 use crate::error::{Error, Kind, Result};
@@ -29,14 +30,10 @@ pub(crate) fn ls(ui: &Ui, args: &Args) -> Result<Exit> {
     let env_name = aim::env_name(args)?;
     let servers = aim::servers(&env_name, project.env(&env_name)?, &[])?;
     let app = aim::app(&project, &env_name);
-    let found = read(&servers, &app, &interrupt);
+    let found = read(ui, &servers, &app, &interrupt);
     interrupt.check()?;
     tell(ui, &app, &found);
-    let failed = found.into_iter().filter_map(|(server, found)| Some((server, found.err()?))).collect();
-    match aim::failure(failed, servers.len()) {
-        Some(e) => Err(e),
-        None => Ok(Exit::Done),
-    }
+    aim::unanswered(ui, found.into_iter().map(|(server, found)| (server, found.map(drop))).collect())
 }
 
 fn tell(ui: &Ui, app: &AppId, found: &[(ServerName, Result<Vec<Release>>)]) {
@@ -79,10 +76,13 @@ pub(crate) fn rollback(ui: &Ui, args: &Args) -> Result<Exit> {
     }
     let app = aim::app(&project, &env_name);
     // One server knows by itself which release was the last good one. Several may differ, and must end up alike.
-    let (version, servers) = match servers.len() {
-        1 => (version, servers),
+    let (version, servers) = match (servers.len(), &version) {
+        (1, None) => (version, servers),
         _ => {
-            let lists = lists(read(&servers, &app, &interrupt), servers.len())?;
+            let lists = lists(read(ui, &servers, &app, &interrupt), servers.len())?;
+            if let Some(version) = &version {
+                must_be_there(&lists, &app, version)?;
+            }
             let version = match version.or_else(|| last_good(&lists)) {
                 Some(version) => version,
                 None => {
@@ -95,6 +95,10 @@ pub(crate) fn rollback(ui: &Ui, args: &Args) -> Result<Exit> {
                 list.is_some_and(|(_, releases)| releases.iter().any(|r| r.live && r.version == version))
             };
             let (done, left): (Vec<Server>, Vec<Server>) = servers.into_iter().partition(|s| there(&s.name));
+            if left.is_empty() {
+                return Err(Error::new(Kind::Refused, format!("{version} of {app} is live already"))
+                    .hint("see `tako releases ls` and name another"));
+            }
             done.iter().for_each(|server| ui.note(&format!("{}: {version} is live already", server.name)));
             (Some(version), left)
         }
@@ -104,13 +108,24 @@ pub(crate) fn rollback(ui: &Ui, args: &Args) -> Result<Exit> {
 
 type Lists = Vec<(ServerName, Vec<Release>)>;
 
-fn read(servers: &[Server], app: &AppId, interrupt: &Interrupt) -> Vec<(ServerName, Result<Vec<Release>>)> {
-    aim::on_each(servers, interrupt, |remote| {
+fn read(ui: &Ui, servers: &[Server], app: &AppId, interrupt: &Interrupt) -> Vec<(ServerName, Result<Vec<Release>>)> {
+    aim::ask_each(ui, servers, interrupt, |remote| {
         match remote.call(Request::Releases { app: app.clone() }, &mut |_| {})? {
             Reply::Releases(releases) => Ok(releases),
             other => Err(remote.misunderstood(&other)),
         }
     })
+}
+
+/// A release that no server has is a slip of the one who typed it.
+fn must_be_there(lists: &Lists, app: &AppId, version: &Version) -> Result<()> {
+    let known: BTreeSet<&str> = lists.iter().flat_map(|(_, list)| list).map(|r| r.version.as_str()).collect();
+    if known.contains(version.as_str()) {
+        return Ok(());
+    }
+    let guess = did_you_mean(version.as_str(), known);
+    Err(Error::new(Kind::NotFound, format!("{app} has no release {version} to go back to"))
+        .hint(guess.unwrap_or_else(|| "see `tako releases ls`".into())))
 }
 
 /// What every server said, or the error of those that did not.
@@ -248,6 +263,17 @@ mod tests {
             shown,
             ["● 4f2c9ab ana fra1 sin1", "↩ 77d0e1c ana rolled back", "● b81e07c* ana nyc1", " 5c3a9d2 ana –"]
         );
+    }
+
+    #[test]
+    fn a_release_that_is_nowhere_is_an_error_with_a_suggestion() {
+        let list = vec![(ServerName::parse("fra1").unwrap(), vec![release("4f2c9ab", 9, true, false)])];
+        let app = AppId::parse("my-app").unwrap();
+        let ask = |version: &str| must_be_there(&list, &app, &Version::parse(version).unwrap());
+        assert!(ask("4f2c9ab").is_ok());
+        let e = ask("4f2c9a").unwrap_err();
+        assert_eq!((e.kind(), e.next_step()), (Kind::NotFound, Some("did you mean `4f2c9ab`?")));
+        assert_eq!(ask("0000000").unwrap_err().next_step(), Some("see `tako releases ls`"));
     }
 
     #[test]

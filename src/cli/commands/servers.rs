@@ -1,10 +1,14 @@
 //! `tako servers`: the inventory of this user. Nothing here changes a server.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+pub(crate) mod check;
+pub(crate) mod status;
+mod wizard;
+
+use std::time::SystemTime;
 
 use serde_json::json;
 
-use super::Exit;
+use super::{Exit, aim};
 use crate::cli::args::Args;
 use crate::cli::config::inventory::{Inventory, Server, check_host, check_user};
 use crate::cli::nearest::did_you_mean;
@@ -13,16 +17,30 @@ use crate::cli::ssh::HostKeys;
 use crate::cli::ui::{Ui, units};
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::Hello;
-use crate::proto::name::ServerName;
+use crate::proto::name::{EnvName, ServerName};
 use crate::proto::target::Target;
 
-/// Certificates and tokens begin to fail when clocks differ by more.
-const MAX_SKEW: Duration = Duration::from_secs(30);
+/// A server as it was typed, by argument and flags or in answer to questions.
+#[derive(Debug, Default)]
+struct Given {
+    /// The host, with or without a user before it.
+    place: String,
+    name: Option<String>,
+    user: Option<String>,
+    port: Option<u16>,
+    description: Option<String>,
+    target: Option<String>,
+}
 
-/// `tako servers add HOST`. Adding the same server again changes what is given and keeps the rest.
+/// `tako servers add [HOST]`. Adding the same server again changes what is given and keeps the rest.
 pub(crate) fn add(ui: &Ui, args: &Args) -> Result<Exit> {
     let mut inventory = Inventory::load()?;
-    let mut server = wanted(args, &inventory)?;
+    let given = match args.positional(0) {
+        Some(_) => Given::of(args)?,
+        None => wizard::ask(ui, &inventory, Given::of(args)?)?,
+    };
+    let mut server = wanted(given, &inventory)?;
+    let mut found = String::new();
     if !args.flag("no-check") {
         let hello = remote::probe(ui, &server, &host_keys(args)?)?;
         tell_skew(ui, &server, &hello, SystemTime::now());
@@ -34,6 +52,7 @@ pub(crate) fn add(ui: &Ui, args: &Args) -> Result<Exit> {
             .hint("leave `--target` out"));
         }
         server.target = Some(hello.target);
+        found = format!(": tako-server {} · {}", hello.server, hello.target);
     }
     let before = inventory.find(&server.name).ok().cloned();
     let known = before.as_ref() == Some(&server);
@@ -42,9 +61,9 @@ pub(crate) fn add(ui: &Ui, args: &Args) -> Result<Exit> {
         inventory.save()?;
     }
     ui.out(&match (known, before) {
-        (true, _) => format!("{} is known already", server.name),
-        (false, Some(_)) => format!("{} changed", server.name),
-        (false, None) => format!("{} added", server.name),
+        (true, _) => format!("{} is known already{found}", server.name),
+        (false, Some(_)) => format!("{} changed{found}", server.name),
+        (false, None) => format!("{} added{found}", server.name),
     });
     if server.target.is_none() {
         ui.note("its target is not known yet; `tako servers check` will ask it");
@@ -63,9 +82,31 @@ pub(crate) fn rm(ui: &Ui, args: &Args) -> Result<Exit> {
         ui.event("result", json!({ "server": name, "changed": false }));
         return Ok(Exit::Done);
     };
+    for env in mapped_by(ui, args, &name) {
+        ui.warn(&format!(
+            "{env} of this project is on {name}: the next deploy fails until `servers` in [envs.{env}] changes"
+        ));
+    }
     let removed = forget(ui, &mut inventory, &name)?;
     ui.event("result", json!({ "server": name, "changed": removed }));
     Ok(Exit::Done)
+}
+
+/// The environments of this folder's project that are on the server; a project that cannot be read has none to tell of.
+fn mapped_by(ui: &Ui, args: &Args, name: &ServerName) -> Vec<EnvName> {
+    if !aim::is_project(args).unwrap_or(false) {
+        return Vec::new();
+    }
+    match aim::project(ui, args) {
+        Ok(project) => {
+            let on_it = project.envs.iter().filter(|(_, env)| env.servers.contains(name));
+            on_it.map(|(env, _)| env.clone()).collect()
+        }
+        Err(e) => {
+            ui.warn(&format!("whether this project is on {name} is not known: {e}"));
+            Vec::new()
+        }
+    }
 }
 
 /// Whether it was done.
@@ -105,52 +146,21 @@ pub(crate) fn ls(ui: &Ui, _args: &Args) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// `tako servers check [NAME]`: connects to each and says what it found. A target that was not known is kept.
-pub(crate) fn check(ui: &Ui, args: &Args) -> Result<Exit> {
-    let mut inventory = Inventory::load()?;
-    let servers = match args.positional(0) {
-        Some(name) => vec![inventory.find(&server_name(name)?)?.clone()],
-        None => inventory.servers().to_vec(),
-    };
-    if servers.is_empty() {
-        ui.note("no servers yet: run `tako servers add HOST`");
-    }
-    let mut failed: Vec<(ServerName, Error)> = Vec::new();
-    let mut results = Vec::new();
-    for mut server in servers {
-        let task = ui.task(server.name.as_str());
-        match remote::probe(ui, &server, &HostKeys::AsConfigured) {
-            Ok(hello) => {
-                task.done(&format!("tako-server {} · {}", hello.server, hello.target));
-                tell_skew(ui, &server, &hello, SystemTime::now());
-                results.push(
-                    json!({ "server": server.name, "ok": true, "version": hello.server, "target": hello.target }),
-                );
-                if server.target != Some(hello.target) {
-                    server.target = Some(hello.target);
-                    inventory.put(server)?;
-                    inventory.save()?;
-                }
-            }
-            Err(e) => {
-                task.fail(&e.to_string());
-                results.push(json!({ "server": server.name, "ok": false, "why": e.to_string() }));
-                failed.push((server.name, e));
-            }
+impl Given {
+    fn of(args: &Args) -> Result<Given> {
+        let text = |flag: &str| args.value(flag).map(str::to_string);
+        let port = args.parsed::<u16>("port")?;
+        if port == Some(0) {
+            return Err(Error::new(Kind::Usage, "`--port 0` is no port").hint("leave it out for the one of ssh"));
         }
-    }
-    ui.event("result", json!({ "servers": results }));
-    match failed.len() {
-        0 => Ok(Exit::Done),
-        // A single failure is told in full, with its own hint and exit code.
-        1 => Err(failed.swap_remove(0).1),
-        _ => {
-            let kind = failed[0].1.kind();
-            let detail = failed.iter().map(|(name, e)| format!("{name}: {e}")).collect();
-            Err(Error::new(kind, format!("{} servers have a problem", failed.len()))
-                .with_detail(detail)
-                .hint("`tako servers check NAME` tells more about one"))
-        }
+        Ok(Given {
+            place: args.positional(0).unwrap_or_default().into(),
+            name: text("name"),
+            user: text("user"),
+            port,
+            description: text("description"),
+            target: text("target"),
+        })
     }
 }
 
@@ -163,23 +173,15 @@ fn host_keys(args: &Args) -> Result<HostKeys> {
     }
 }
 
-/// The server that the arguments describe, over what the inventory has under that name.
-fn wanted(args: &Args, inventory: &Inventory) -> Result<Server> {
-    let place = args.positional(0).unwrap_or_default();
-    let (user, host) = match place.rsplit_once('@') {
-        Some((user, host)) => (Some(user), host),
-        None => (None, place),
-    };
+/// The server that is described, over what the inventory has under that name.
+fn wanted(given: Given, inventory: &Inventory) -> Result<Server> {
+    let (user, host) = wizard::split(&given.place);
     let usage = |e: Error| e.with_kind(Kind::Usage);
     check_host(host).map_err(usage)?;
-    let user = args.value("user").or(user);
+    let user = given.user.as_deref().or(user);
     user.map_or(Ok(()), check_user).map_err(usage)?;
-    let port = args.parsed::<u16>("port")?;
-    if port == Some(0) {
-        return Err(Error::new(Kind::Usage, "`--port 0` is no port").hint("leave it out for the one of ssh"));
-    }
-    let target = args.value("target").map(Target::parse).transpose().map_err(usage)?;
-    let name = match args.value("name") {
+    let target = given.target.as_deref().map(Target::parse).transpose().map_err(usage)?;
+    let name = match &given.name {
         Some(name) => server_name(name)?,
         None => name_of(host)?,
     };
@@ -190,9 +192,9 @@ fn wanted(args: &Args, inventory: &Inventory) -> Result<Server> {
     }
     Ok(Server {
         host: host.into(),
-        port: port.or(known.and_then(|k| k.port)),
+        port: given.port.or(known.and_then(|k| k.port)),
         user: user.map(Into::into).or_else(|| known.and_then(|k| k.user.clone())),
-        description: args.value("description").map(Into::into).or_else(|| known.and_then(|k| k.description.clone())),
+        description: given.description.or_else(|| known.and_then(|k| k.description.clone())),
         target: target.or(known.and_then(|k| k.target)),
         name,
     })
@@ -212,9 +214,7 @@ fn server_name(name: &str) -> Result<ServerName> {
 }
 
 fn tell_skew(ui: &Ui, server: &Server, hello: &Hello, now: SystemTime) {
-    let here = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let skew = here.abs_diff(Duration::from_millis(hello.clock_ms));
-    if skew > MAX_SKEW {
+    if let Some(skew) = check::steps::skew(hello, now) {
         let skew = units::duration(skew);
         ui.warn(&format!("the clock of {} is {skew} away from this one; certificates depend on it", server.name));
     }
@@ -247,7 +247,7 @@ mod tests {
     fn wanted_from(line: &[&str], text: &str) -> Result<Server> {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("config.toml"), text).unwrap();
-        wanted(&args(&[&["servers", "add"], line].concat()), &Inventory::load_from(home.path())?)
+        wanted(Given::of(&args(&[&["servers", "add"], line].concat()))?, &Inventory::load_from(home.path())?)
     }
 
     #[test]
@@ -329,7 +329,7 @@ mod tests {
                 clock_ms,
                 incoming: String::new(),
             };
-            tell_skew(&ui, &server, &hello, UNIX_EPOCH + Duration::from_secs(100));
+            tell_skew(&ui, &server, &hello, SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(100));
             err.text()
         };
         assert_eq!(told(100_000), "");

@@ -1,7 +1,7 @@
 //! `tako status`: what runs where and what it takes, asked of every server of every environment at once; with `--all`, or
 //! where there is no `tako.toml`, of every server that is known about every app on it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::json;
 
@@ -24,13 +24,27 @@ struct Found {
     /// `None` when the server was asked for all of its apps and could not answer.
     app: Option<AppId>,
     /// `None` when it has no app of that name.
-    status: Result<Option<AppStatus>>,
+    status: Result<Option<AppStatus>, Unheard>,
+}
+
+/// Why nothing is known; of one server it is the same for all of its apps.
+#[derive(Debug, Clone)]
+struct Unheard {
+    kind: Kind,
+    word: &'static str,
+    message: String,
+}
+
+/// What all of them said, and who did not.
+struct Heard {
+    found: Vec<Found>,
+    asked: Vec<(ServerName, Result<()>)>,
 }
 
 pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let interrupt = Interrupt::of_process()?;
     let env = args.value("env").map(|_| aim::env_name(args)).transpose()?;
-    let found = match args.flag("all") {
+    let heard = match args.flag("all") {
         true => of_servers(ui, args, env.as_ref(), &interrupt)?,
         false if !aim::is_project(args)? => {
             ui.note("there is no tako.toml here, so this is all that runs on the servers you know");
@@ -39,24 +53,12 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
         false => of_project(ui, args, env, &interrupt)?,
     };
     interrupt.check()?;
-    tell(ui, &found, args.flag("instances"));
-    // One server that cannot be reached has one problem, however many apps it was asked about.
-    let mut asked = BTreeSet::new();
-    let mut failed: BTreeMap<ServerName, Error> = BTreeMap::new();
-    for Found { server, status, .. } in found {
-        asked.insert(server.clone());
-        if let Err(e) = status {
-            failed.entry(server).or_insert(e);
-        }
-    }
-    match aim::failure(failed.into_iter().collect(), asked.len()) {
-        Some(e) => Err(e),
-        None => Ok(Exit::Done),
-    }
+    tell(ui, &heard.found, args.flag("instances"));
+    aim::unanswered(ui, heard.asked)
 }
 
-/// The project's app in one environment, or in all of them.
-fn of_project(ui: &Ui, args: &Args, env: Option<EnvName>, interrupt: &Interrupt) -> Result<Vec<Found>> {
+/// The project's app in one environment, or in all of them. Each server is asked once, about all that concerns it.
+fn of_project(ui: &Ui, args: &Args, env: Option<EnvName>, interrupt: &Interrupt) -> Result<Heard> {
     let project = aim::project(ui, args)?;
     let wanted = aim::wanted(args)?;
     let one = env.is_some();
@@ -67,16 +69,12 @@ fn of_project(ui: &Ui, args: &Args, env: Option<EnvName>, interrupt: &Interrupt)
         }
         None => project.envs.keys().filter(|name| !name.is_development()).cloned().collect(),
     };
-    let mut all = Vec::new();
+    let mut places: Vec<(AppId, Server)> = Vec::new();
     let mut elsewhere = None;
     for env_name in envs {
         let Some(env) = project.envs.get(&env_name) else { continue };
-        let app = aim::app(&project, &env_name);
         match aim::servers(&env_name, env, &wanted) {
-            Ok(servers) => {
-                let found = aim::on_each(&servers, interrupt, |remote| status(remote, &app));
-                all.extend(found.into_iter().map(|(server, status)| Found { server, app: Some(app.clone()), status }));
-            }
+            Ok(servers) => places.extend(servers.into_iter().map(|server| (aim::app(&project, &env_name), server))),
             // Asked for all environments, one that is not on the wanted server, or on none yet, is no error.
             Err(e) if !one && e.kind() == Kind::Usage => elsewhere = Some(e),
             Err(e) if !one && matches!(e.kind(), Kind::NeedsInput | Kind::Config) => {
@@ -85,14 +83,31 @@ fn of_project(ui: &Ui, args: &Args, env: Option<EnvName>, interrupt: &Interrupt)
             Err(e) => return Err(e),
         }
     }
-    match elsewhere {
-        Some(e) if all.is_empty() => Err(e),
-        _ => Ok(all),
+    if let Some(e) = elsewhere.filter(|_| places.is_empty()) {
+        return Err(e);
     }
+    let mut servers: Vec<Server> = Vec::new();
+    for (_, server) in &places {
+        if !servers.contains(server) {
+            servers.push(server.clone());
+        }
+    }
+    let answers = aim::ask_each(ui, &servers, interrupt, |remote| {
+        let here = places.iter().filter(|(_, server)| server.name.as_str() == remote.name());
+        let apps: Vec<&AppId> = here.map(|(app, _)| app).collect();
+        apps.into_iter().map(|app| Ok((app.clone(), status(remote, app)?))).collect::<Result<BTreeMap<_, _>>>()
+    });
+    let found = places.into_iter().filter_map(|(app, server)| {
+        let (_, answer) = answers.iter().find(|(name, _)| *name == server.name)?;
+        let status = answer.as_ref().map(|apps| apps.get(&app).cloned().flatten()).map_err(Unheard::of);
+        Some(Found { server: server.name, app: Some(app), status })
+    });
+    let found = found.collect();
+    Ok(Heard { found, asked: answers.into_iter().map(|(server, answer)| (server, answer.map(drop))).collect() })
 }
 
 /// Every app on the known servers, or on those that are wanted.
-fn of_servers(ui: &Ui, args: &Args, env: Option<&EnvName>, interrupt: &Interrupt) -> Result<Vec<Found>> {
+fn of_servers(ui: &Ui, args: &Args, env: Option<&EnvName>, interrupt: &Interrupt) -> Result<Heard> {
     let (inventory, wanted) = (Inventory::load()?, aim::wanted(args)?);
     let servers: Vec<Server> = match wanted.as_slice() {
         [] => inventory.servers().to_vec(),
@@ -101,8 +116,8 @@ fn of_servers(ui: &Ui, args: &Args, env: Option<&EnvName>, interrupt: &Interrupt
     if servers.is_empty() {
         return Err(Error::new(Kind::Config, "no server is known yet").hint("run `tako servers add HOST` first"));
     }
-    let mut found = Vec::new();
-    for (server, apps) in aim::on_each(&servers, interrupt, |remote| statuses(remote, None)) {
+    let (mut found, mut asked) = (Vec::new(), Vec::new());
+    for (server, apps) in aim::ask_each(ui, &servers, interrupt, |remote| statuses(remote, None)) {
         match apps {
             Ok(apps) => {
                 let wanted = apps.into_iter().filter(|status| env.is_none_or(|env| status.app.env == *env));
@@ -111,8 +126,12 @@ fn of_servers(ui: &Ui, args: &Args, env: Option<&EnvName>, interrupt: &Interrupt
                     app: Some(status.app.clone()),
                     status: Ok(Some(status)),
                 }));
+                asked.push((server, Ok(())));
             }
-            Err(e) => found.push(Found { server, app: None, status: Err(e) }),
+            Err(e) => {
+                found.push(Found { server: server.clone(), app: None, status: Err(Unheard::of(&e)) });
+                asked.push((server, Err(e)));
+            }
         }
     }
     // By app; who could not answer comes last.
@@ -121,7 +140,13 @@ fn of_servers(ui: &Ui, args: &Args, env: Option<&EnvName>, interrupt: &Interrupt
         let names = servers.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
         ui.note(&format!("no app is on {names}"));
     }
-    Ok(found)
+    Ok(Heard { found, asked })
+}
+
+impl Unheard {
+    fn of(e: &Error) -> Unheard {
+        Unheard { kind: e.kind(), word: aim::unanswered_word(e), message: e.to_string() }
+    }
 }
 
 fn status(remote: &mut Remote, app: &AppId) -> Result<Option<AppStatus>> {
@@ -145,7 +170,7 @@ fn tell(ui: &Ui, all: &[Found], instances: bool) {
         let rows: Vec<Vec<String>> = all.iter().map(|found| row(found, &differ)).collect();
         ui.table(&["APP", "ENV", "SERVER", "STATE", "RELEASE", "INST", "CPU", "MEM", "SINCE"], &rows);
     }
-    for app in &differ {
+    for app in differ.keys() {
         ui.note(&format!("≠ releases of {app} differ between servers: `tako releases ls --env {}`", app.env));
     }
     for (server, status) in there(all) {
@@ -178,13 +203,20 @@ fn there(all: &[Found]) -> impl Iterator<Item = (&ServerName, &AppStatus)> {
     all.iter().filter_map(|found| Some((&found.server, found.status.as_ref().ok()?.as_ref()?)))
 }
 
-/// Apps that do not have the same release live on all of their servers.
-fn differing(all: &[Found]) -> BTreeSet<AppId> {
-    let mut versions: BTreeMap<&AppId, BTreeSet<&Version>> = BTreeMap::new();
+/// Apps that do not have the same release live on all of their servers, and the one that went live last.
+fn differing(all: &[Found]) -> BTreeMap<AppId, Version> {
+    let mut versions: BTreeMap<&AppId, BTreeMap<&Version, u64>> = BTreeMap::new();
     for (_, status) in there(all) {
-        versions.entry(&status.app).or_default().extend(&status.version);
+        if let Some(version) = &status.version {
+            let since = versions.entry(&status.app).or_default().entry(version).or_default();
+            *since = status.since_ms.max(*since);
+        }
     }
-    versions.into_iter().filter(|(_, versions)| versions.len() > 1).map(|(app, _)| app.clone()).collect()
+    let several = versions.into_iter().filter(|(_, versions)| versions.len() > 1);
+    let newest = |versions: BTreeMap<&Version, u64>| {
+        versions.into_iter().max_by_key(|(_, since)| *since).map(|(version, _)| version.clone())
+    };
+    several.filter_map(|(app, versions)| Some((app.clone(), newest(versions)?))).collect()
 }
 
 fn told(found: &Found) -> serde_json::Value {
@@ -197,13 +229,13 @@ fn told(found: &Found) -> serde_json::Value {
             "env": env,
             "server": server,
             "ok": false,
-            "kind": e.kind(),
-            "message": e.to_string(),
+            "kind": e.kind,
+            "message": e.message,
         }),
     }
 }
 
-fn row(found: &Found, differ: &BTreeSet<AppId>) -> Vec<String> {
+fn row(found: &Found, differ: &BTreeMap<AppId, Version>) -> Vec<String> {
     let dash = || "–".to_string();
     let cells = match &found.status {
         Ok(Some(status)) => {
@@ -212,7 +244,9 @@ fn row(found: &Found, differ: &BTreeSet<AppId>) -> Vec<String> {
             let wanted = status.wanted.max(1);
             let memory: u64 = status.instances.iter().map(|i| i.memory).sum();
             let permille: u32 = status.instances.iter().map(|i| i.cpu_permille).sum();
-            let mark = if differ.contains(&status.app) { " ≠" } else { "" };
+            // Those that have not what went live last.
+            let differs = differ.get(&status.app).is_some_and(|newest| status.version.as_ref() != Some(newest));
+            let mark = if differs { " ≠" } else { "" };
             [
                 state(status.state).to_string(),
                 status.version.as_ref().map_or_else(dash, |v| format!("{v}{mark}")),
@@ -223,8 +257,7 @@ fn row(found: &Found, differ: &BTreeSet<AppId>) -> Vec<String> {
             ]
         }
         Ok(None) => nothing("○ not deployed"),
-        Err(e) if e.kind() == Kind::Unreachable => nothing("! unreachable"),
-        Err(_) => nothing("! failed"),
+        Err(e) => nothing(e.word),
     };
     let named = |name: Option<&str>| name.map_or_else(dash, Into::into);
     let app = found.app.as_ref();
@@ -338,7 +371,10 @@ mod tests {
             });
             status.waiting = vec![Waiting { number: 2, restarts: 7, next_ms: 11_200 }];
         }
-        let lab = Error::new(Kind::Unreachable, "lab: connection timed out after 10s");
+        if let Ok(Some(status)) = &mut all[0].status {
+            status.since_ms = u64::MAX;
+        }
+        let lab = Unheard::of(&Error::new(Kind::Unreachable, "lab: connection timed out after 10s"));
         let api = |status| Found {
             server: ServerName::parse("lab").unwrap(),
             app: Some(AppId::parse("api.staging").unwrap()),

@@ -31,6 +31,7 @@ pub(crate) struct TakoToml {
     pub install: Texts,
     pub dev: Texts,
     pub health: Text,
+    pub release: Text,
     pub build: Build,
     pub vars: Vec<Var>,
     /// `[vars.<env>]`.
@@ -116,10 +117,10 @@ impl TakoToml {
             install: root.texts("install"),
             dev: root.texts("dev"),
             health: root.text("health"),
+            release: root.text("release"),
             build: root.section("build").map(read_build).unwrap_or_default(),
             ..read_named(&root, problems)
         };
-        refuse(&root, "release", problems);
         root.finish();
         file
     }
@@ -248,14 +249,4 @@ fn read_amount(section: &Section<'_>, key: &'static str, problems: &Problems) ->
     }
     problems.add(Problem::at(&at, format!("`{key}` is not a size"), "write it as \"128M\" or as a number of bytes"));
     None
-}
-
-fn refuse(section: &Section<'_>, key: &'static str, problems: &Problems) {
-    if let Some(at) = section.refused(key) {
-        problems.add(unsupported(&at, key));
-    }
-}
-
-fn unsupported(at: &Range<usize>, what: &str) -> Problem {
-    Problem::at(at, format!("`{what}` is not supported by this version yet"), "remove it")
 }

@@ -42,6 +42,7 @@ pub(super) fn project(
     let install = reader.list(file.install);
     let dev = reader.argv(file.dev, "dev");
     let health = reader.health(file.health);
+    let release = reader.command(file.release, "release");
     let build = reader.build(file.build);
     let limits = reader.limits(file.limits);
 
@@ -74,6 +75,7 @@ pub(super) fn project(
         install,
         dev,
         health,
+        release,
         build,
         limits,
         envs,

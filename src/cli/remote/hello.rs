@@ -12,11 +12,11 @@ pub(super) const MAX_NOISE: usize = 64 << 10;
 const MAX_HELLO: usize = 8 << 10;
 
 /// The hello, and the bytes before it.
-pub(super) type Greeted = (Hello, usize);
+pub(crate) type Greeted = (Hello, usize);
 
 /// Looks for the hello behind whatever a login shell printed; with it come the count of bytes before it and the bytes
 /// after it. `None` when the stream ends or goes on for too long without one.
-pub(super) fn find_hello(stream: &mut impl Read) -> Option<(Greeted, Vec<u8>)> {
+pub(crate) fn find_hello(stream: &mut impl Read) -> Option<(Greeted, Vec<u8>)> {
     let start = format!("{{\"tako\":\"{MAGIC}\"").into_bytes();
     let mut seen = Vec::new();
     let mut chunk = [0; 4 << 10];
@@ -38,7 +38,7 @@ pub(super) fn find_hello(stream: &mut impl Read) -> Option<(Greeted, Vec<u8>)> {
     None
 }
 
-pub(super) fn incompatible(name: &str, hello: &Hello) -> Error {
+pub(crate) fn incompatible(name: &str, hello: &Hello) -> Error {
     let message = format!(
         "{name}: tako-server {} speaks protocol {}–{}, this tako speaks {}–{}",
         hello.server, hello.protocol.min, hello.protocol.max, PROTOCOL.min, PROTOCOL.max

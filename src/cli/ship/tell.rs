@@ -11,7 +11,7 @@ use crate::proto::control::{Deployed, Notice, Step, Swap};
 use crate::proto::status::Failure;
 
 /// A step that was stopped because of another one has not failed: its line just ends.
-pub(super) fn end_badly(task: Task, e: &Error) {
+pub(crate) fn end_badly(task: Task, e: &Error) {
     if e.kind() != Kind::Interrupted {
         task.fail(&e.to_string());
     }
@@ -23,6 +23,16 @@ pub(super) fn at<T>(server: &str, result: Result<T>) -> Result<T> {
         Err(e) if e.to_string().starts_with(&format!("{server}: ")) => Err(e),
         other => other.context(|| server.to_string()),
     }
+}
+
+/// Who has a lock, without since when: a line that only counts seconds says nothing new.
+pub(super) fn without_age(busy: &str) -> String {
+    let age = |rest: &str| {
+        let (seconds, rest) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+        rest.strip_prefix('s').filter(|_| !seconds.is_empty()).map(str::to_owned)
+    };
+    let found = busy.rmatch_indices(" for ").find_map(|(at, word)| Some((at, age(&busy[at + word.len()..])?)));
+    found.map_or_else(|| busy.into(), |(at, rest)| format!("{}{rest}", &busy[..at]))
 }
 
 /// What a server that was lost for a while says afterwards of the release.
@@ -72,7 +82,7 @@ pub(super) fn all_sent(sent: &[Sent]) -> String {
 }
 
 /// One line for a server that is live.
-pub(super) fn went_live(deployed: &Deployed) -> String {
+pub(crate) fn went_live(deployed: &Deployed) -> String {
     let what = match deployed.instances {
         0 => "live on demand".to_string(),
         n => format!("{n}/{n} live"),
@@ -94,7 +104,8 @@ pub(crate) fn step_words(notice: &Notice) -> Option<String> {
     let (number, of, step) = match notice {
         Notice::Step { number, of, step } => (number, of, step),
         Notice::Doing { what } => return Some(what.clone()),
-        Notice::Live { .. } | Notice::Lines { .. } | Notice::Beat => return None,
+        Notice::Live { .. } | Notice::Lines { .. } | Notice::Beat | Notice::Joined(_) => return None,
+        Notice::Output { .. } | Notice::Wants { .. } => return None,
     };
     let step = match step {
         Step::Starting => "starting",
@@ -147,6 +158,18 @@ mod tests {
         assert_eq!(both.detail(), ["nyc1: gone"]);
         assert_eq!(told(vec![stopped(), stopped()]).kind(), Kind::Interrupted);
         assert_eq!(all(vec![Ok(1), Ok(2)]).unwrap(), [1, 2]);
+    }
+
+    #[test]
+    fn a_line_that_waits_does_not_count_the_seconds() {
+        let check = |busy: &str, expected: &str| assert_eq!(without_age(busy), expected);
+        check(
+            "a: shop is being deployed by ana for 40s (4f2c9ab, rolling 1/2)",
+            "a: shop is being deployed by ana (4f2c9ab, rolling 1/2)",
+        );
+        check("shop is being deployed by one for all for 0s", "shop is being deployed by one for all");
+        check("too busy for you", "too busy for you");
+        check("for s for 12", "for s for 12");
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(super) struct Look {
     pub animated: bool,
     /// Whether somebody is there to answer.
     pub interactive: bool,
+    /// Whether the lines are read by the runner of GitHub Actions.
+    pub actions: bool,
 }
 
 /// What the flags do not tell.
@@ -67,6 +69,7 @@ impl Look {
             terminal_err: around.stderr_tty,
             animated: around.stderr_tty && !dumb && !ci,
             interactive: around.stdin_tty && around.stderr_tty && !ci && !settings.no_input && !settings.json,
+            actions: !settings.json && set("GITHUB_ACTIONS").is_some_and(|v| v == "true"),
         }
     }
 
@@ -264,7 +267,10 @@ mod tests {
         check(Color::Auto, true, &[("NO_COLOR", "")], true);
         check(Color::Auto, true, &[("TERM", "dumb")], false);
         check(Color::Auto, false, &[("FORCE_COLOR", "1")], true);
+        check(Color::Auto, false, &[("CLICOLOR_FORCE", "1")], true);
         check(Color::Auto, false, &[("CLICOLOR_FORCE", "0")], false);
+        check(Color::Auto, false, &[("FORCE_COLOR", "1"), ("NO_COLOR", "1")], true);
+        check(Color::Auto, true, &[("CI", "true")], true);
         check(Color::Always, false, &[("NO_COLOR", "1")], true);
         check(Color::Never, true, &[("FORCE_COLOR", "1")], false);
     }
@@ -282,6 +288,23 @@ mod tests {
         let around = Surroundings { stdin_tty: true, stdout_tty: false, stderr_tty: true, var: &|_| None };
         let look = Look::of(&Settings::default(), &around);
         assert!(!look.color_out && look.color_err && look.animated && look.interactive);
+    }
+
+    #[test]
+    fn what_is_redrawn_and_what_is_for_a_runner_follows_the_surroundings() {
+        let check = |json, tty, vars: &[(&str, &str)], animated, actions| {
+            let look = look(&Settings { json, ..Settings::default() }, tty, vars);
+            assert_eq!((look.animated, look.actions), (animated, actions), "{json} {tty} {vars:?}");
+        };
+        check(false, true, &[], true, false);
+        check(false, false, &[], false, false);
+        check(false, true, &[("NO_COLOR", "1")], true, false);
+        check(false, true, &[("TERM", "dumb")], false, false);
+        check(false, true, &[("CI", "1")], false, false);
+        check(false, true, &[("CI", "0")], true, false);
+        check(false, false, &[("CI", "true"), ("GITHUB_ACTIONS", "true")], false, true);
+        check(true, false, &[("CI", "true"), ("GITHUB_ACTIONS", "true")], false, false);
+        check(false, false, &[("GITHUB_ACTIONS", "")], false, false);
     }
 
     #[test]

@@ -5,10 +5,13 @@
 //! could move the cursor is taken out here.
 
 pub(crate) mod units;
+mod actions;
 mod look;
 mod fold;
 mod tree;
 mod screen;
+pub(crate) mod waiting;
+pub(crate) mod pager;
 mod table;
 mod ask;
 #[cfg(test)]
@@ -77,6 +80,17 @@ pub(crate) struct Task {
     ui: Ui,
     id: Id,
     ended: bool,
+}
+
+/// See [`Ui::phase`].
+pub(crate) struct Phase {
+    ui: Ui,
+}
+
+impl Drop for Phase {
+    fn drop(&mut self) {
+        self.ui.screen().close_group();
+    }
 }
 
 impl Ui {
@@ -150,6 +164,12 @@ impl Ui {
         }
     }
 
+    /// A part of a long command, as GitHub Actions folds its lines; elsewhere it is not seen. It lasts as long as the value.
+    pub fn phase(&self, name: &str) -> Phase {
+        self.screen().open_group(name);
+        Phase { ui: self.clone() }
+    }
+
     /// Room between parts, where a person looks at a terminal.
     fn gap(&self) {
         self.screen().gap();
@@ -176,17 +196,19 @@ impl Ui {
                 "kind": error.kind(),
                 "message": error.to_string(),
                 "hint": error.next_step(),
+                "more": error.shows_more(),
                 "detail": error.detail(),
             }),
         );
         self.screen().part_from_tasks();
         let told = Told::of(error);
+        self.screen().annotate(&told.lines());
         self.explain("error:", Paint::Red, &told.message);
         // As they were printed, or with a caret below the right letter.
         told.detail.iter().for_each(|line| self.screen().err_line(&clean(line, false)));
-        if let Some(hint) = told.hint {
-            let hint = self.folded(&clean(&hint, false), self.inner.look.terminal_err);
-            self.screen().err_line(&hint);
+        for line in told.hint.iter().chain(&told.more) {
+            let line = self.folded(&clean(line, false), self.inner.look.terminal_err);
+            self.screen().err_line(&line);
         }
     }
 
@@ -430,15 +452,15 @@ impl Shared {
 /// An error as lines of plain text.
 #[cfg(test)]
 pub(crate) fn error_lines(error: &Error) -> Vec<String> {
-    let Told { message, detail, hint } = Told::of(error);
-    [vec![message], detail, hint.into_iter().collect()].concat()
+    Told::of(error).lines()
 }
 
-/// An error as lines: the message, then detail, indented, then the hint.
+/// An error as lines: the message, then detail, indented, then the hint, and where there is more.
 struct Told {
     message: String,
     detail: Vec<String>,
     hint: Option<String>,
+    more: Option<String>,
 }
 
 impl Told {
@@ -447,7 +469,13 @@ impl Told {
             message: error.to_string(),
             detail: error.detail().iter().map(|line| format!("  {line}").trim_end().to_string()).collect(),
             hint: error.next_step().map(|hint| format!("  hint: {hint}")),
+            more: error.shows_more().map(|command| format!("  more: {command}")),
         }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let Told { message, detail, hint, more } = self;
+        [message].into_iter().chain(detail).chain(hint).chain(more).map(|line| clean(line, false)).collect()
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::actions;
 use super::look::{Look, Paint, clean, fit, paint};
 use super::tree::{End, Id, Tree};
 use super::units;
@@ -42,6 +43,8 @@ pub(super) struct Screen {
     drawn: usize,
     last_frame: Option<Instant>,
     last_line: Instant,
+    /// The runner of GitHub Actions folds what is written now.
+    is_group_open: bool,
     /// A question stands below the text: nothing may be drawn.
     asking: bool,
     /// Why standard output takes nothing any more.
@@ -69,6 +72,7 @@ impl Screen {
             drawn: 0,
             last_frame: None,
             last_line: now,
+            is_group_open: false,
             asking: false,
             out_failed: None,
             stopped: false,
@@ -85,9 +89,33 @@ impl Screen {
     /// A line about what is going on.
     pub fn err_line(&mut self, line: &str) {
         self.clear();
-        let text = self.look.spell(line) + "\n";
-        self.write_err(&text);
+        let line = self.look.spell(line);
+        let line = if self.look.actions { actions::harmless(&line) } else { line };
+        self.write_err(&(line + "\n"));
         self.last_line = Instant::now();
+    }
+
+    /// There is one group at a time.
+    pub fn open_group(&mut self, name: &str) {
+        self.close_group();
+        if self.look.actions && self.tasks == Tasks::Lines {
+            self.write_err(&(actions::group(name) + "\n"));
+            self.is_group_open = true;
+        }
+    }
+
+    pub fn close_group(&mut self) {
+        if std::mem::take(&mut self.is_group_open) {
+            self.write_err(&format!("{}\n", actions::END));
+        }
+    }
+
+    /// For the page of the run, besides the lines of the error.
+    pub fn annotate(&mut self, lines: &[String]) {
+        self.close_group();
+        if self.look.actions {
+            self.write_err(&(actions::error("tako", lines) + "\n"));
+        }
     }
 
     /// Room between parts, where somebody looks at a terminal.
@@ -123,8 +151,29 @@ impl Screen {
         self.out_failed.take_if(|e| e.kind() != io::ErrorKind::BrokenPipe)
     }
 
+    /// Results go to `out` again; that nobody read what was written elsewhere is forgotten.
+    pub fn out_again(&mut self, out: Box<dyn Write + Send>) {
+        self.out = out;
+        self.out_failed = None;
+    }
+
     pub fn add(&mut self, parent: Option<Id>, label: &str, now: Instant) -> Id {
         self.tree.add(parent, &one_line(label), now)
+    }
+
+    /// A task that is told of nowhere but in the tree, until it is forgotten.
+    pub fn wait(&mut self, label: &str, text: &str, now: Instant) -> Id {
+        let id = self.tree.add(None, &one_line(label), now);
+        self.tree.set(id, &one_line(text));
+        id
+    }
+
+    pub fn forget(&mut self, id: Id) {
+        self.tree.forget(id);
+        // Nothing else would take away its picture.
+        if self.tree.is_empty() {
+            self.clear();
+        }
     }
 
     pub fn set(&mut self, id: Id, text: &str, now: Instant) {

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::look::Surroundings;
 use super::*;
 
 /// A stream whose text a test can read.
@@ -43,6 +44,7 @@ const PLAIN: Look = Look {
     terminal_err: false,
     animated: false,
     interactive: false,
+    actions: false,
 };
 
 impl Ui {
@@ -185,6 +187,36 @@ fn what_failed_stands_above_the_error() {
     ui.close().unwrap();
     let text = err.text();
     assert!(text.rfind("✗ Build").unwrap() < text.rfind("error: the build failed").unwrap(), "{text:?}");
+}
+
+#[test]
+fn github_actions_folds_the_phases_and_shows_the_failure_on_the_page_of_the_run() {
+    let (ui, out, err) = captured(Settings::default(), Look { actions: true, ..PLAIN });
+    let build = ui.phase("Build");
+    ui.task("Build").done("2.4 MB");
+    ui.note("::stop-commands::x");
+    drop(build);
+    let _deploy = ui.phase("Deploy");
+    ui.error(
+        &Error::new(Kind::Rejected, "nyc1: 50%, not ready").with_detail(vec!["::error::boom".into()]).more("tako logs"),
+    );
+    assert_eq!(
+        without_times(&err.text()),
+        "::group::Build\nbuild ok 2.4 MB\n: :stop-commands::x\n::endgroup::\n::group::Deploy\n::endgroup::\n\
+         ::error title=tako::nyc1: 50%25, not ready%0A  ::error::boom%0A  more: tako logs\n\
+         error: nyc1: 50%, not ready\n  : :error::boom\n  more: tako logs\n"
+    );
+    assert_eq!(out.text(), "");
+    // With --json nothing of it is written.
+    let settings = Settings { json: true, ..Settings::default() };
+    let look = Look::of(
+        &settings,
+        &Surroundings { stdin_tty: false, stdout_tty: false, stderr_tty: false, var: &|_| Some("true".into()) },
+    );
+    let (ui, _, err) = captured(settings, look);
+    drop(ui.phase("Build"));
+    ui.error(&Error::new(Kind::Io, "x"));
+    assert!(!err.text().contains("::"), "{}", err.text());
 }
 
 #[test]

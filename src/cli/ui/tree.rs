@@ -63,6 +63,10 @@ impl Tree {
         id
     }
 
+    pub fn forget(&mut self, id: Id) {
+        self.tasks.retain(|task| task.id != id);
+    }
+
     /// Whether this says something new. A new state ends a progress bar.
     pub fn set(&mut self, id: Id, text: &str) -> bool {
         let Some(task) = self.task_mut(id) else { return false };
@@ -264,6 +268,7 @@ mod tests {
         terminal_err: true,
         animated: true,
         interactive: true,
+        actions: false,
     };
 
     fn after(start: Instant, ms: u64) -> Instant {

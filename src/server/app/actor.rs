@@ -16,6 +16,7 @@ use super::boot::Clearing;
 use super::cause::{End, Phase};
 use super::cell::Cell;
 use super::check::Verdict;
+use super::course::Latest;
 use super::ending::Ending;
 use super::instance::{Event as Heard, Instance, Place, Process, Role, Run, Traffic};
 use super::lifecycle::{self, Action, State};
@@ -24,6 +25,7 @@ use super::roll::Rolling;
 use super::scale::{self, Scale};
 use super::spec::Spec;
 use super::stage::Stage;
+use super::task::Tasks;
 use super::{Message, Threads};
 use crate::crypto::Key;
 use crate::error::Result;
@@ -51,6 +53,7 @@ pub(super) struct Actor<S: Stage> {
     pub threads: Threads,
     pub cell: Cell,
     pub log: Arc<Source>,
+    pub latest: Latest,
     pub messages: Receiver<Message>,
     notices: Receiver<Notice>,
     heard: Receiver<(EndpointId, Heard)>,
@@ -74,6 +77,7 @@ pub(super) struct Actor<S: Stage> {
     pub ending: Option<Ending>,
     pub scale: Scale,
     pub clearing: Option<Clearing>,
+    pub tasks: Arc<Tasks>,
 }
 
 impl<S: Stage> Actor<S> {
@@ -87,10 +91,12 @@ impl<S: Stage> Actor<S> {
         threads: Threads,
         cell: Cell,
         log: Arc<Source>,
+        latest: Latest,
         messages: Receiver<Message>,
     ) -> Self {
         // Bounded by the processes: each has one probe under way and ends once.
         let (to_us, heard) = unbounded();
+        let tasks = Tasks::new(threads.tasks.clone());
         Actor {
             id,
             stage,
@@ -99,6 +105,7 @@ impl<S: Stage> Actor<S> {
             threads,
             cell,
             log,
+            latest,
             messages,
             notices: never(),
             heard,
@@ -118,6 +125,7 @@ impl<S: Stage> Actor<S> {
             ending: None,
             scale: Scale::new(scale::State::Steady, Duration::ZERO),
             clearing: None,
+            tasks,
         }
     }
 
@@ -162,12 +170,14 @@ impl<S: Stage> Actor<S> {
             Message::Deploy { order, by, to } => self.deploy(*order, by, to, now),
             Message::Rollback { version, by, to } => self.rollback(version, by, to, now),
             Message::Scale { instances, to } => self.scale(instances, to, now),
+            Message::Cancel { version, by, to } => drop(to.send(self.cancel(&version, &by, now))),
             Message::Delete { to } => self.delete(to, now),
             Message::Renew { secrets, by, to } => self.renew(*secrets, &by, to, now),
             Message::Stop => self.stop(),
             Message::Status(to) => drop(to.send(self.status(now))),
             Message::Releases(to) => drop(to.send(self.releases())),
             Message::SecretsHash(to) => drop(to.send(self.secrets.as_ref().map(|s| s.hash.clone()))),
+            Message::Task { of, to } => drop(to.send(self.task(of))),
             Message::IsEmpty(to) => drop(to.send(self.desired.is_none())),
         }
     }

@@ -6,7 +6,7 @@ use super::actor::Actor;
 use super::instance::Role;
 use super::plan::Plan;
 use super::stage::Stage;
-use super::{Event, assets, secrets};
+use super::{assets, secrets};
 use crate::disk::Staged;
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Deployed, Notice, Swap};
@@ -124,13 +124,13 @@ impl<S: Stage> Actor<S> {
         let version = rolling.version();
         let unknown = || Error::new(Kind::Bug, format!("the rollout of {version} ended without a reason"));
         let error = rolling.failure.unwrap_or_else(unknown);
-        if rolling.plan.replaces {
+        if rolling.plan.replaces && error.kind() != Kind::Interrupted {
             self.give_up_on(&rolling.plan.spec.record, &error);
         }
         crash::point("restore: given up on");
         self.tidy_files();
         log::warn!("app={} rollout failed release={version} {error}", self.id);
-        let _ = rolling.to.send(Event::Done(Err(error)));
+        rolling.to.done(Err(error));
     }
 
     /// A release that never was live goes; one that was is not chosen by itself again.
@@ -174,11 +174,11 @@ impl<S: Stage> Actor<S> {
         log::info!("app={} rollout done release={} instances={}", self.id, deployed.version, deployed.instances);
         if *replaces {
             let version = deployed.version.clone();
-            let _ = rolling.to.send(Event::Notice(Notice::Live { version }));
+            rolling.to.notice(Notice::Live { version });
         }
         let replaces = *replaces;
         crash::point("finish: to be told");
-        let _ = rolling.to.send(Event::Done(Ok(deployed)));
+        rolling.to.done(Ok(deployed));
         self.tidy_files();
         crash::point("finish: files are tidy");
         if replaces {
@@ -202,6 +202,7 @@ impl<S: Stage> Actor<S> {
 
     fn prune(&mut self) {
         let mut running: Vec<Version> = self.instances.iter().map(|i| i.spec.manifest().version.clone()).collect();
+        running.extend(self.tasks.versions());
         running.sort();
         running.dedup();
         let now_ms = self.now_ms();

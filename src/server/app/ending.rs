@@ -22,6 +22,9 @@ use crate::server::crash;
 /// After SIGKILL a process is gone in no time, unless the kernel itself holds it; the server does not wait for that.
 const DEATH: Duration = Duration::from_secs(3);
 
+/// What commands that run beside the instances may take to end: longer than whoever carries them lets them.
+const TASKS: Duration = Duration::from_secs(8);
+
 pub(super) enum Ending {
     Stop { until: Instant },
     Delete { to: Sender<Event>, was: Option<Version> },
@@ -34,6 +37,7 @@ impl<S: Stage> Actor<S> {
             return;
         }
         crash::point("delete: begins");
+        self.tasks.call_off();
         let rolling = self.rolling.as_ref().map(Rolling::version);
         let was = self.desired.as_ref().map(|d| d.live.clone()).or(rolling);
         self.call_off(&format!("{} was deleted", self.id), now);
@@ -61,6 +65,7 @@ impl<S: Stage> Actor<S> {
     pub(super) fn stop(&mut self) {
         let now = Instant::now();
         self.call_off("the server is stopping", now);
+        self.tasks.call_off();
         self.scale = Scale::new(State::Steady, Duration::ZERO);
         // Who waits for a deletion still hears of it.
         self.ending.get_or_insert(Ending::Stop { until: now + lifecycle::GRACE + DEATH });
@@ -86,6 +91,7 @@ impl<S: Stage> Actor<S> {
 
     pub(super) fn end(mut self) {
         // Before the answer, after which the files go.
+        self.tasks.wait(TASKS);
         self.cell.clear(&self.id);
         let ending = self.ending.replace(Ending::Stop { until: Instant::now() });
         while let Ok(message) = self.messages.try_recv() {

@@ -2,19 +2,20 @@
 //!
 //! **Invariant**: what Tako promises is so whatever the app's own vars say, and no secret is among it.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::proto::manifest::Manifest;
 use crate::server::layout::Layout;
-use crate::server::runtime::Launch;
 use crate::sys::BOOTSTRAP_FD;
 
-/// The whole environment: little of the server's, the app's own, then what Tako promises, which nothing overrides.
+/// The whole environment: little of the server's, the app's own, then what Tako promises, which nothing overrides. The
+/// folders of `runtime` come first on PATH.
 pub(super) fn environment(
     manifest: &Manifest,
-    launch: &Launch,
+    runtime: &[PathBuf],
     port: u16,
     layout: &Layout,
     home: Option<PathBuf>,
@@ -22,7 +23,7 @@ pub(super) fn environment(
 ) -> Vec<(OsString, OsString)> {
     let mut env: Vec<(OsString, OsString)> = Vec::new();
     let theirs = server("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
-    let path = env::join_paths(launch.path.iter().cloned().chain(env::split_paths(&theirs))).unwrap_or(theirs);
+    let path = env::join_paths(runtime.iter().cloned().chain(env::split_paths(&theirs))).unwrap_or(theirs);
     env.push(("PATH".into(), path));
     let home = home.map(OsString::from).or_else(|| server("HOME"));
     env.extend(home.map(|home| ("HOME".into(), home)));
@@ -46,7 +47,15 @@ pub(super) fn environment(
     ];
     env.extend(own.into_iter().map(|(name, value)| (name.into(), value.into())));
     env.push(("TAKO_DATA_DIR".into(), layout.app_data(&manifest.app).into()));
-    env
+    each_once(env)
+}
+
+/// The last of a name wins: of two that a program is given, most look at the first (getenv(3)).
+pub(super) fn each_once(env: Vec<(OsString, OsString)>) -> Vec<(OsString, OsString)> {
+    let mut seen = BTreeSet::new();
+    let mut kept: Vec<_> = env.into_iter().rev().filter(|(name, _)| seen.insert(name.clone())).collect();
+    kept.reverse();
+    kept
 }
 
 #[cfg(test)]
@@ -75,19 +84,20 @@ mod tests {
             commit_message: None,
             git_dirty: false,
         };
-        let launch = Launch { argv: vec![], path: vec!["/rt/bin".into()] };
+        let runtime = ["/rt/bin".into()];
         let server = |name: &str| match name {
             "PATH" => Some("/usr/bin:/bin".into()),
             "HOME" => Some("/root".into()),
             "AWS_SECRET" => Some("leak".into()),
             _ => None,
         };
-        let env = environment(&manifest, &launch, 4000, &Layout::new("/data".into()), None, server);
-        let own = environment(&manifest, &launch, 0, &Layout::new("/data".into()), Some("/home/app".into()), server);
+        let env = environment(&manifest, &runtime, 4000, &Layout::new("/data".into()), None, server);
+        let own = environment(&manifest, &runtime, 0, &Layout::new("/data".into()), Some("/home/app".into()), server);
         assert!(own.contains(&("HOME".into(), "/home/app".into())) && !own.contains(&("HOME".into(), "/root".into())));
-        // The last of a name wins, as in `Command::envs`.
+        let count = env.len();
         let env: BTreeMap<String, String> =
             env.into_iter().map(|(k, v)| (k.into_string().unwrap(), v.into_string().unwrap())).collect();
+        assert_eq!(env.len(), count, "a name is there once");
         let expected = [
             ("BUN_ENV", "production"),
             ("COLOR", "red"),

@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use super::entry::{self, Entry};
@@ -21,7 +21,11 @@ const BUFFER: usize = 256 << 10;
 pub(super) struct History {
     /// Oldest first.
     pieces: Vec<Piece>,
+    parse: Parse,
 }
+
+/// What a line says, if it is one of ours.
+type Parse = fn(&[u8]) -> Option<Entry<'_>>;
 
 struct Piece {
     file: File,
@@ -32,12 +36,31 @@ struct Piece {
 impl History {
     /// The files of the log at `path` as they are now.
     pub fn open(path: &Path, files: u32) -> History {
-        let pieces = (0..files).rev().filter_map(|n| {
-            let file = File::open(rotating::older(path, n)).ok()?;
-            let end = file.metadata().ok()?.len();
-            Some(Piece { file, end })
-        });
-        History { pieces: pieces.collect() }
+        History::of(path, files, entry::parse)
+    }
+
+    /// The same for files whose lines are of another sort.
+    pub fn of(path: &Path, files: u32, parse: Parse) -> History {
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut known = Vec::new();
+        // The newest first: one that is turned into the next meanwhile is met again, and not missed.
+        for n in 0..files {
+            let Ok(file) = File::open(rotating::older(path, n)) else { continue };
+            let Ok(about) = file.metadata() else { continue };
+            let place = (about.dev(), about.ino());
+            if !known.contains(&place) {
+                known.push(place);
+                pieces.push(Piece { file, end: about.len() });
+            }
+        }
+        pieces.reverse();
+        History { pieces, parse }
+    }
+
+    /// The file that is written to, and its end.
+    pub fn newest(&self) -> Option<(File, u64)> {
+        let newest = self.pieces.last()?;
+        Some((newest.file.try_clone().ok()?, newest.end))
     }
 
     /// Tells what passes, oldest first; with `last` only so many of it. Stops when `tell` says that nobody listens.
@@ -49,8 +72,8 @@ impl History {
         let mut buffer = vec![0; BUFFER];
         for piece in &self.pieces[first..] {
             // The first piece may begin in its middle; one that is not worth a look is none to begin in.
-            if piece.may_hold(sieve, &mut buffer)? {
-                let goes_on = piece.lines(from, &mut buffer, |line| match entry::parse(line) {
+            if piece.may_hold(sieve, self.parse, &mut buffer)? {
+                let goes_on = piece.lines(from, &mut buffer, |line| match (self.parse)(line) {
                     Some(entry) if sieve.passes(&entry) => tell(&entry),
                     _ => true,
                 })?;
@@ -71,10 +94,10 @@ impl History {
         }
         let mut buffer = vec![0; BUFFER];
         for (number, piece) in self.pieces.iter().enumerate().rev() {
-            if !piece.may_hold(sieve, &mut buffer)? {
+            if !piece.may_hold(sieve, self.parse, &mut buffer)? {
                 continue;
             }
-            let wanted = |line: &[u8]| entry::parse(line).is_some_and(|entry| sieve.passes(&entry));
+            let wanted = |line: &[u8]| (self.parse)(line).is_some_and(|entry| sieve.passes(&entry));
             if let Some(at) = piece.back(&mut buffer, |line| {
                 left -= u64::from(wanted(line));
                 left > 0
@@ -87,18 +110,18 @@ impl History {
 }
 
 impl Piece {
-    fn may_hold(&self, sieve: &Sieve, buffer: &mut [u8]) -> io::Result<bool> {
+    fn may_hold(&self, sieve: &Sieve, parse: Parse, buffer: &mut [u8]) -> io::Result<bool> {
         if !sieve.is_timed() {
             return Ok(true);
         }
         let mut last = None;
         self.back(buffer, |line| {
-            last = entry::time(line);
+            last = parse(line).map(|entry| entry.at_ms);
             last.is_none()
         })?;
         let mut first = None;
         self.lines(0, buffer, |line| {
-            first = entry::time(line);
+            first = parse(line).map(|entry| entry.at_ms);
             first.is_none()
         })?;
         // Without a single entry there is nothing to look for.

@@ -361,7 +361,7 @@ fn spawn(
     let spawned = sys::spawn(&Spawn {
         argv: &launch.argv,
         dir: layout.app_dir(manifest),
-        env: environment(manifest, launch, port, layout, home, |name| env::var_os(name)),
+        env: environment(manifest, &launch.path, port, layout, home, |name| env::var_os(name)),
         bootstrap: Some(bootstrap),
         user: cell.user(),
         cgroup: group.as_ref().map(AsFd::as_fd),

@@ -22,8 +22,9 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::Told;
 use super::entry::Block;
-use super::reading::{self, MAX_READERS, Slot};
-use super::writer::{Ask, Order, Writer};
+use super::reading::{self, Going, Kept, MAX_READERS, Slot};
+use super::requests;
+use super::writer::{Answer, Ask, Order, Writer};
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::{LogQuery, Stream};
 use crate::server::rotating::{PER_APP, Sizes};
@@ -93,10 +94,14 @@ impl Logs {
                 .hint("end a `tako logs --tail` that nobody looks at, or try again in a moment")
         })?;
         let (to, source) = (self.0.to.clone(), source.clone());
+        if query.access {
+            return reading::start(query, now_ms(), slot, move |follow| Some(requests::kept(&source, follow)));
+        }
         let ask = move |follow| {
             let (answer, asked) = crossbeam_channel::bounded(1);
             let _ = to.send(Order::Read(source, Ask { follow, answer }));
-            asked.recv().ok()
+            let Answer { history, live } = asked.recv().ok()?;
+            Some(Kept { history, live: live.map(Going::Said) })
         };
         reading::start(query, now_ms(), slot, ask)
     }

@@ -9,8 +9,9 @@
 //! `instance`, `secrets`, `port`), inside of which walls (`cell`), what a killed server left (`held`, `leftover`,
 //! `adopt`), the three threads that all apps share (`watch` with `lines`, `probe` with `check`, `logs` with `writer`, and what is read
 //! of them: `entry`, `sieve`, `history`, `reading`), and the actor: its loop, its start (`boot`), what it tells
-//! (`status` with `usage`), its rollouts, planned in `plan` and performed in `roll`, `renew` for secrets alone, its sleep (`demand`), and its
-//! failures (`failing`), whose reasons `cause` finds in what `evidence` reads.
+//! (`status` with `usage`), its rollouts, planned in `plan`, performed in `roll` and told in `course`, `renew` for secrets
+//! alone, its sleep (`demand`), and its failures (`failing`), whose reasons `cause` finds in what `evidence` reads. A `task`
+//! is a command that runs beside.
 //!
 //! **Invariant**: nothing outside the actor's thread changes what it owns; a [`Handle`] sends and waits.
 
@@ -41,10 +42,12 @@ mod entry;
 mod sieve;
 mod history;
 mod reading;
+mod requests;
 mod cell;
 mod cause;
 mod evidence;
 mod stage;
+pub(crate) mod course;
 mod actor;
 mod boot;
 mod assets;
@@ -56,10 +59,12 @@ mod status;
 mod plan;
 mod roll;
 mod commit;
+mod task;
 mod renew;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -72,18 +77,22 @@ use super::state::Desired;
 use super::users::Users;
 use crate::crypto::Key;
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::control::{Deploy, Deployed, LogLine, LogQuery, Notice, Secrets};
+use crate::proto::control::{Deploy, Deployed, Joined, LogLine, LogQuery, Notice, Secrets};
 use crate::proto::name::AppId;
 use crate::proto::status::{AppStatus, Release};
 use crate::proto::version::Version;
 use actor::Actor;
 use cell::Cell;
+use course::{Latest, Teller, Who};
 use logs::{Logs, Source};
 use port::Ports;
 use probe::Probe;
 use stage::Stage;
 use usage::Meter;
 use watch::Watch;
+
+// What the management socket carries.
+pub(crate) use task::{Of, Running, Task};
 
 /// What every app needs of the daemon.
 #[derive(Clone)]
@@ -105,6 +114,8 @@ pub(crate) struct Threads {
     logs: Logs,
     ports: Ports,
     meter: Meter,
+    /// Commands that run beside instances, of all apps.
+    tasks: Arc<AtomicUsize>,
 }
 
 /// A cloneable way to an app's actor.
@@ -114,6 +125,7 @@ pub(crate) struct Handle {
     to: Sender<Message>,
     logs: Logs,
     log: Arc<Source>,
+    latest: Latest,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -134,16 +146,18 @@ pub(crate) struct Told {
 
 /// What a [`Handle`] asks of the actor.
 enum Message {
-    Deploy { order: Box<Deploy>, by: String, to: Sender<Event> },
-    Rollback { version: Option<Version>, by: String, to: Sender<Event> },
-    Scale { instances: u32, to: Sender<Event> },
+    Deploy { order: Box<Deploy>, by: String, to: Teller },
+    Rollback { version: Option<Version>, by: String, to: Teller },
+    Scale { instances: u32, to: Teller },
+    Cancel { version: Version, by: String, to: Sender<Result<()>> },
     Delete { to: Sender<Event> },
-    Renew { secrets: Box<Secrets>, by: String, to: Sender<Event> },
+    Renew { secrets: Box<Secrets>, by: String, to: Teller },
     Stop,
     Status(Sender<AppStatus>),
     Releases(Sender<Vec<Release>>),
     SecretsHash(Sender<Option<String>>),
     IsEmpty(Sender<bool>),
+    Task { of: Of, to: Sender<Result<Task>> },
 }
 
 /// Starts the shared threads (`watch`, `probe`, `logs`) once per daemon.
@@ -172,8 +186,9 @@ fn start_on<S: Stage>(
     let (to, messages) = unbounded();
     let log = Source::new(layout.logs(&id));
     let logs = threads.logs.clone();
-    let handle = Handle { id: id.clone(), to, logs, log: log.clone(), thread: Arc::default() };
-    let actor = Actor::new(stage, id, desired, layout, host_key, threads, cell, log, messages);
+    let latest = Latest::default();
+    let handle = Handle { id: id.clone(), to, logs, log: log.clone(), latest: latest.clone(), thread: Arc::default() };
+    let actor = Actor::new(stage, id, desired, layout, host_key, threads, cell, log, latest, messages);
     let thread = std::thread::Builder::new()
         .name(format!("app-{}", handle.id))
         .spawn(move || actor.run())
@@ -192,33 +207,48 @@ impl Threads {
     fn start() -> Result<Threads> {
         let meter = Meter::default();
         let (watch, probe, logs) = (Watch::start()?, Probe::start(meter.clone())?, Logs::start()?);
-        Ok(Threads { watch, probe, logs, ports: Ports::default(), meter })
+        Ok(Threads { watch, probe, logs, ports: Ports::default(), meter, tasks: Arc::default() })
     }
 }
 
 impl Handle {
-    /// `by` is who asked, for the release log.
-    pub fn deploy(&self, order: Deploy, by: String) -> Receiver<Event> {
-        self.begin(|to| Message::Deploy { order: Box::new(order), by, to })
+    pub fn deploy(&self, order: Deploy, by: Who) -> Receiver<Event> {
+        self.begin(by, |by, to| Message::Deploy { order: Box::new(order), by, to })
     }
 
-    pub fn rollback(&self, to: Option<Version>, by: String) -> Receiver<Event> {
+    pub fn rollback(&self, to: Option<Version>, by: Who) -> Receiver<Event> {
         let version = to;
-        self.begin(|to| Message::Rollback { version, by, to })
+        self.begin(by, |by, to| Message::Rollback { version, by, to })
     }
 
-    pub fn scale(&self, instances: u32) -> Receiver<Event> {
-        self.begin(|to| Message::Scale { instances, to })
+    pub fn scale(&self, instances: u32, by: Who) -> Receiver<Event> {
+        self.begin(by, |_, to| Message::Scale { instances, to })
+    }
+
+    /// The rollout that is under way, or else the last one, from its start; `None` before the first.
+    pub fn attach(&self) -> Option<(Joined, Receiver<Event>)> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        latest.map(|course| course.join())
+    }
+
+    /// # Errors
+    /// Conflict when it is live already, NotFound when nothing by that version is being deployed.
+    pub fn cancel(&self, version: Version, by: String) -> Result<()> {
+        self.ask(|to| Message::Cancel { version, by, to })?
     }
 
     /// Other secrets for the live release.
-    pub fn renew(&self, secrets: Secrets, by: String) -> Receiver<Event> {
-        self.begin(|to| Message::Renew { secrets: Box::new(secrets), by, to })
+    pub fn renew(&self, secrets: Secrets, by: Who) -> Receiver<Event> {
+        self.begin(by, |by, to| Message::Renew { secrets: Box::new(secrets), by, to })
     }
 
     /// Stops every instance and takes the app off the board; the actor ends. Files are the caller's to remove.
     pub fn delete(&self) -> Receiver<Event> {
-        self.begin(|to| Message::Delete { to })
+        let (to, events) = unbounded();
+        if self.to.send(Message::Delete { to: to.clone() }).is_err() {
+            let _ = to.send(Event::Done(Err(self.ended())));
+        }
+        events
     }
 
     /// Stops the instances for the end of the daemon: TERM, grace, KILL. Desired state is untouched.
@@ -248,18 +278,28 @@ impl Handle {
         self.ask(Message::IsEmpty).unwrap_or(true)
     }
 
-    /// The app's output, until its end or until the receiver is dropped; an error is the last of it.
+    /// Room for one command, to be started by the thread that waits for it.
+    pub fn task(&self, of: Of) -> Result<Task> {
+        self.ask(|to| Message::Task { of, to })?
+    }
+
+    /// The app's output or its requests, until its end or until the receiver is dropped; an error is the last of it.
     pub fn logs(&self, query: &LogQuery) -> Result<Receiver<Result<Told>>> {
         self.logs.read(&self.log, query)
     }
 
-    fn begin(&self, message: impl FnOnce(Sender<Event>) -> Message) -> Receiver<Event> {
-        // Bounded by the steps of a rollout: a few for each of at most 64 instances.
-        let (to, events) = unbounded();
-        if self.to.send(message(to.clone())).is_err() {
-            let _ = to.send(Event::Done(Err(self.ended())));
+    fn begin(&self, by: Who, message: impl FnOnce(String, Teller) -> Message) -> Receiver<Event> {
+        let name = by.name.clone();
+        let (to, events) = Teller::begin(by);
+        match self.to.send(message(name, to)) {
+            Ok(()) => events,
+            // The teller went with the message, so that nothing would ever be heard.
+            Err(_) => {
+                let (to, events) = bounded(1);
+                let _ = to.send(Event::Done(Err(self.ended())));
+                events
+            }
         }
-        events
     }
 
     fn ask<T>(&self, message: impl FnOnce(Sender<T>) -> Message) -> Result<T> {

@@ -12,8 +12,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::Told;
 use super::entry::Entry;
+use super::history::History;
+use super::requests::Tail;
 use super::sieve::Sieve;
-use super::writer::{Answer, Heard, Live};
+use super::writer::{Heard, Live};
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::{LogLine, LogQuery};
 use crate::proto::name::AppId;
@@ -43,12 +45,25 @@ impl Drop for Slot {
     }
 }
 
-/// Starts the thread; `ask` asks the writer, who may have ended.
+/// What is kept, and how it goes on.
+pub(super) struct Kept {
+    pub history: History,
+    pub live: Option<Going>,
+}
+
+pub(super) enum Going {
+    /// The writer tells.
+    Said(Live),
+    /// A file is looked at.
+    Asked(Tail),
+}
+
+/// Starts the thread; `ask` says what there is, and nothing once the writer has ended.
 pub(super) fn start(
     query: &LogQuery,
     now_ms: u64,
     slot: Slot,
-    ask: impl FnOnce(bool) -> Option<Answer> + Send + 'static,
+    ask: impl FnOnce(bool) -> Option<Kept> + Send + 'static,
 ) -> Result<Receiver<Result<Told>>> {
     let (to, told) = bounded(MAX_CHUNKS);
     let (sieve, last, follow, app) = (Sieve::new(query, now_ms), query.lines, query.follow, query.app.clone());
@@ -56,14 +71,15 @@ pub(super) fn start(
         let _slot = slot;
         let mut out = Out { to, lines: Vec::new(), bytes: 0, missed: 0, said: Instant::now() };
         let read = match ask(follow) {
-            Some(Answer { history, live }) => {
+            Some(Kept { history, live }) => {
                 let kept = history.read(&sieve, last, |entry| out.push(entry));
                 let kept = kept.context(|| format!("read the log of {app}"));
                 // The files are not held any longer than they are read.
                 drop(history);
                 match (out.flush(), kept, live) {
                     (_, Err(e), _) => Err(e),
-                    (true, Ok(()), Some(live)) => listen(&live, &sieve, &mut out, &app),
+                    (true, Ok(()), Some(Going::Said(live))) => listen(&live, &sieve, &mut out, &app),
+                    (true, Ok(()), Some(Going::Asked(tail))) => look(tail, &sieve, &mut out, &app),
                     (_, Ok(()), _) => Ok(()),
                 }
             }
@@ -100,7 +116,7 @@ fn listen(live: &Live, sieve: &Sieve, out: &mut Out, app: &AppId) -> Result<()> 
                 }
                 Ok(Heard::Closed) => {
                     out.flush();
-                    return Err(Error::new(Kind::NotFound, format!("{app} was deleted, and its log with it")));
+                    return Err(deleted(app));
                 }
                 Err(RecvTimeoutError::Timeout) => break,
                 Err(RecvTimeoutError::Disconnected) => {
@@ -118,6 +134,23 @@ fn listen(live: &Live, sieve: &Sieve, out: &mut Out, app: &AppId) -> Result<()> 
             return Ok(());
         }
     }
+}
+
+/// The same of a file.
+fn look(mut tail: Tail, sieve: &Sieve, out: &mut Out, app: &AppId) -> Result<()> {
+    loop {
+        let goes_on = tail.next(|entry| !sieve.passes(entry) || out.push(entry));
+        if !goes_on.context(|| format!("read the access log of {app}"))? || !out.flush() || !out.beat() {
+            return Ok(());
+        }
+        if tail.is_closed() {
+            return Err(deleted(app));
+        }
+    }
+}
+
+fn deleted(app: &AppId) -> Error {
+    Error::new(Kind::NotFound, format!("{app} was deleted, and its log with it"))
 }
 
 fn stopping() -> Error {

@@ -8,35 +8,34 @@
 
 use std::time::Instant;
 
-use crossbeam_channel::Sender;
-
 use super::actor::Actor;
+use super::course::Teller;
 use super::demand::at_least_one;
 use super::instance::Role;
 use super::plan::Plan;
 use super::stage::Stage;
-use super::{Event, scale, secrets};
+use super::{scale, secrets};
 use crate::error::Result;
 use crate::proto::control::{Deployed, Secrets};
 use crate::server::crash;
 use crate::server::state::{self, Desired};
 
 impl<S: Stage> Actor<S> {
-    pub(super) fn renew(&mut self, secrets: Secrets, by: &str, to: Sender<Event>, now: Instant) {
+    pub(super) fn renew(&mut self, secrets: Secrets, by: &str, to: Teller, now: Instant) {
         let plan = match self.plan_secrets(secrets) {
             Ok(Some(plan)) => plan,
             Ok(None) => {
                 if let Some(desired) = &self.desired {
-                    let _ = to.send(Event::Done(Ok(quiet(desired))));
+                    to.done(Ok(quiet(desired)));
                 }
                 return;
             }
-            Err(e) => return drop(to.send(Event::Done(Err(e)))),
+            Err(e) => return to.done(Err(e)),
         };
         log::info!("app={} new secrets by={by}", self.id);
         self.scale_on(scale::Event::Activity, now); // who dozes is up again
         match self.is_on_demand() && self.with_roles(&[Role::Serving]).is_empty() {
-            true => drop(to.send(Event::Done(self.take(plan, now)))),
+            true => to.done(self.take(plan, now)),
             false => {
                 let total = at_least_one(plan.next.instances);
                 self.roll(plan, total, to, now);

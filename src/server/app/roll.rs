@@ -5,11 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-
-use super::Event;
 use super::actor::Actor;
 use super::cause::{End, Phase};
+use super::course::Teller;
 use super::demand::at_least_one;
 use super::failing::Report;
 use super::instance::{Instance, Role, Run};
@@ -33,7 +31,7 @@ const ACK: Duration = Duration::from_secs(5);
 pub(super) struct Rolling<C> {
     pub plan: Plan<C>,
     rollout: Rollout,
-    pub to: Sender<Event>,
+    pub to: Teller,
     /// The post that must be acked, and until when it is waited for.
     awaiting: Option<(u64, Instant)>,
     pub times: Vec<Times>,
@@ -64,35 +62,35 @@ impl<C> Rolling<C> {
 
     fn tell(&self, number: u32, step: Step) {
         let of = self.rollout.total();
-        let _ = self.to.send(Event::Notice(Notice::Step { number, of, step }));
+        self.to.notice(Notice::Step { number, of, step });
     }
 }
 
 impl<S: Stage> Actor<S> {
-    pub fn deploy(&mut self, order: Deploy, by: String, to: Sender<Event>, now: Instant) {
+    pub fn deploy(&mut self, order: Deploy, by: String, to: Teller, now: Instant) {
         match self.plan_deploy(order, by) {
             Ok(plan) => {
                 let total = at_least_one(plan.next.instances);
                 self.roll(plan, total, to, now);
             }
-            Err(e) => drop(to.send(Event::Done(Err(e)))),
+            Err(e) => to.done(Err(e)),
         }
     }
 
-    pub fn rollback(&mut self, version: Option<Version>, by: String, to: Sender<Event>, now: Instant) {
+    pub fn rollback(&mut self, version: Option<Version>, by: String, to: Teller, now: Instant) {
         match self.plan_rollback(version, by) {
             Ok(plan) => {
                 let total = at_least_one(plan.next.instances);
                 self.roll(plan, total, to, now);
             }
-            Err(e) => drop(to.send(Event::Done(Err(e)))),
+            Err(e) => to.done(Err(e)),
         }
     }
 
-    pub fn scale(&mut self, instances: u32, to: Sender<Event>, now: Instant) {
+    pub fn scale(&mut self, instances: u32, to: Teller, now: Instant) {
         let plan = match self.plan_scale(instances) {
             Ok(plan) => plan,
-            Err(e) => return drop(to.send(Event::Done(Err(e)))),
+            Err(e) => return to.done(Err(e)),
         };
         self.scale_on(scale::Event::Activity, now); // who dozes is up again
         let serving = self.with_role(Role::Serving).len() as u32;
@@ -100,7 +98,7 @@ impl<S: Stage> Actor<S> {
         let wanted = if instances == 0 { serving.min(1) } else { instances };
         match wanted.checked_sub(serving) {
             Some(more) if more > 0 => self.roll(plan, more, to, now),
-            _ => drop(to.send(Event::Done(self.shrink(plan, wanted, now)))),
+            _ => to.done(self.shrink(plan, wanted, now)),
         }
     }
 
@@ -112,6 +110,20 @@ impl<S: Stage> Actor<S> {
             true => self.finish(now),
             false => self.advance(Fact::Failed, now),
         }
+    }
+
+    /// Ends the rollout of `version` because somebody says so. It is no fault of the release, which stays laid out.
+    pub fn cancel(&mut self, version: &Version, by: &str, now: Instant) -> Result<()> {
+        let Some(rolling) = self.rolling.as_mut().filter(|rolling| rolling.version() == *version) else {
+            return Err(Error::new(Kind::NotFound, format!("{version} of {} is not being deployed", self.id)));
+        };
+        if rolling.rollout.is_committed() {
+            return Err(Error::new(Kind::Conflict, format!("{version} of {} is live already", self.id)));
+        }
+        let cancelled = || Error::new(Kind::Interrupted, format!("cancelled by {by}"));
+        rolling.failure.get_or_insert_with(cancelled);
+        self.advance(Fact::Failed, now);
+        Ok(())
     }
 
     pub fn tick_rollout(&mut self, now: Instant) {
@@ -180,8 +192,9 @@ impl<S: Stage> Actor<S> {
         rolling.tell(rolling.rollout.number(), step);
     }
 
-    pub(super) fn roll(&mut self, plan: Plan<S::Claim>, total: u32, to: Sender<Event>, now: Instant) {
+    pub(super) fn roll(&mut self, plan: Plan<S::Claim>, total: u32, to: Teller, now: Instant) {
         let version = &plan.spec.manifest().version;
+        to.publish(version.clone(), &self.latest);
         log::info!("app={} rollout begins release={version} instances={total}", self.id);
         // It was laid out again since it failed.
         self.discards.retain(|v| v != version);

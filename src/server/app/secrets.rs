@@ -1,4 +1,5 @@
-//! Secrets: in memory that is wiped, sealed on disk, and on the pipe to each instance. Nowhere else.
+//! Secrets: in memory that is wiped, sealed on disk, on the pipe to each instance, and in the environment of a `task`.
+//! Nowhere else.
 //!
 //! Every set of secrets has a file of its own, named in the app's state: a state and its secrets change in one step.
 //!

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
@@ -93,7 +94,11 @@ impl<'a> Connection<'a> {
 
     fn talk(&self) -> Result<()> {
         self.send(&hello(self.daemon))?;
-        let patience = Patience { stream: self.stream, until: Cell::new(Some(Instant::now() + GREETING_TIME)) };
+        let patience = Patience {
+            stream: self.stream,
+            until: Cell::new(Some(Instant::now() + GREETING_TIME)),
+            at_once: Cell::new(false),
+        };
         let mut reader = wire::Reader::new(&patience);
         let Some(greeting) = reader.next::<Greeting>()? else { return Ok(()) };
         patience.until.set(None);
@@ -101,7 +106,7 @@ impl<'a> Connection<'a> {
         let mut session = Session::new(who(&greeting.who));
         while let Some(line) = reader.next_line()? {
             match serde_json::from_slice::<Call>(line) {
-                Ok(call) => self.serve(&mut session, call)?,
+                Ok(call) => self.serve(&mut session, call, &mut reader, &patience)?,
                 Err(e) => self.not_understood(line, e)?,
             }
         }
@@ -121,13 +126,32 @@ impl<'a> Connection<'a> {
         }
     }
 
-    fn serve(&self, session: &mut Session, call: Call) -> Result<()> {
+    fn serve(
+        &self,
+        session: &mut Session,
+        call: Call,
+        reader: &mut wire::Reader<&Patience<'_>>,
+        patience: &Patience<'_>,
+    ) -> Result<()> {
         let cut_short = || Err(Error::new(Kind::Bug, "the work ended without a word"));
         let done = || Ok(Reply::Done);
         match verbs::serve(self.daemon, session, call.request) {
             Err(e) => self.end(call.id, Err(e)),
             Ok(Outcome::Reply(reply)) => self.end(call.id, Ok(reply)),
-            Ok(Outcome::Events(heard, _lock)) => {
+            Ok(Outcome::Joined(joined, heard)) => {
+                self.answer(call.id, Body::Notice(Notice::Joined(joined)))?;
+                let events = Following { heard, turns: of_event, closed: cut_short, endless: false };
+                self.follow(call.id, session, &events)
+            }
+            Ok(Outcome::Command(command)) => {
+                let attended = self.attend(call.id, *command, reader, patience);
+                if attended.is_err() {
+                    session.let_go();
+                }
+                attended
+            }
+            Ok(Outcome::Nothing) => Ok(()),
+            Ok(Outcome::Events(heard)) => {
                 let events = Following { heard, turns: of_event, closed: cut_short, endless: false };
                 self.follow(call.id, session, &events)
             }
@@ -190,7 +214,7 @@ impl<'a> Connection<'a> {
         }
     }
 
-    fn end(&self, id: u64, end: Result<Reply>) -> Result<()> {
+    pub(super) fn end(&self, id: u64, end: Result<Reply>) -> Result<()> {
         let body = match end {
             Ok(reply) => Body::Reply(reply),
             Err(e) => Body::Fault(Fault::from(e)),
@@ -269,6 +293,8 @@ pub(super) fn who(typed: &str) -> String {
 pub(super) struct Patience<'a> {
     pub stream: &'a UnixStream,
     pub until: Cell<Option<Instant>>,
+    /// Says `WouldBlock` when nothing is there.
+    pub at_once: Cell<bool>,
 }
 
 impl Read for &Patience<'_> {
@@ -280,6 +306,10 @@ impl Read for &Patience<'_> {
             if poll(&mut fds, Some(&left))? == 0 {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing came"));
             }
+        }
+        if self.at_once.get() {
+            let (_, read) = rustix::net::recv(self.stream, &mut *buf, RecvFlags::DONTWAIT)?;
+            return Ok(read);
         }
         let mut stream = self.stream;
         stream.read(buf)

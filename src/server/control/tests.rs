@@ -37,14 +37,14 @@ impl Publish for Nowhere {
     fn stop(self: Box<Self>, _deadline: Instant) {}
 }
 
-struct World {
-    dir: tempfile::TempDir,
+pub(super) struct World {
+    pub dir: tempfile::TempDir,
     socket: PathBuf,
-    daemon: Arc<Daemon>,
+    pub daemon: Arc<Daemon>,
     _control: Control,
 }
 
-fn world() -> World {
+pub(super) fn world() -> World {
     let dir = tempfile::tempdir().unwrap();
     let layout = Arc::new(Layout::new(dir.path().join("data")));
     for sub in [layout.apps(), layout.incoming(), layout.certs()] {
@@ -200,7 +200,7 @@ fn a_lock_is_one_clients_and_goes_with_it() {
     let mut bo = w.greeted("bo@ci");
     let answer = bo.lock_shop();
     assert!(answer.contains(r#""kind":"busy""#), "{answer}");
-    assert!(answer.contains("shop is being deployed by ana@laptop for 0s (4f2c9ab)"), "{answer}");
+    assert!(answer.contains("shop is being deployed by ana@laptop for 0s (4f2c9ab, uploading)"), "{answer}");
     drop(ana);
     eventually("the lock is free once its client is gone", || bo.lock_shop() == DONE);
     assert_eq!(bo.ask(r#"{"id":1,"request":{"unlock":{"app":"shop"}}}"#), DONE);
@@ -299,7 +299,7 @@ fn stopping_takes_the_socket_away_unless_it_is_a_successors() {
 fn a_greeting_that_drips_in_has_a_deadline() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let until = Instant::now() + Duration::from_millis(50);
-    let patience = Patience { stream: &ours, until: Cell::new(Some(until)) };
+    let patience = Patience { stream: &ours, until: Cell::new(Some(until)), at_once: Cell::new(false) };
     theirs.write_all(b"{").unwrap();
     let e = wire::Reader::new(&patience).next::<Greeting>().unwrap_err();
     assert_eq!(e.kind(), Kind::Timeout);

@@ -16,8 +16,8 @@ use std::time::Duration;
 use super::super::install::{self, Run};
 use super::super::layout::Layout;
 use super::super::runtime::{self, Runtimes};
-use super::super::{crash, owner, state};
-use super::{describe, discard, is_complete};
+use super::super::{crash, owner};
+use super::{describe, give_up, is_complete};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::{Manifest, Runtime};
@@ -54,11 +54,8 @@ impl Preparing<'_> {
             return Err(Error::new(Kind::Refused, message).hint("upload and unpack it first"));
         }
         let done = self.make_ready(said);
-        if done.is_err() && !self.was_live() {
-            log::info!("app={app} release={version} is removed: it could not be prepared");
-            if let Err(e) = discard(self.layout, app, version) {
-                log::warn!("app={app} release={version} stays: {e}");
-            }
+        if done.is_err() {
+            give_up(self.layout, app, version);
         }
         done
     }
@@ -85,12 +82,6 @@ impl Preparing<'_> {
         }
         crash::point("prepare: to be marked");
         disk::write_atomic(&marker, b"", 0o644)
-    }
-
-    /// A damaged state may know it.
-    fn was_live(&self) -> bool {
-        let desired = state::load(self.layout, &self.manifest.app);
-        desired.map_or(true, |desired| desired.is_some_and(|d| d.record(&self.manifest.version).is_some()))
     }
 
     /// What installs the dependencies, and where: beside the nearest lockfile, from the app's folder up to the release's

@@ -69,6 +69,7 @@ fn the_key_feels_every_input_and_nothing_else() {
         ("a warning", |_, o| o.steps[0].warning = Some("x".into())),
         ("the commit's first line", |_, o| o.source.subject = Some("x".into())),
         ("what only a server reads", |p, _| p.health = Some("/x".into())),
+        ("what only a server runs", |p, _| p.release = Some("bin/migrate".into())),
         ("how it starts", |p, _| p.start = Some(vec!["x".into()])),
     ];
     for (what, change) in indifferent {

@@ -129,6 +129,9 @@ fn app(facts: &Facts<'_>) -> Part {
     if recipe.install.is_none() && project.runtime != Runtime::Binary {
         part.remark("install: on the server, production dependencies by the lock file that is there");
     }
+    if let Some(release) = &project.release {
+        part.set("release", release.as_str(), facts.written(&["release"]).unwrap_or_default());
+    }
     match (&project.health, sdk) {
         (None, true) => part.remark("health: /status of Tako's entry point"),
         (None, false) => part.remark("health: it accepts connections on $PORT"),

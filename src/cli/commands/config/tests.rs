@@ -48,6 +48,7 @@ runtime = "node"
 runtime_version = "22.1.0"
 preset = "vite"
 health = "/up"
+release = "npm run migrate"
 
 [build]
 build = "npm run all"
@@ -123,8 +124,8 @@ fn a_program_gets_the_same_as_values() {
         let found = all.iter().find(|set| set["section"] == section && set["key"] == key).unwrap();
         (found["value"].clone(), found["from"].clone())
     };
-    assert_eq!(of("vars", "A"), (json!("staging"), json!("tako.toml:20")));
-    assert_eq!(of("vars", "B"), (json!("base \"quoted\""), json!("tako.toml:17")));
+    assert_eq!(of("vars", "A"), (json!("staging"), json!("tako.toml:21")));
+    assert_eq!(of("vars", "B"), (json!("base \"quoted\""), json!("tako.toml:18")));
     assert_eq!(of("envs.staging", "instances"), (json!(1), json!("default")));
     assert_eq!(told["steps"].as_array().unwrap().last().unwrap()["command"], "make css");
 }

@@ -18,6 +18,8 @@ const MAX_DAYS: u32 = 3650;
 #[derive(Debug)]
 pub(crate) struct Wanted {
     pub follow: bool,
+    /// Requests instead of what was printed.
+    pub access: bool,
     lines: Option<u32>,
     since: Option<When>,
     until: Option<When>,
@@ -76,12 +78,21 @@ impl Wanted {
         if instance == Some(0) {
             return Err(wrong(args, "instance", "no instance", "`tako status` shows them; the first is 1".into()));
         }
+        let access = args.flag("access");
+        if let Some(flag) = ["release", "instance"].into_iter().find(|flag| access && args.value(flag).is_some()) {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("a line of `--access` does not tell what `--{flag}` asks for"),
+            )
+            .hint("give one of them"));
+        }
         let is_timed = since.is_some() || until.is_some() || days.is_some();
         let lines = args.parsed("lines")?.or((!is_timed).then_some(LINES));
         let flags = ["since", "until", "days", "grep", "release", "instance"];
         let typed = flags.iter().filter_map(|flag| Some(format!("--{flag} {}", args.value(flag)?.escape_debug())));
         Ok(Wanted {
             follow,
+            access,
             lines,
             since,
             until,
@@ -113,12 +124,14 @@ impl Wanted {
             release: self.release.clone(),
             instance: self.instance,
             stream: self.stream,
+            access: self.access,
         }
     }
 
     pub fn nothing_found(&self, app: &AppId, servers: &[&str]) -> String {
         let on = servers.join(", ");
         match self.typed.is_empty() {
+            true if self.access => format!("no request for {app} is in the access log of {on}"),
             true => format!("{app} has printed nothing on {on}; `tako status` says whether it runs"),
             false => format!(
                 "no line of {app} on {on} is all of {}; the newest 50 MiB of each server were looked through",
@@ -194,6 +207,7 @@ mod tests {
             query(&["--since", "2h", "--lines", "7"]),
             LogQuery { since_ms: Some(992_800_000), lines: Some(7), ..none.clone() }
         );
+        assert_eq!(query(&["--access"]), LogQuery { access: true, ..none.clone() });
         let all = ["--grep", "Fehler é", "--ignore-case", "--release", "4f2c", "--instance", "3", "--err"];
         let expected = LogQuery {
             grep: Some("Fehler é".into()),
@@ -244,6 +258,11 @@ mod tests {
             (&["--ignore-case"], "`--ignore-case` is about `--grep`", "add --grep TEXT"),
             (&["--release", "a b"], "`--release a b` is no release", "`tako releases ls` shows them"),
             (&["--instance", "0"], "`--instance 0` is no instance", "`tako status` shows them"),
+            (
+                &["--access", "--instance", "1"],
+                "a line of `--access` does not tell what `--instance` asks for",
+                "give one",
+            ),
             (&["--since", "1h", "--days", "1"], "`--since` and `--days` say two things", "give one"),
             (&["-f", "--until", "1h"], "`--tail` goes on, and `--until` ends", "give one"),
         ] {

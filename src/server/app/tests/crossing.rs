@@ -119,8 +119,8 @@ fn act(it: &Sandbox, verb: Verb) -> Result<Deployed> {
         Deploy => it.handle.deploy(it.order("v3", "serve", 2), "bo".into()),
         DeployBroken => it.handle.deploy(it.order("v3", "exit", 2), "bo".into()),
         Rollback => it.handle.rollback(None, "bo".into()),
-        ScaleUp => it.handle.scale(3),
-        ScaleToNone => it.handle.scale(0),
+        ScaleUp => it.handle.scale(3, "bo".into()),
+        ScaleToNone => it.handle.scale(0, "bo".into()),
         Delete => it.handle.delete(),
     })
 }

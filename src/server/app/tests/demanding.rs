@@ -149,15 +149,15 @@ fn a_server_that_starts_wakes_nothing() {
 #[test]
 fn the_number_changes_between_none_and_some_while_it_lives() {
     let it = Sandbox::asleep("serve");
-    done(&it.handle.scale(0)).unwrap();
+    done(&it.handle.scale(0, "bo".into())).unwrap();
     assert_eq!(it.status().state, AppState::Asleep, "nothing is started for nobody");
-    done(&it.handle.scale(2)).unwrap();
+    done(&it.handle.scale(2, "bo".into())).unwrap();
     assert_eq!((it.answers("/").len(), it.posted().standing), (2, Standing::Awake));
     // Until the first was there, requests waited.
     let scene = it.play.scene();
     assert!(!scene.posts.iter().any(|p| p.endpoints.is_empty() && p.standing == Standing::Awake));
     drop(scene);
-    done(&it.handle.scale(0)).unwrap();
+    done(&it.handle.scale(0, "bo".into())).unwrap();
     assert_eq!(it.answers("/").len(), 1, "one stays warm");
     it.until_state(AppState::Asleep);
     it.until_gone();
@@ -175,7 +175,7 @@ fn a_scale_during_a_wake_keeps_what_is_starting_and_fills_what_fails() {
     let it = Sandbox::asleep("second exits");
     it.wake();
     until("the second has begun", || it.layout.app_data(&it.id).join("2").exists());
-    done(&it.handle.scale(2)).unwrap();
+    done(&it.handle.scale(2, "bo".into())).unwrap();
     until("both serve", || it.answers("/").len() == 2);
     assert_eq!(it.posted().standing, Standing::Awake);
 }

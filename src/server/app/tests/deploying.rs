@@ -121,10 +121,10 @@ fn one_rollout_at_a_time() {
     assert_eq!(it.status().state, AppState::Deploying);
     assert_eq!(it.deploy("v3", "serve", 1).unwrap_err().kind(), Kind::Busy);
     assert_eq!(done(&it.handle.rollback(None, "bo".into())).unwrap_err().kind(), Kind::Busy);
-    assert_eq!(done(&it.handle.scale(2)).unwrap_err().kind(), Kind::Busy);
+    assert_eq!(done(&it.handle.scale(2, "bo".into())).unwrap_err().kind(), Kind::Busy);
     it.handle.stop();
     assert_eq!(done(&events).unwrap_err().kind(), Kind::Conflict);
-    assert_eq!(done(&it.handle.scale(2)).unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(done(&it.handle.scale(2, "bo".into())).unwrap_err().kind(), Kind::NotFound);
     assert_eq!(it.handle.status().unwrap_err().kind(), Kind::NotFound);
 }
 

@@ -95,6 +95,11 @@ impl Sha256 {
         self.0.update(bytes);
     }
 
+    /// The 32 bytes themselves.
+    pub fn digest(self) -> Vec<u8> {
+        self.0.finish().as_ref().to_vec()
+    }
+
     /// Lower-case hex, 64 characters.
     pub fn finish(self) -> String {
         hex(self.0.finish().as_ref())

@@ -2,6 +2,7 @@
 //! reaches us alone, and killed with all its children when we let go of it.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
@@ -9,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::sys;
 
@@ -28,6 +30,8 @@ pub(crate) struct Owned {
     pub child: Child,
     pid: Pid,
     ended: Option<ExitStatus>,
+    /// What it started stays when it ends.
+    alone: bool,
 }
 
 /// Kills what [`Owned::spawn_leashed`] started, for an end that drops nothing.
@@ -45,7 +49,7 @@ impl Owned {
     pub fn spawn(command: &mut Command) -> io::Result<Owned> {
         let child = command.process_group(0).spawn()?;
         let pid = Pid::from_child(&child);
-        Ok(Owned { child, pid, ended: None })
+        Ok(Owned { child, pid, ended: None, alone: false })
     }
 
     /// One that must not outlive us even when a second Ctrl-C ends us before its drop.
@@ -55,6 +59,11 @@ impl Owned {
         let owned = Owned::spawn(command)?;
         leashed.push(owned.pid);
         Ok(owned)
+    }
+
+    /// From now on what it started in its group is none of ours: a program that goes on in the background needs it.
+    pub fn spare_group(&mut self) {
+        self.alone = true;
     }
 
     /// How it ended, if it does within `limit`. What it left running in its group is killed.
@@ -77,7 +86,7 @@ impl Owned {
         if self.ended.is_some() {
             return;
         }
-        let _ = sys::kill_group(self.pid, Signal::TERM);
+        self.signal(Signal::TERM);
         if self.wait_for(grace).is_none() {
             self.reap();
         }
@@ -89,8 +98,16 @@ impl Owned {
         matches!(waitid(WaitId::Pid(self.pid), look), Ok(Some(_)) | Err(rustix::io::Errno::CHILD))
     }
 
+    /// It may have ended already; then there is nobody to tell.
+    fn signal(&self, signal: Signal) {
+        let _ = match self.alone {
+            true => kill_process(self.pid, signal).map_err(io::Error::from),
+            false => sys::kill_group(self.pid, signal),
+        };
+    }
+
     fn reap(&mut self) {
-        let _ = sys::kill_group(self.pid, Signal::KILL);
+        self.signal(Signal::KILL);
         // Before it is reaped: from then on the number may be that of somebody else.
         leashed().retain(|group| *group != self.pid);
         self.ended = self.child.wait().ok();
@@ -107,15 +124,28 @@ impl Drop for Owned {
 #[derive(Clone)]
 pub(crate) struct Tail {
     lines: Arc<Mutex<VecDeque<String>>>,
+    /// Disconnects at the end of the stream.
+    ended: Receiver<Infallible>,
 }
 
 impl Tail {
     /// Keeps the last `keep` lines of `stream`.
     pub fn of(stream: impl Read + Send + 'static, keep: usize) -> Tail {
-        let tail = Tail { lines: Arc::default() };
+        let (end, ended) = bounded(0);
+        let tail = Tail { lines: Arc::default(), ended };
         let into = tail.clone();
-        thread::spawn(move || each_line(stream, |line| into.push(line, keep)));
+        thread::spawn(move || {
+            let _end: Sender<Infallible> = end;
+            each_line(stream, |line| into.push(line, keep));
+        });
         tail
+    }
+
+    /// The last lines once all were read, or after `limit`: a program that has ended may have left some in the pipe, and
+    /// another one may hold it open.
+    pub fn last_lines(&self, limit: Duration) -> Vec<String> {
+        let _ = self.ended.recv_timeout(limit);
+        self.lines()
     }
 
     pub fn lines(&self) -> Vec<String> {

@@ -33,6 +33,10 @@ use crate::cli::ui::{Color, Settings, Ui};
 use crate::error::{Kind, Result};
 
 pub(crate) fn main() -> ExitCode {
+    // `ssh` has started us to ask something; that is all this process does.
+    if let Some(ended) = ssh::askpass::helper() {
+        return ended;
+    }
     let wish = Args::parse(std::env::args_os().skip(1));
     let ui = Ui::new(match &wish {
         Ok(Wish::Run(args)) => settings(args),
@@ -53,7 +57,10 @@ pub(crate) fn main() -> ExitCode {
 
 fn serve(ui: &Ui, wish: &Wish) -> Result<Exit> {
     match wish {
-        Wish::Run(args) => return args.run(ui),
+        Wish::Run(args) => {
+            ssh::means::set_up(ui, args.flag("no-mux"));
+            return args.run(ui);
+        }
         Wish::Help(path) => ui.out(&help::text(path)),
         Wish::Version => ui.out(&version::text()),
     }

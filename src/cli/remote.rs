@@ -3,10 +3,12 @@
 //! Two threads sit between us and the channel, so that every wait has a deadline and hears an interrupt: one writes
 //! calls, one reads answers. Both end with the program behind the channel, which is killed on drop.
 //!
-//! **Invariant**: a silent server is an error after [`SILENCE`], whatever it was asked.
+//! **Invariant**: a silent server is an error after [`patience::SILENCE`], whatever it was asked; a connection that
+//! does not come about is one after [`patience::CONNECTING`], not counting the time that a person takes to answer.
 
 pub(crate) mod hello;
 pub(crate) mod inlet;
+mod patience;
 mod pieces;
 mod sending;
 
@@ -14,16 +16,16 @@ use std::io::{Cursor, Read, Write};
 use std::path::PathBuf;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::child::{Owned, Tail};
 use super::config::inventory::Server;
 use super::interrupt::{Interrupt, interrupted};
-use super::ssh::Session;
+use super::ssh::means::tell;
+use super::ssh::{HostKeys, Retry, Session};
 use super::ui::Ui;
 use crate::crypto;
 use crate::error::{Context, Error, Kind, Result};
@@ -32,10 +34,9 @@ use crate::proto::control::{Answer, Body, Call, Greeting, Hello, Notice, Reply, 
 use crate::proto::wire;
 use hello::{Greeted, find_hello, incompatible};
 use inlet::Inlet;
+use patience::{LastHeard, Listening, Patience, wait};
 pub(crate) use sending::Parcel;
 
-/// A live server says something at least every few seconds; ssh itself gives up on a dead network after 15.
-const SILENCE: Duration = Duration::from_secs(30);
 /// Answers read ahead of us; then the reader waits, and the server behind it.
 const MAX_AHEAD: usize = 64;
 /// Connection attempts where another one may help.
@@ -79,7 +80,7 @@ pub(crate) struct Remote {
 }
 
 enum Link {
-    Ssh(Session),
+    Ssh(Box<Session>),
     Here(Bridge),
 }
 
@@ -95,27 +96,50 @@ impl Remote {
     /// # Errors
     /// Unreachable with the reason, Timeout, Incompatible, Interrupted.
     pub fn connect(place: &Place, interrupt: &Interrupt) -> Result<Remote> {
-        let mut attempt = 1;
+        Remote::connect_knowing(place, &HostKeys::AsConfigured, interrupt)
+    }
+
+    /// The same when something is known of the host key.
+    pub fn connect_knowing(place: &Place, host_keys: &HostKeys, interrupt: &Interrupt) -> Result<Remote> {
+        let (mut attempt, mut alone) = (1, false);
         loop {
-            match Remote::attempt(place, interrupt) {
-                Err((_, true)) if attempt < ATTEMPTS && !interrupt.is_heard() => {
-                    pause(attempt, interrupt)?;
-                    attempt += 1;
-                }
-                other => return other.map_err(|(e, _)| e),
+            let retry = match Remote::attempt(place, host_keys, alone, interrupt) {
+                Ok(remote) => return Ok(remote),
+                Err((e, _)) if attempt >= ATTEMPTS || interrupt.is_heard() => return Err(e),
+                Err((e, Retry::Never)) => return Err(e),
+                Err((_, retry)) => retry,
+            };
+            match retry {
+                Retry::Alone => alone = true,
+                Retry::Soon | Retry::Never => pause(attempt, interrupt)?,
             }
+            attempt += 1;
         }
     }
 
     /// The error comes with whether another attempt may help.
-    fn attempt(place: &Place, interrupt: &Interrupt) -> Result<Remote, (Error, bool)> {
+    fn attempt(
+        place: &Place,
+        host_keys: &HostKeys,
+        alone: bool,
+        interrupt: &Interrupt,
+    ) -> Result<Remote, (Error, Retry)> {
+        let started = Instant::now();
         let name = place.name().to_string();
-        let (mut link, stdin, stdout) = Link::open(place).map_err(|e| (e, false))?;
+        let (mut link, stdin, stdout) =
+            Link::open(place, host_keys, alone, interrupt).map_err(|e| (e, Retry::Never))?;
         let heard = Arc::new(LastHeard::new());
         let (hello, answers) = start_reader(stdout, heard.clone());
-        let greeted = wait(&hello, &heard, interrupt, &name).map_err(|e| (e, false))?;
-        let Some((hello, noise)) = greeted else { return Err(link.verdict(&name, false)) };
-        let protocol = PROTOCOL.common(hello.protocol).ok_or_else(|| (incompatible(&name, &hello), false))?;
+        let connecting = link.patience();
+        let greeted = match wait(&hello, &heard, &connecting, interrupt, &name) {
+            Ok(greeted) => greeted,
+            // A kept connection that hangs is not the server's last word.
+            Err(e) => return Err((e, link.gives_up_kept())),
+        };
+        let Some((hello, noise)) = greeted else { return Err(link.verdict(&name, false, heard.any())) };
+        link.stands().map_err(|e| (e, Retry::Never))?;
+        tell(&format!("{name}: said hello after {} ms", started.elapsed().as_millis()));
+        let protocol = PROTOCOL.common(hello.protocol).ok_or_else(|| (incompatible(&name, &hello), Retry::Never))?;
         let greeting = Greeting { protocol, client: env!("CARGO_PKG_VERSION").into(), who: who() };
         let calls = start_writer(stdin, greeting);
         let interrupt = interrupt.clone();
@@ -152,7 +176,7 @@ impl Remote {
         self.heard.now();
         match self.calls.send(Call { id, request }) {
             Ok(()) => Ok((id, Inlet::new(self.calls.clone(), id))),
-            Err(_) => Err(self.link.verdict(&self.name, true).0),
+            Err(_) => Err(self.link.verdict(&self.name, true, false).0),
         }
     }
 
@@ -184,9 +208,9 @@ impl Remote {
     }
 
     fn next(&mut self, interrupt: &Interrupt) -> Result<Answer> {
-        match wait(&self.answers, &self.heard, interrupt, &self.name)? {
+        match wait(&self.answers, &self.heard, &Patience::TALKING, interrupt, &self.name)? {
             Some(answer) => answer,
-            None => Err(self.link.verdict(&self.name, true).0),
+            None => Err(self.link.verdict(&self.name, true, false).0),
         }
     }
 
@@ -216,8 +240,8 @@ impl Remote {
 }
 
 /// Connects to a server to see that all is well; what its login shell prints is told.
-pub(crate) fn probe(ui: &Ui, server: &Server) -> Result<Hello> {
-    let remote = Remote::connect(&Place::Ssh(server.clone()), &Interrupt::of_process()?)?;
+pub(crate) fn probe(ui: &Ui, server: &Server, host_keys: &HostKeys) -> Result<Hello> {
+    let remote = Remote::connect_knowing(&Place::Ssh(server.clone()), host_keys, &Interrupt::of_process()?)?;
     if remote.noise > 0 {
         ui.warn(&format!(
             "{}: the login shell prints {} bytes before our program starts; it should be silent without a terminal",
@@ -228,9 +252,15 @@ pub(crate) fn probe(ui: &Ui, server: &Server) -> Result<Hello> {
 }
 
 impl Link {
-    fn open(place: &Place) -> Result<(Link, ChildStdin, ChildStdout)> {
+    fn open(
+        place: &Place,
+        host_keys: &HostKeys,
+        alone: bool,
+        interrupt: &Interrupt,
+    ) -> Result<(Link, ChildStdin, ChildStdout)> {
         match place {
-            Place::Ssh(server) => Session::start(server).map(|(session, i, o)| (Link::Ssh(session), i, o)),
+            Place::Ssh(server) => Session::start(server, host_keys, alone, interrupt)
+                .map(|(session, i, o)| (Link::Ssh(Box::new(session)), i, o)),
             Place::Here { program, socket, .. } => {
                 let mut command = Command::new(program);
                 command.arg("ctl").arg("--socket").arg(socket);
@@ -244,80 +274,44 @@ impl Link {
         }
     }
 
-    /// Why the channel ended, and whether another attempt may help.
-    fn verdict(&mut self, name: &str, greeted: bool) -> (Error, bool) {
+    /// How long its hello may take.
+    fn patience(&self) -> Patience {
         match self {
-            Link::Ssh(session) => session.verdict(greeted),
+            Link::Ssh(session) if session.is_reused() => Patience::REUSING,
+            Link::Ssh(session) => Patience::connecting(Some(session.questions())),
+            Link::Here(_) => Patience::connecting(None),
+        }
+    }
+
+    fn stands(&mut self) -> Result<()> {
+        match self {
+            Link::Ssh(session) => session.stands(),
+            Link::Here(_) => Ok(()),
+        }
+    }
+
+    /// When it was a kept connection, the next attempt makes another.
+    fn gives_up_kept(&self) -> Retry {
+        match self {
+            Link::Ssh(session) if session.is_reused() => {
+                session.give_up_kept();
+                Retry::Soon
+            }
+            Link::Ssh(_) | Link::Here(_) => Retry::Never,
+        }
+    }
+
+    /// Why the channel ended, and whether another attempt may help.
+    fn verdict(&mut self, name: &str, greeted: bool, printed: bool) -> (Error, Retry) {
+        match self {
+            Link::Ssh(session) => session.verdict(greeted, printed),
             Link::Here(bridge) => {
                 bridge.ctl.wait_for(Duration::from_secs(1));
                 let message = format!("{name}: the connection to tako-server ended");
-                (Error::new(Kind::Unreachable, message).with_detail(bridge.stderr.lines()), false)
+                (Error::new(Kind::Unreachable, message).with_detail(bridge.stderr.lines()), Retry::Never)
             }
         }
     }
-}
-
-/// When the last byte came in, for the deadline. Milliseconds since `start`.
-struct LastHeard {
-    start: Instant,
-    at_ms: AtomicU64,
-}
-
-impl LastHeard {
-    fn new() -> LastHeard {
-        LastHeard { start: Instant::now(), at_ms: AtomicU64::new(0) }
-    }
-
-    fn now(&self) {
-        let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.at_ms.store(ms, Ordering::Relaxed);
-    }
-
-    /// What is left until the silence is too long.
-    fn left(&self) -> Duration {
-        let at = Duration::from_millis(self.at_ms.load(Ordering::Relaxed));
-        (at + SILENCE).saturating_sub(self.start.elapsed())
-    }
-}
-
-/// Notes each arrival of bytes.
-struct Listening<R> {
-    stream: R,
-    heard: Arc<LastHeard>,
-}
-
-impl<R: Read> Read for Listening<R> {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.stream.read(buf)?;
-        self.heard.now();
-        Ok(read)
-    }
-}
-
-/// The next thing on `channel`; `None` when its sender is gone.
-fn wait<T>(channel: &Receiver<T>, heard: &LastHeard, interrupt: &Interrupt, name: &str) -> Result<Option<T>> {
-    let [signal, sibling] = interrupt.bells();
-    loop {
-        let got = select! {
-            recv(channel) -> got => got.map_err(|_| RecvTimeoutError::Disconnected),
-            recv(signal) -> _ => return Err(interrupted()),
-            recv(sibling) -> _ => return Err(interrupted()),
-            default(heard.left().max(Duration::from_millis(1))) => Err(RecvTimeoutError::Timeout),
-        };
-        match got {
-            Ok(thing) => return Ok(Some(thing)),
-            Err(RecvTimeoutError::Disconnected) => return Ok(None),
-            Err(RecvTimeoutError::Timeout) if heard.left().is_zero() => {
-                return Err(silent(name));
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-        }
-    }
-}
-
-fn silent(name: &str) -> Error {
-    Error::new(Kind::Timeout, format!("{name}: nothing heard for {} s", SILENCE.as_secs()))
-        .hint("what the server had begun it finishes by itself; `tako status` shows how it ended")
 }
 
 /// Reads the hello and then answers, each into its channel. The thread ends with the stream, or when nobody listens.

@@ -1,31 +1,47 @@
-//! The system `ssh` and `sftp`: one connection per server that is master and control channel at once.
+//! The system `ssh` and `sftp`: one connection per server, with the control channel of a command on it.
 //!
 //! The remote command is a constant; whatever varies travels as JSON on its standard input, so nothing is ever quoted
 //! for a remote shell. Host, user, port, keys, agent and jump hosts stay the user's, from ssh_config; everything that
 //! could put other bytes on our channel is switched off.
 //!
-//! **Invariant**: nothing of a session outlives its [`Session`]: no process, no control socket, no log file.
+//! ```text
+//! kept     ssh (ours) ── mux ──► ssh [mux], in the background ──► sshd     the next command uses it, for a minute
+//! private  ssh (ours) ───────────────────────────────────────► sshd      --no-mux; ends with the command
+//! ```
+//!
+//! **Invariant**: a session's channel ends with its [`Session`], and with it whatever the server holds for it; so do our
+//! processes and our log file. Only a kept connection and its socket outlive it, by [`kept::PERSIST`] at most.
 
+pub(crate) mod askpass;
+pub(crate) mod means;
 pub(crate) mod inspect;
 mod destination;
+mod kept;
+mod log;
 mod sftp;
 mod verdict;
 
 use std::env;
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
-use super::child::{Owned, Tail, plain};
+use super::child::{Owned, Tail};
 use super::config::inventory::Server;
+use super::interrupt::Interrupt;
 use crate::crypto::{self, Sha256};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
+use askpass::question::is_fingerprint;
+use askpass::{Answers, Relay};
 use destination::Destination;
+use kept::Kept;
+use log::Facts;
+use means::{Means, program};
 use verdict::{Class, Ending};
 
 /// All that is ever run on a server.
@@ -35,9 +51,57 @@ const COMMAND: &str = "tako-server ctl";
 const MAX_CONTROL_PATH: usize = 86;
 /// Lines of standard error and of the log that are kept for the verdict.
 const KEPT_LINES: usize = 40;
+/// Of the talk with `sftp`.
 const MAX_LOG: u64 = 16 << 10;
 /// What `ssh` may take to end once its channel has.
 const ENDING: Duration = Duration::from_secs(3);
+/// What its last words may take to come through the pipe.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// The first OpenSSH that asks a program although there is a terminal (SSH_ASKPASS_REQUIRE).
+const ASKS_A_PROGRAM: (u32, u32) = (8, 4);
+
+/// Which host keys will do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum HostKeys {
+    /// Those that the user's ssh lets pass.
+    AsConfigured,
+    /// Also one of a host that is not known yet; never another one of a host that is.
+    AcceptNew,
+    /// Only the one with this fingerprint.
+    Pinned(String),
+}
+
+impl HostKeys {
+    /// # Errors
+    /// Usage.
+    pub fn pinned(fingerprint: &str) -> Result<HostKeys> {
+        let full = match fingerprint.starts_with("SHA256:") {
+            true => fingerprint.to_string(),
+            false => format!("SHA256:{fingerprint}"),
+        };
+        let full = full.trim_end_matches('=');
+        match is_fingerprint(full) {
+            true => Ok(HostKeys::Pinned(full.into())),
+            false => {
+                let message = format!("`{}` is not the fingerprint of a host key", fingerprint.escape_debug());
+                Err(Error::new(Kind::Usage, message)
+                    .hint("it begins with SHA256:, as `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` shows it"))
+            }
+        }
+    }
+}
+
+/// Whether another attempt may help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retry {
+    Never,
+    /// A moment later.
+    Soon,
+    /// At once, with a connection of our own: what went wrong on the way to a jump host is told to no other, because
+    /// `ssh` silences the program that is its way to the host when it keeps the connection.
+    Alone,
+}
+
 /// A running `ssh`.
 pub(crate) struct Session {
     server: String,
@@ -45,80 +109,196 @@ pub(crate) struct Session {
     stderr: Tail,
     files: Files,
     destination: Destination,
+    /// Until the connection stands.
+    relay: Option<Relay>,
+    pin: Option<String>,
 }
 
-/// The control socket and the log of one session, removed on drop.
+/// The control socket and the log of one session. What is ours alone is removed on drop.
 struct Files {
     /// `None` when no folder with a path short enough was found; then `sftp` makes a connection of its own.
     control: Option<PathBuf>,
-    log: PathBuf,
+    /// The place on the connection, when the socket is that of a kept one.
+    kept: Option<Kept>,
+    log_path: PathBuf,
+    log: File,
 }
 
 impl Session {
     /// Starts `ssh`; whether it gets through shows on the returned streams.
     ///
     /// # Errors
-    /// Config for a host or user that must not become an argument; NotFound without an `ssh` on this machine.
-    pub fn start(server: &Server) -> Result<(Session, ChildStdin, ChildStdout)> {
+    /// Config for a host or user that must not become an argument; NotFound without an `ssh` on this machine;
+    /// Interrupted while another command was opening the connection.
+    pub fn start(
+        server: &Server,
+        host_keys: &HostKeys,
+        alone: bool,
+        interrupt: &Interrupt,
+    ) -> Result<(Session, ChildStdin, ChildStdout)> {
+        let means = Means::of_process()?;
         let destination = Destination::of(server)?;
-        let files = Files::new(&runtime_dir()?)?;
+        let dir = runtime_dir()?;
+        kept::sweep(&dir, SystemTime::now());
+        // A connection that stands shows no host key, so whoever asks about it makes one.
+        let kept = match means.keep && !alone && *host_keys == HostKeys::AsConfigured {
+            true => Kept::find(&dir, &[means.key(), destination.key()].concat(), interrupt)?,
+            false => None,
+        };
+        let files = Files::new(&dir, kept)?;
         let mut command = program("TAKO_SSH", "ssh");
-        command.arg("-E").arg(&files.log);
-        if let Some(control) = &files.control {
-            command.arg("-o").arg("ControlMaster=yes").arg("-o").arg(control_option(control));
+        let mut options = files.options();
+        options.extend(match host_keys {
+            HostKeys::AsConfigured => None,
+            HostKeys::AcceptNew => Some("StrictHostKeyChecking=accept-new".to_string()),
+            HostKeys::Pinned(_) => Some("StrictHostKeyChecking=ask".to_string()),
+        });
+        let pin = match host_keys {
+            HostKeys::Pinned(fingerprint) => Some(fingerprint.clone()),
+            HostKeys::AsConfigured | HostKeys::AcceptNew => None,
+        };
+        let ui = means::ui().filter(|ui| ui.is_interactive());
+        let mut relay = None;
+        if !files.is_reused() && (ui.is_some() || pin.is_some()) {
+            let old = means.version().is_none_or(|version| version < ASKS_A_PROGRAM);
+            if !old {
+                let answers = Answers { server: server.name.to_string(), ui: ui.cloned(), pin: pin.clone() };
+                relay = Some(Relay::start(&dir, &mut command, answers, interrupt)?);
+                options.push("BatchMode=no".into());
+            }
         }
-        for option in &destination.options {
+        if !destination::OLD.load(Ordering::Acquire) {
+            // `sftp` has a session type of its own.
+            options.push("SessionType=default".into());
+        }
+        // In ssh the first value of an option wins, so these come before all others of ours.
+        options.extend(destination.options.iter().cloned());
+        command.arg("-E").arg(&files.log_path);
+        for option in &options {
             command.arg("-o").arg(option);
         }
         command.args(["--", &destination.host, COMMAND]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        means::tell(&format!("{}: {}", server.name, spelled(&command)));
         let mut ssh = Owned::spawn(&mut command).map_err(|e| cannot_start("ssh", "TAKO_SSH", e))?;
         let stdin = ssh.child.stdin.take().expect("stdin was asked to be a pipe");
         let stdout = ssh.child.stdout.take().expect("stdout was asked to be a pipe");
         let stderr = Tail::of(ssh.child.stderr.take().expect("stderr was asked to be a pipe"), KEPT_LINES);
         let server = server.name.to_string();
-        Ok((Session { server, ssh, stderr, files, destination }, stdin, stdout))
+        Ok((Session { server, ssh, stderr, files, destination, relay, pin }, stdin, stdout))
     }
 
-    /// Why the channel ended, and whether another try may help. `greeted` tells whether it ever worked.
-    pub fn verdict(&mut self, greeted: bool) -> (Error, bool) {
+    /// Whether the connection was there before us.
+    pub fn is_reused(&self) -> bool {
+        self.files.is_reused()
+    }
+
+    /// Counts the questions that a person has yet to answer; while there are any, nobody is to be hurried.
+    pub fn questions(&self) -> Arc<AtomicUsize> {
+        self.relay.as_ref().map_or_else(Arc::default, Relay::open)
+    }
+
+    /// The far side has said hello: others may use the connection, and nothing is asked any more.
+    ///
+    /// # Errors
+    /// Unreachable when the host key is not the one that was asked for.
+    pub fn stands(&mut self) -> Result<()> {
+        self.relay = None;
+        if let Some(kept) = &mut self.files.kept {
+            // The way through a jump host is a program in the group of our `ssh`, and carries the connection.
+            self.ssh.spare_group();
+            kept.opened();
+        }
+        // It is open on both sides, and so still read and written.
+        let _ = fs::remove_file(&self.files.log_path);
+        let Some(pin) = self.pin.take() else { return Ok(()) };
+        let log = log::read(&self.files.log);
+        let facts = Facts::of(&log);
+        match facts.host_key {
+            Some((_, offered)) if offered == pin => Ok(()),
+            offered => Err(askpass::Refusal::Differs {
+                host: self.destination.host.clone(),
+                offered: offered.map_or_else(|| "none that ssh tells of".into(), |(kind, key)| format!("{kind} {key}")),
+                expected: pin,
+            }
+            .error(&self.server)),
+        }
+    }
+
+    /// The connection was there before us, and is of no use: whoever comes next makes another.
+    pub fn give_up_kept(&self) {
+        if let Some(kept) = &self.files.kept {
+            kept.discard();
+        }
+    }
+
+    /// Why the channel ended, and whether another try may help. `greeted` tells whether it ever worked,
+    /// `printed` whether anything came that was no hello.
+    pub fn verdict(&mut self, greeted: bool, printed: bool) -> (Error, Retry) {
         let exit = self.ssh.wait_for(ENDING).and_then(|status| status.code());
-        let mut log = self.files.read_log();
-        log.extend(self.stderr.lines());
+        let mut log = log::read(&self.files.log);
+        log.extend(self.stderr.last_lines(LAST_WORDS));
+        log.iter().for_each(|line| means::tell(&format!("{}: {line}", self.server)));
         let ending = Ending { exit, log: &log, greeted, login: &self.destination.login };
-        let class = Class::of(&ending);
-        (class.error(&self.server, &ending), class.is_retryable())
+        let class = match (Class::of(&ending), printed) {
+            (class, true) => class.after_noise(),
+            (class, false) => class,
+        };
+        if let Some(refusal) = self.relay.as_ref().and_then(Relay::refusal) {
+            return (refusal.error(&self.server), Retry::Never);
+        }
+        // Once is enough to know it; then the options that only newer ones have are left out.
+        if class == Class::TooOld && !destination::OLD.swap(true, Ordering::AcqRel) {
+            return (class.error(&self.server, &ending), Retry::Soon);
+        }
+        let in_vain =
+            self.is_reused() && !greeted && !matches!(class, Class::NotInstalled | Class::Program | Class::Shell);
+        if in_vain {
+            self.give_up_kept();
+        }
+        let retry = match class {
+            Class::Jump if self.files.kept.is_some() => Retry::Alone,
+            class if in_vain || class.is_retryable() => Retry::Soon,
+            _ => Retry::Never,
+        };
+        (class.error(&self.server, &ending), retry)
     }
 }
 
 impl Files {
-    fn new(dir: &Path) -> Result<Files> {
+    fn new(dir: &Path, kept: Option<Kept>) -> Result<Files> {
         let name = hex8()? + &hex8()?;
-        let control = dir.join(&name);
-        let short = control.as_os_str().len() <= MAX_CONTROL_PATH;
-        Ok(Files { control: short.then_some(control), log: dir.join(name + ".log") })
+        let own = dir.join(&name);
+        let short = own.as_os_str().len() <= MAX_CONTROL_PATH;
+        let control = kept.as_ref().map(|kept| kept.path.clone()).or_else(|| short.then_some(own));
+        let log_path = dir.join(name + ".log");
+        let log = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&log_path);
+        let log = log.context(|| format!("make {}", log_path.display()))?;
+        Ok(Files { control, kept, log_path, log })
     }
 
-    fn read_log(&self) -> Vec<String> {
-        let Ok(mut file) = File::open(&self.log) else { return Vec::new() };
-        let length = file.metadata().map_or(0, |m| m.len());
-        let mut bytes = Vec::new();
-        let _ = file.seek(SeekFrom::Start(length.saturating_sub(MAX_LOG)));
-        let _ = file.take(MAX_LOG).read_to_end(&mut bytes);
-        let lines: Vec<String> = bytes.split(|b| *b == b'\n').map(plain).filter(|l| tells_something(l)).collect();
-        lines[lines.len().saturating_sub(KEPT_LINES)..].to_vec()
+    fn is_reused(&self) -> bool {
+        self.kept.as_ref().is_some_and(Kept::is_reused)
     }
-}
 
-/// Not the farewell of every session, nor the frame around a warning.
-fn tells_something(line: &str) -> bool {
-    let frame = line.bytes().all(|b| b == b'@');
-    !(frame || line.starts_with("Transferred: ") || line.starts_with("Bytes per second: "))
+    /// Those about the connection itself, and about what is written of it.
+    fn options(&self) -> Vec<String> {
+        let [master, persist] = match (&self.kept, &self.control) {
+            (Some(_), _) => ["ControlMaster=auto".into(), format!("ControlPersist={}", kept::PERSIST.as_secs())],
+            (None, Some(_)) => ["ControlMaster=yes", "ControlPersist=no"].map(Into::into),
+            (None, None) => ["ControlMaster=no", "ControlPersist=no"].map(Into::into),
+        };
+        let path = self.control.as_ref().map_or_else(|| "ControlPath=none".into(), |path| control_option(path));
+        // Which keys are tried and which one the host shows is told at this level only. It goes to the log alone; what a
+        // kept connection adds to it is a kilobyte a command, in a file without a name.
+        vec![master, persist, path, "LogLevel=DEBUG1".into()]
+    }
 }
 
 impl Drop for Files {
     fn drop(&mut self) {
-        for file in self.control.iter().chain([&self.log]) {
+        let control = self.control.iter().filter(|_| self.kept.is_none());
+        for file in control.chain([&self.log_path]) {
             let _ = fs::remove_file(file);
         }
     }
@@ -144,15 +324,10 @@ fn runtime_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// `ssh` or what the environment says instead, with the extra options of the environment in front: in ssh the first
-/// value of an option wins, and who sets the variable means it.
-fn program(variable: &str, default: &str) -> Command {
-    let chosen = env::var_os(variable).filter(|v| !v.is_empty()).unwrap_or_else(|| OsString::from(default));
-    let mut command = Command::new(chosen);
-    command.args(env::var("TAKO_SSH_OPTIONS").unwrap_or_default().split_whitespace());
-    // The texts that the verdict looks for are those of the C locale.
-    command.env("LC_ALL", "C");
-    command
+/// For a person to read.
+fn spelled(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 fn cannot_start(program: &str, variable: &str, e: std::io::Error) -> Error {
@@ -177,8 +352,27 @@ mod tests {
 
     #[test]
     fn a_control_path_that_is_too_long_is_done_without() {
-        let short = Files::new(Path::new("/run/user/1000/tako")).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let short = Files::new(dir.path(), None).unwrap();
         assert!(short.control.as_ref().is_some_and(|c| c.as_os_str().len() <= MAX_CONTROL_PATH));
-        assert!(Files::new(Path::new(&format!("/{}", "a".repeat(80)))).unwrap().control.is_none());
+        assert!(short.options().contains(&"ControlMaster=yes".into()));
+        let long = dir.path().join("a".repeat(80));
+        fs::create_dir(&long).unwrap();
+        let without = Files::new(&long, None).unwrap();
+        assert!(without.control.is_none());
+        // Not the one of the user's ssh_config either.
+        assert!(without.options().contains(&"ControlPath=none".into()), "{:?}", without.options());
+    }
+
+    #[test]
+    fn only_a_whole_fingerprint_is_pinned() {
+        let digest = "xk19lTb1IxZUo1y+zaurMYsBLy9ugkcwG3G3f3wXGyQ";
+        let pinned = HostKeys::Pinned(format!("SHA256:{digest}"));
+        for good in [format!("SHA256:{digest}"), digest.into(), format!("SHA256:{digest}=")] {
+            assert_eq!(HostKeys::pinned(&good).unwrap(), pinned);
+        }
+        for bad in ["", "SHA256:", "MD5:00:11", &digest[1..]] {
+            assert_eq!(HostKeys::pinned(bad).unwrap_err().kind(), Kind::Usage, "{bad}");
+        }
     }
 }

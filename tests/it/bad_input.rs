@@ -42,10 +42,10 @@ fn an_unreachable_host_is_an_ssh_error() {
 fn a_changed_host_key_stops_everything() {
     let (server, sshd, user) = super::deploy::world();
     sshd.know("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1JX5yLiyZ8o5Zl8dF0vC2m1R3t9w0a6bC7dE8fG9hI\n");
-    user.run(&["deploy", "--yes"]).assert_failed(6, &["host key"]);
+    user.run(&["deploy", "--yes", "--no-mux"]).assert_failed(6, &["host key"]);
     assert!(server.releases("shop").is_empty());
     sshd.know("");
-    user.run(&["deploy", "--yes"]).assert_failed(6, &["host key"]);
+    user.run(&["deploy", "--yes", "--no-mux"]).assert_failed(6, &["host key"]);
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn the_first_contact_says_what_to_type() {
     sshd.know("");
     let port = sshd.port.to_string();
     let ran = user.run(&["servers", "add", "ana@127.0.0.1", "--name", "new", "--port", &port]);
-    ran.assert_failed(6, &["host key is not known", &format!("-p {port} ana@127.0.0.1`"), "fingerprint"]);
+    ran.assert_failed(6, &["host key is not known", "SHA256:", "--fingerprint"]);
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod fleet;
 mod several;
 mod monorepo;
 mod uploads;
+mod ssh;
 mod broken_uploads;
 mod operations;
 mod secrets;

@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, 
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -335,6 +335,15 @@ impl Sshd {
 
     /// With these lines of configuration; it has an sftp only if they say so.
     pub fn with(server: &Server, lines: &str) -> Sshd {
+        Sshd::set_up(server, lines, "")
+    }
+
+    /// One whose users find the programs of this folder first.
+    pub fn with_programs(server: &Server, dir: &Path) -> Sshd {
+        Sshd::set_up(server, "Subsystem sftp internal-sftp", &format!("{}:", dir.display()))
+    }
+
+    fn set_up(server: &Server, lines: &str, first: &str) -> Sshd {
         let dir = short_tempdir();
         let at = |name: &str| dir.path().join(name);
         for key in ["host", "user"] {
@@ -349,7 +358,7 @@ impl Sshd {
         let config = format!(
             "ListenAddress 127.0.0.1:{port}\nHostKey {host}\nAuthorizedKeysFile {keys}\nPidFile none\nUsePAM no\n\
              StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
-             {lines}\nLogLevel VERBOSE\nSetEnv TAKO_SOCKET={socket} \"PATH={bins}:{path}\" HOME={home}\n",
+             {lines}\nLogLevel VERBOSE\nSetEnv TAKO_SOCKET={socket} \"PATH={first}{bins}:{path}\" HOME={home}\n",
             // What the shell of whoever runs the tests does at a login is not for them, and may take long.
             home = dir.path().display(),
             host = at("host").display(),
@@ -424,8 +433,26 @@ impl Sshd {
         process
     }
 
+    /// Its connections end too.
     pub fn stop(&mut self) {
+        let listener = self.process.0.id().to_string();
+        let parent = |stat: String| stat.rsplit(')').next()?.split_whitespace().nth(1).map(str::to_string);
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+            if let (Some(parent), Some(pid)) = (parent(stat), pid)
+                && parent == listener
+            {
+                // It may have ended since.
+                let _: Result<(), _> = kill_process(pid, Signal::KILL);
+            }
+        }
         self.process.kill();
+    }
+
+    /// Of its own files: `host.pub`, `user`, `ssh_config`, `known_hosts`, `authorized_keys`.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     /// On the same port, after a stop.
@@ -437,6 +464,12 @@ impl Sshd {
     pub fn connections(&self) -> usize {
         let log = fs::read_to_string(self.dir.path().join("sshd.log")).unwrap_or_default();
         log.lines().filter(|l| l.contains("Accepted publickey")).count()
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -13,6 +13,7 @@ use crate::cli::args::Args;
 use crate::cli::config::inventory::{Inventory, Server, check_host, check_user};
 use crate::cli::nearest::did_you_mean;
 use crate::cli::remote;
+use crate::cli::ssh::HostKeys;
 use crate::cli::ui::{Ui, units};
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::Hello;
@@ -41,7 +42,7 @@ pub(crate) fn add(ui: &Ui, args: &Args) -> Result<Exit> {
     let mut server = wanted(given, &inventory)?;
     let mut found = String::new();
     if !args.flag("no-check") {
-        let hello = remote::probe(ui, &server)?;
+        let hello = remote::probe(ui, &server, &host_keys(args)?)?;
         tell_skew(ui, &server, &hello, SystemTime::now());
         if server.target.is_some_and(|given| args.value("target").is_some() && given != hello.target) {
             return Err(Error::new(
@@ -160,6 +161,15 @@ impl Given {
             description: text("description"),
             target: text("target"),
         })
+    }
+}
+
+/// What the flags say about its host key.
+fn host_keys(args: &Args) -> Result<HostKeys> {
+    match (args.value("fingerprint"), args.flag("accept-new")) {
+        (Some(fingerprint), _) => HostKeys::pinned(fingerprint),
+        (None, true) => Ok(HostKeys::AcceptNew),
+        (None, false) => Ok(HostKeys::AsConfigured),
     }
 }
 

@@ -261,6 +261,12 @@ pub(crate) const COMMANDS: &[Command] = &[
                     value("port", "PORT", "the port of sshd; ssh decides by default"),
                     value("description", "TEXT", "a note for yourself"),
                     value("target", "TARGET", "such as linux-x86_64-glibc; asked of the server by default"),
+                    value(
+                        "fingerprint",
+                        "SHA256",
+                        "the only host key to accept, such as SHA256:Ab12…; what to give in a script",
+                    ),
+                    switch("accept-new", "accept the host key of a server that is not known yet, whatever it is"),
                     switch("no-check", "do not connect to it now"),
                 ],
                 examples: &[
@@ -367,6 +373,12 @@ pub(crate) const GLOBAL_FLAGS: &[Flag] = &[
         help: "auto is: on a terminal, unless NO_COLOR is set",
     },
     Flag { name: "no-input", short: None, takes: Takes::Nothing, help: "never ask; fail naming the flag to give" },
+    Flag {
+        name: "no-mux",
+        short: None,
+        takes: Takes::Nothing,
+        help: "an SSH connection of its own, which ends with the command",
+    },
     Flag { name: "help", short: Some('h'), takes: Takes::Nothing, help: "examples and flags" },
     Flag { name: "version", short: Some('V'), takes: Takes::Nothing, help: "the version of this program" },
 ];

@@ -1,8 +1,9 @@
 //! The files of a user, as written: `tako.toml`, the server inventory, the secrets vault.
 //!
 //! Reading order: `section` reads TOML with places, `problem` tells what is wrong at a place; `tako_toml` and
-//! `inventory` are files read that way, `places` one more section of the latter; `edit` writes into them without touching what is not ours,
-//! `alone` one process at a time; `vault` keeps secrets, `keyring` their keys, and `dotenv` reads those of others.
+//! `inventory` are files read that way, `places` and `transport` more sections of the latter; `edit` writes into them
+//! without touching what is not ours, `alone` one process at a time; `vault` keeps secrets, `keyring` their keys, and
+//! `dotenv` reads those of others.
 
 pub(crate) mod problem;
 pub(crate) mod section;
@@ -10,6 +11,7 @@ pub(crate) mod edit;
 pub(crate) mod tako_toml;
 pub(crate) mod inventory;
 pub(crate) mod places;
+pub(crate) mod transport;
 pub(crate) mod alone;
 pub(crate) mod keyring;
 pub(crate) mod vault;

@@ -16,8 +16,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use crossbeam_channel::select;
 
+use super::Remote;
+use super::patience::Patience;
 use super::sending::Parcel;
-use super::{Remote, silent};
 use crate::cli::interrupt::interrupted;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::{Answer, Body, Call, Piece, Reply, Request};
@@ -68,9 +69,9 @@ impl Remote {
                 }
                 recv(signal) -> _ => return Err(interrupted()),
                 recv(sibling) -> _ => return Err(interrupted()),
-                default(self.heard.left().max(Duration::from_millis(1))) => {
-                    if self.heard.left().is_zero() {
-                        return Err(silent(&self.name));
+                default(self.heard.left(&Patience::TALKING).max(Duration::from_millis(1))) => {
+                    if self.heard.left(&Patience::TALKING).is_zero() {
+                        return Err(Patience::TALKING.passed(&self.name));
                     }
                     call = Some(next);
                     continue;
@@ -78,7 +79,7 @@ impl Remote {
             };
             match answer {
                 Some(answer) => note(&self.name, answer?, asked, on)?,
-                None => return Err(self.link.verdict(&self.name, true).0),
+                None => return Err(self.link.verdict(&self.name, true, false).0),
             }
         }
         Ok(())

@@ -1,12 +1,16 @@
 //! Destination: how one server is named to `ssh` and `sftp`, and the options that both are given.
 
-use std::env;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::means::Means;
 use crate::cli::config::inventory::Server;
 use crate::error::{Error, Kind, Result};
 
 /// What keeps a ssh_config from changing what goes over our channel, and a dead network from hanging us.
-const OPTIONS: [&str; 17] = [
+///
+/// What stays the user's: whatever finds the host and opens the way to it (HostName, Port, User, ProxyJump, ProxyCommand
+/// and how that one hands over its socket), keys, certificates, agents and known hosts.
+const OPTIONS: [&str; 16] = [
     "BatchMode=yes",
     "ConnectTimeout=10",
     "ServerAliveInterval=5",
@@ -23,9 +27,13 @@ const OPTIONS: [&str; 17] = [
     "SendEnv=-*",
     "EscapeChar=none",
     "Tunnel=no",
-    "ControlPersist=no",
     "LogLevel=VERBOSE",
 ];
+
+/// The same, of options that came with OpenSSH 8.7: an older one stops at a name that it does not know.
+const NEWER: [&str; 2] = ["StdinNull=no", "ForkAfterAuthentication=no"];
+/// Whether the `ssh` here is older; found out by trying.
+pub(super) static OLD: AtomicBool = AtomicBool::new(false);
 
 /// What goes to `ssh` and `sftp` alike to reach one server.
 pub(super) struct Destination {
@@ -39,6 +47,9 @@ impl Destination {
     pub fn of(server: &Server) -> Result<Destination> {
         check_word("host", &server.host, b"._-:")?;
         let mut options: Vec<String> = OPTIONS.map(Into::into).into();
+        if !OLD.load(Ordering::Acquire) {
+            options.extend(NEWER.map(Into::into));
+        }
         if let Some(user) = &server.user {
             check_word("user", user, b"._-+@")?;
             options.push(format!("User={user}"));
@@ -47,6 +58,12 @@ impl Destination {
             options.push(format!("Port={port}"));
         }
         Ok(Destination { host: server.host.clone(), options, login: login(server) })
+    }
+
+    /// What of it decides where a connection leads.
+    pub fn key(&self) -> Vec<String> {
+        let set = self.options.iter().filter(|o| o.starts_with("User=") || o.starts_with("Port="));
+        set.chain([&self.host]).cloned().collect()
     }
 
     /// `sftp` takes what follows a colon for a path.
@@ -61,7 +78,7 @@ impl Destination {
 /// All that was set by flags and variables; the rest is in ssh_config for both.
 fn login(server: &Server) -> String {
     let mut words = vec!["ssh".to_string()];
-    words.extend(env::var("TAKO_SSH_OPTIONS").unwrap_or_default().split_whitespace().map(Into::into));
+    words.extend(Means::of_process().map(|means| means.options.clone()).unwrap_or_default());
     words.extend(server.port.map(|port| format!("-p {port}")));
     words.push(match &server.user {
         Some(user) => format!("{user}@{}", server.host),

@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded, select};
 
+use super::means::program;
 use super::verdict::{Class, Ending};
-use super::{ENDING, KEPT_LINES, MAX_LOG, Session, cannot_start, control_option, program};
+use super::{ENDING, KEPT_LINES, MAX_LOG, Session, cannot_start, control_option};
 use crate::cli::child::{Owned, Tail};
 use crate::cli::interrupt::{Interrupt, interrupted};
 use crate::error::{Error, Kind, Result};
@@ -45,9 +46,9 @@ impl Session {
             .ok_or_else(|| Error::new(Kind::Bug, format!("{} is not a file's path", file.display())))?;
         let mut command = program("TAKO_SFTP", "sftp");
         command.args(["-b", "-", "-o", "ControlMaster=no"]);
-        if let Some(control) = &self.files.control {
-            command.arg("-o").arg(control_option(control));
-        }
+        let control =
+            self.files.control.as_ref().map_or_else(|| "ControlPath=none".into(), |path| control_option(path));
+        command.arg("-o").arg(control);
         for option in &self.destination.options {
             command.arg("-o").arg(option);
         }

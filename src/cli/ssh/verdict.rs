@@ -3,6 +3,13 @@
 //! The status alone says nothing: transport failures, a remote exit of 255 and a death by signal are all 255. So the
 //! texts are matched, and every class has a test with a line that a real `ssh` wrote.
 
+use std::fs;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+
+use super::log::{Agent, Facts, is_told};
+use crate::crypto::Sha256;
 use crate::error::{Error, Kind};
 
 /// How `tako-server` starts its last words.
@@ -15,6 +22,8 @@ pub(crate) enum Class {
     Dns,
     Refused,
     Timeout,
+    /// It took the connection and then said nothing: a machine or a sshd that is too busy.
+    Silent,
     /// Before authentication; too many connections at once look like this, so it is worth another try.
     Dropped,
     HostKeyNew,
@@ -26,8 +35,12 @@ pub(crate) enum Class {
     NotInstalled,
     /// The login worked, and `tako-server ctl` ended without a word of the protocol.
     Program,
+    /// The login worked, and its shell printed something else than our program does.
+    Shell,
     /// The connection was up and is gone.
     Lost,
+    /// The `ssh` on this machine does not know an option of ours.
+    TooOld,
     Other,
 }
 
@@ -56,36 +69,79 @@ impl Class {
         if ending.greeted {
             return Class::Lost;
         }
-        let found = TEXTS.iter().find(|(text, _)| ending.log.iter().any(|line| line.contains(text)));
+        let jump = is_by_jump(ending.log);
+        let of_jump = |line: &str| jump && FRAME.iter().any(|text| line.contains(text));
+        let mut frames = 0;
+        let mut lines: Vec<&str> = Vec::new();
+        for line in ending.log.iter().map(String::as_str).filter(|line| is_told(line)) {
+            match of_jump(line) {
+                true => frames += usize::from(line.starts_with(KEX)),
+                false => lines.push(line),
+            }
+        }
+        let found = TEXTS.iter().find(|(text, _)| lines.iter().any(|line| line.contains(text)));
         match (found, ending.exit) {
             // A login shell says 127 when there is no such command; the log is then that of a login that worked.
             (_, Some(127)) => Class::NotInstalled,
             (Some((_, class)), _) => *class,
+            // Both the way to the jump host and the way through it ended like that: the jump host dropped us.
+            (None, _) if frames > 1 => Class::Dropped,
+            (None, _) if jump => Class::Jump,
             (None, Some(exit)) if exit != 255 => Class::Program,
             (None, _) => Class::Other,
         }
     }
 
+    /// The same when the far side printed something that was no hello.
+    pub fn after_noise(self) -> Class {
+        match self {
+            Class::Program | Class::Other => Class::Shell,
+            known => known,
+        }
+    }
+
     /// Whether the same thing may work a moment later.
     pub fn is_retryable(self) -> bool {
-        matches!(self, Class::Dropped)
+        matches!(self, Class::Dropped | Class::Silent)
     }
 
     /// The failure in words, with what to do about it.
     pub fn error(self, server: &str, ending: &Ending<'_>) -> Error {
-        let (why, hint) = self.words(ending.login);
+        let (why, mut hint) = self.words(ending.login);
         if self == Class::Program
             && let Some((said, next)) = ending.said()
         {
             let error = Error::new(Kind::Unreachable, format!("{server}: {why}: {said}"));
             return error.hint(next.map_or(hint, Into::into));
         }
-        let why = match (self, ending.log.last()) {
-            (Class::Other | Class::Program, Some(last)) => format!("{why}: {last}"),
+        let told: Vec<&String> = ending.log.iter().filter(|line| is_told(line)).collect();
+        // That the login worked is not why it failed.
+        let last = told.iter().rfind(|line| !line.starts_with("Authenticated to "));
+        let why = match (self, last, ending.exit) {
+            (Class::Other | Class::Program, Some(last), _) => format!("{why}: {last}"),
+            (Class::Program, None, Some(status)) => format!("{why}: the login ended with status {status} and no word"),
             _ => why.to_string(),
         };
-        let proof = &ending.log[ending.log.len().saturating_sub(PROOF)..];
-        Error::new(Kind::Unreachable, format!("{server}: {why}")).with_detail(proof.to_vec()).hint(hint)
+        let way = if self != Class::Jump && !ending.greeted && is_by_jump(ending.log) {
+            "by way of the jump host: "
+        } else {
+            ""
+        };
+        let mut detail: Vec<String> =
+            told[told.len().saturating_sub(PROOF)..].iter().map(ToString::to_string).collect();
+        match self {
+            Class::HostKeyChanged => detail = both_keys(ending.log, &detail),
+            Class::HostKeyNew => detail.extend(
+                Facts::of(ending.log).host_key.map(|(kind, fingerprint)| format!("offered    {kind} {fingerprint}")),
+            ),
+            Class::KeyPermissions => {
+                let file = told.iter().find_map(|line| line.strip_prefix("Load key \"")?.split('"').next());
+                hint = file.map_or(hint, |file| format!("run `chmod 600 {file}`"));
+            }
+            Class::Auth => detail.extend(tried(&Facts::of(ending.log))),
+            _ => {}
+        }
+        Error::new(Kind::Unreachable, format!("{server}: {way}{why}")).with_detail(detail).hint(hint)
     }
 
     fn words(self, login: &str) -> (&'static str, String) {
@@ -98,20 +154,24 @@ impl Class {
                 "no answer in time",
                 "is a firewall or VPN in between? try again, or look with `tako servers check`".into(),
             ),
+            Class::Silent => (
+                "it took the connection and then said nothing",
+                "it may be too busy, or not an SSH port; try again, or look with `tako servers check`".into(),
+            ),
             Class::Dropped => (
                 "the far side dropped the connection before the login",
                 "too many connections at once, a ban after failed logins, or not an SSH port".into(),
             ),
             Class::HostKeyNew => (
                 "its host key is not known here",
-                format!(
-                    "run `{login}`, compare the fingerprint that it shows with the server's own, answer yes; then try again"
-                ),
+                "compare it with the server's own and run `tako servers add` on a terminal, or with \
+                 `--fingerprint SHA256:…`"
+                    .into(),
             ),
             Class::HostKeyChanged => (
                 "its host key has changed",
                 format!(
-                    "find out why before anything else; if the server was reinstalled, `{login}` tells how to remove its old key"
+                    "somebody may be in between: find out why first. If the server was reinstalled, `{login}` tells how to remove its old key"
                 ),
             ),
             Class::KeyPermissions => {
@@ -120,10 +180,10 @@ impl Class {
             Class::Auth => (
                 "it does not let us in",
                 format!(
-                    "does `{login}` work without a question? a key with a passphrase needs an agent: see `ssh-add -l`"
+                    "does `{login}` work? a key with a passphrase needs an agent (`ssh-add -l`) or a terminal to ask on"
                 ),
             ),
-            Class::Jump => ("the jump host ended the connection", "check the jump host of your ssh_config".into()),
+            Class::Jump => ("the jump host ended the connection", format!("the fault is there: `{login}` shows more")),
             Class::NoSftp => {
                 ("its sshd offers no sftp", "add `Subsystem sftp internal-sftp` to the server's sshd_config".into())
             }
@@ -137,6 +197,11 @@ impl Class {
                     "is it running, and may the SSH user reach its socket? `{login} tako-server ctl` shows what it says"
                 ),
             ),
+            Class::Shell => (
+                "its login shell prints other things and does not get to tako-server",
+                format!("look at the shell's start-up files there: `{login} true` should print nothing"),
+            ),
+            Class::TooOld => ("the ssh on this machine does not know an option", "use OpenSSH 8.0 or later".into()),
             Class::Lost => (
                 "the connection was lost",
                 "what the server had begun it finishes by itself; `tako status` shows how it ended".into(),
@@ -146,11 +211,22 @@ impl Class {
     }
 }
 
+/// How `ssh` begins to say that the far side ended before its first message.
+const KEX: &str = "kex_exchange_identification";
+/// What `ssh` says when the program that is its way to the host ended; the reason is in other lines, if at all.
+const FRAME: [&str; 3] = [KEX, "UNKNOWN port 65535", "stdio forwarding failed"];
+
+/// Whether the way led through a jump host, or a program of the user's, and ended there.
+fn is_by_jump(log: &[String]) -> bool {
+    log.iter().any(|line| is_told(line) && FRAME[1..].iter().any(|text| line.contains(text)))
+}
+
 /// The first text that occurs decides, so the more telling come first.
 const TEXTS: [(&str, Class); 23] = [
+    ("Bad configuration option: sessiontype", Class::TooOld),
+    ("Bad configuration option: stdinnull", Class::TooOld),
+    ("Bad configuration option: forkafterauthentication", Class::TooOld),
     ("IDENTIFICATION HAS CHANGED", Class::HostKeyChanged),
-    ("Connection closed by UNKNOWN port 65535", Class::Jump),
-    ("stdio forwarding failed", Class::Jump),
     ("UNPROTECTED PRIVATE KEY", Class::KeyPermissions),
     ("bad permissions", Class::KeyPermissions),
     ("Host key verification failed", Class::HostKeyNew),
@@ -161,17 +237,75 @@ const TEXTS: [(&str, Class); 23] = [
     ("Too many authentication failures", Class::Auth),
     ("subsystem request failed", Class::NoSftp),
     ("Connection refused", Class::Refused),
-    ("timed out during banner exchange", Class::Timeout),
-    ("Connection timed out", Class::Timeout),
-    ("Operation timed out", Class::Timeout),
+    ("timed out during banner exchange", Class::Silent),
+    ("timed out", Class::Timeout),
     ("No route to host", Class::Timeout),
     ("Network is unreachable", Class::Timeout),
-    ("kex_exchange_identification", Class::Dropped),
+    (KEX, Class::Dropped),
     ("banner exchange", Class::Dropped),
     ("Connection reset by", Class::Dropped),
     ("Connection closed by", Class::Dropped),
     ("Timeout, server", Class::Timeout),
 ];
+
+/// The key that the host shows and the one that is known, as `ssh` tells of them, or what it says instead.
+fn both_keys(log: &[String], proof: &[String]) -> Vec<String> {
+    let offending = log.iter().find_map(|line| {
+        let (kind, place) = line.strip_prefix("Offending ")?.split_once(" key in ")?;
+        Some((kind.to_string(), place.to_string()))
+    });
+    let said = || {
+        let at = log.iter().position(|line| line.contains("key sent by the remote host is"))?;
+        let kind = log[at].strip_prefix("The fingerprint for the ")?.split(' ').next()?;
+        Some((kind.to_string(), log.get(at + 1)?.trim_end_matches('.').to_string()))
+    };
+    let Some((kind, offered)) = said().or_else(|| Facts::of(log).host_key) else { return proof.to_vec() };
+    let mut keys = vec![format!("offered    {kind} {offered}")];
+    if let Some((kind, place)) = offending {
+        let known = known_key(&place).unwrap_or_else(|| "a key that could not be read".into());
+        keys.push(format!("known      {kind} {known}, in {place}"));
+    }
+    keys
+}
+
+/// The fingerprint of the key in a line of a known_hosts file, named as `FILE:LINE`.
+fn known_key(place: &str) -> Option<String> {
+    /// Larger than any that a person has.
+    const MAX_FILE: u64 = 16 << 20;
+    let (file, line) = place.rsplit_once(':')?;
+    let line: usize = line.parse().ok()?;
+    if fs::metadata(file).ok()?.len() > MAX_FILE {
+        return None;
+    }
+    let text = fs::read_to_string(file).ok()?;
+    let mut words = text.lines().nth(line.checked_sub(1)?)?.split_whitespace();
+    // `@cert-authority` or `@revoked` may come first; then names, kind, key.
+    let first = words.next()?;
+    let key = words.nth(if first.starts_with('@') { 2 } else { 1 })?;
+    let mut hash = Sha256::new();
+    hash.update(&STANDARD.decode(key).ok()?);
+    Some(format!("SHA256:{}", STANDARD_NO_PAD.encode(hash.digest())))
+}
+
+/// What was tried to log in.
+fn tried(facts: &Facts) -> Vec<String> {
+    let mut lines: Vec<String> = facts.offered.iter().map(|key| format!("tried {key}")).collect();
+    if lines.is_empty() {
+        lines.push("no key was tried: none was found, or none could be read without its passphrase".into());
+    }
+    if let Some(key) = &facts.accepted {
+        lines.push(format!("the server takes {key}: it could not be used without its passphrase"));
+    }
+    lines.push(match facts.agent {
+        Agent::Unknown => "no agent was asked".into(),
+        Agent::None => "no agent is running (SSH_AUTH_SOCK)".into(),
+        Agent::Keys(0) => "the agent has no keys".into(),
+        Agent::Keys(1) => "the agent has 1 key".into(),
+        Agent::Keys(n) => format!("the agent has {n} keys"),
+    });
+    lines.extend(facts.methods.as_ref().map(|methods| format!("the server lets in by {methods}")));
+    lines
+}
 
 #[cfg(test)]
 mod tests {
@@ -188,7 +322,8 @@ mod tests {
         check("ssh: Could not resolve hostname fra1: Name or service not known", Class::Dns);
         check("ssh: connect to host 127.0.0.1 port 2299: Connection refused", Class::Refused);
         check("ssh: connect to host 203.0.113.7 port 22: Connection timed out", Class::Timeout);
-        check("Connection timed out during banner exchange\nConnection to 1.2.3.4 port 22 timed out", Class::Timeout);
+        check("Connection timed out during banner exchange\nConnection to 1.2.3.4 port 22 timed out", Class::Silent);
+        check("banner exchange: Connection to 127.0.0.1 port 80: invalid format", Class::Dropped);
         check("ssh: connect to host 10.0.0.9 port 22: No route to host", Class::Timeout);
         check(
             "kex_exchange_identification: read: Connection reset by peer\nConnection reset by 1.2.3.4 port 22",
@@ -210,10 +345,83 @@ mod tests {
             Class::KeyPermissions,
         );
         check("Load key \"id\": bad permissions\nana@fra1: Permission denied (publickey).", Class::KeyPermissions);
-        check("Connection closed by UNKNOWN port 65535", Class::Jump);
+        check("command-line: line 0: Bad configuration option: sessiontype", Class::TooOld);
         check("subsystem request failed on channel 0", Class::NoSftp);
         check("Bad configuration option: x", Class::Other);
         check("", Class::Other);
+    }
+
+    #[test]
+    fn what_went_wrong_on_the_way_to_a_jump_host_is_told_of_it() {
+        let end =
+            "kex_exchange_identification: Connection closed by remote host\nConnection closed by UNKNOWN port 65535";
+        let check = |said: &str, expected: Class| {
+            let log: Vec<String> = format!("{end}\n{said}").lines().map(Into::into).collect();
+            let ending = Ending { exit: Some(255), log: &log, greeted: false, login: "ssh fra1" };
+            assert_eq!(Class::of(&ending), expected, "{said}");
+            let told = expected.error("fra1", &ending).to_string();
+            assert!(told.contains("jump host"), "{told}");
+        };
+        check("", Class::Jump);
+        check("ssh: connect to host 127.0.0.1 port 22991: Connection refused", Class::Refused);
+        check("ssh: Could not resolve hostname nosuch.invalid: Name or service not known", Class::Dns);
+        check("channel 0: open failed: connect failed: Connection refused\nstdio forwarding failed", Class::Refused);
+        check("root@127.0.0.1: Permission denied (publickey).", Class::Auth);
+        check("kex_exchange_identification: Connection closed by remote host", Class::Dropped);
+    }
+
+    #[test]
+    fn a_changed_host_key_is_told_with_the_known_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = dir.path().join("known_hosts");
+        fs::write(
+            &known,
+            "# mine\nfra1 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl x\n",
+        )
+        .unwrap();
+        let log: Vec<String> = format!(
+            "@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\n\
+             The fingerprint for the ED25519 key sent by the remote host is\n\
+             SHA256:3rnb2EcPp7da6gAC9Q5YMT1ogxYS/AjJGJVmzwdIJhc.\n\
+             Offending ED25519 key in {}:2\nHost key verification failed.",
+            known.display()
+        )
+        .lines()
+        .map(Into::into)
+        .collect();
+        let ending = Ending { exit: Some(255), log: &log, greeted: false, login: "ssh fra1" };
+        assert_eq!(Class::of(&ending), Class::HostKeyChanged);
+        let e = Class::HostKeyChanged.error("fra1", &ending);
+        assert_eq!(e.detail()[0], "offered    ED25519 SHA256:3rnb2EcPp7da6gAC9Q5YMT1ogxYS/AjJGJVmzwdIJhc");
+        // That of GitHub, which publishes its fingerprint.
+        let known =
+            format!("known      ED25519 SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU, in {}:2", known.display());
+        assert_eq!(e.detail()[1], known);
+    }
+
+    #[test]
+    fn a_login_that_failed_tells_what_was_tried() {
+        let log: Vec<String> = "debug1: get_agent_identities: agent returned 2 keys\n\
+             debug1: Offering public key: /home/ana/.ssh/id ED25519 SHA256:AWf3 explicit\n\
+             debug1: Authentications that can continue: publickey\nana@fra1: Permission denied (publickey)."
+            .lines()
+            .map(Into::into)
+            .collect();
+        let ending = Ending { exit: Some(255), log: &log, greeted: false, login: "ssh fra1" };
+        assert_eq!(
+            Class::of(&ending).error("fra1", &ending).detail(),
+            [
+                "ana@fra1: Permission denied (publickey).",
+                "tried /home/ana/.ssh/id ED25519 SHA256:AWf3",
+                "the agent has 2 keys",
+                "the server lets in by publickey",
+            ]
+        );
+    }
+
+    #[test]
+    fn debug_lines_and_what_a_server_prints_there_decide_nothing() {
+        assert_eq!(class(255, "debug1: kex_exchange_identification: banner line 0: hi", false), Class::Other);
     }
 
     #[test]

@@ -42,11 +42,18 @@ pub(super) fn line(input: &mut impl BufRead) -> Result<Option<String>> {
     Ok(Some(String::from_utf8_lossy(&bytes).trim().into()))
 }
 
-/// A line typed without being shown. The terminal is as before when this returns, whatever happened.
-pub(super) fn hidden_line() -> Result<Zeroizing<String>> {
+/// A line typed without being shown, after `show` has shown the question. The terminal is as before when this returns,
+/// whatever happened.
+///
+/// # Errors
+/// Interrupted, also by Ctrl-C, which sends no signal meanwhile.
+pub(super) fn hidden_line(interrupt: &Interrupt, show: impl FnOnce()) -> Result<Zeroizing<String>> {
+    // First, because it throws away what was typed before the question.
     let _quiet = Quiet::start()?;
+    show();
     let mut typed = Typed::default();
     loop {
+        wait(interrupt)?;
         let mut byte = [0];
         match rustix::io::read(stdin(), &mut byte) {
             Ok(0) => return Err(interrupted()),

@@ -18,9 +18,9 @@ mod ask;
 mod tests;
 
 use std::io::{self, Write, stdin};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -278,11 +278,42 @@ impl Ui {
     /// A secret, read without echo.
     pub fn ask_secret(&self, question: &str, flag: &str) -> Result<Zeroizing<String>> {
         self.must_be_interactive(question, flag)?;
-        let _one = self.inner.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        self.screen().ask(&format!("{question} (not shown):"));
-        let answer = ask::hidden_line();
+        self.ask_secret_aside(question, &Interrupt::of_process()?)
+    }
+
+    /// A question that comes up in the middle of something, below lines about it. Whoever asks knows that somebody is
+    /// there; it waits for its turn, and ends with `interrupt`.
+    pub fn ask_aside(&self, above: &[String], question: &str, interrupt: &Interrupt) -> Result<String> {
+        let _one = self.turn(interrupt)?;
+        let mut screen = self.screen();
+        above.iter().for_each(|line| screen.err_line(&clean(line, false)));
+        screen.ask(question);
+        drop(screen);
+        let answer = ask::wait(interrupt).and_then(|()| ask::line(&mut stdin().lock()));
+        self.screen().answered(!matches!(answer, Ok(Some(_))));
+        answer?.ok_or_else(|| Error::new(Kind::Interrupted, "the input ended before the answer"))
+    }
+
+    /// The same for a secret, read without echo.
+    pub fn ask_secret_aside(&self, question: &str, interrupt: &Interrupt) -> Result<Zeroizing<String>> {
+        let _one = self.turn(interrupt)?;
+        let answer = ask::hidden_line(interrupt, || self.screen().ask(&format!("{question} (not shown):")));
         self.screen().answered(true);
         answer
+    }
+
+    /// One question at a time.
+    fn turn(&self, interrupt: &Interrupt) -> Result<MutexGuard<'_, ()>> {
+        /// How soon somebody who waits hears that it is in vain.
+        const LOOK: Duration = Duration::from_millis(50);
+        loop {
+            interrupt.check()?;
+            match self.inner.asking.try_lock() {
+                Ok(turn) => return Ok(turn),
+                Err(TryLockError::Poisoned(turn)) => return Ok(turn.into_inner()),
+                Err(TryLockError::WouldBlock) => thread::sleep(LOOK),
+            }
+        }
     }
 
     /// A left-aligned table under `head`, on standard output.
@@ -311,13 +342,7 @@ impl Ui {
     }
 
     fn question(&self, question: &str) -> Result<String> {
-        let _one = self.inner.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        self.screen().ask(question);
-        let answer = Interrupt::of_process()
-            .and_then(|interrupt| ask::wait(&interrupt))
-            .and_then(|()| ask::line(&mut stdin().lock()));
-        self.screen().answered(!matches!(answer, Ok(Some(_))));
-        answer?.ok_or_else(|| Error::new(Kind::Interrupted, "the input ended before the answer"))
+        self.ask_aside(&[], question, &Interrupt::of_process()?)
     }
 
     fn must_be_interactive(&self, question: &str, flag: &str) -> Result<()> {

@@ -43,7 +43,7 @@ lint:
 
 # Prints tables; loopback only, a few minutes.
 bench: setup
-	PATH="$(TOOLS):$$PATH" $(CARGO) bench --locked --bench deploy --bench delta --bench upload --bench wake --bench logs --bench idle --bench deploys --bench source
+	PATH="$(TOOLS):$$PATH" $(CARGO) bench --locked --bench deploy --bench ssh --bench delta --bench upload --bench wake --bench logs --bench idle --bench deploys --bench source
 	$(CARGO) bench --locked --profile quick --features lab --bench archive
 
 # Three hundred deploys in a row under 500 requests a second: none may fail, and nothing may be left behind.

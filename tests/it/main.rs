@@ -15,6 +15,7 @@ mod web;
 #[allow(dead_code)]
 mod published;
 mod small;
+mod terminal;
 mod figures;
 
 mod relay;
@@ -54,6 +55,7 @@ mod unattended;
 mod server;
 mod tls;
 mod observe;
+mod screens;
 
 mod logs;
 mod run;

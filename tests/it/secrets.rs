@@ -53,7 +53,7 @@ fn several_are_set_at_once_from_a_dotenv_file_or_none() {
     assert!(!ran.to_string().contains("hunter") && !user.project().join(".tako/secrets").exists(), "{ran}");
 
     let good = "\u{feff}# mine\r\nexport A=one # two\r\nPEM=\"-----BEGIN\\nx=\r\ny\"\r\n";
-    let ran = piped(&user, &["secrets", "import", "--json"], good);
+    let ran = piped(&user, &["secrets", "import", "-", "--json"], good);
     let result: Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
     assert_eq!((&result["added"], &result["same"]), (&json!(["A", "PEM"]), &json!([])), "{ran}");
     user.write(".env.production", "A=one\nC='3'\n");

@@ -84,7 +84,8 @@ impl Way {
             (out, err)
         });
         let status = child.0.wait().unwrap();
-        if matches!(self, Way::Pipe) {
+        // The input of `tako run` is that of its command.
+        if matches!(self, Way::Pipe) && args[..] != ["run", "true"] {
             assert_eq!(left(&reader), ANSWERS.len(), "`tako {}` read what was not for it", args.join(" "));
         }
         Ran::from(args, Output { status, stdout: out, stderr: err })

@@ -17,25 +17,38 @@ use serde_json::Value;
 const RUNS: u64 = 9;
 const SIZE: usize = 50 << 20;
 
+/// The first has it built, the next makes a connection, to the third one stands.
+const NAMES: [&str; 3] = ["built", "cold", "warm"];
+
+struct World {
+    servers: Vec<Server>,
+    sshds: Vec<Sshd>,
+    user: User,
+}
+
 fn main() {
-    let sftp = world("Subsystem sftp internal-sftp");
-    let pieces = world("");
+    let sftp = World::new("Subsystem sftp internal-sftp");
+    let pieces = World::new("");
     let peer = Peer::start(&sftp);
     let [mut ours, mut ours_cold, mut by_pieces] = <[Vec<f64>; 3]>::default();
     let [mut put, mut put_cold, mut scp, mut scp_cold] = <[Vec<f64>; 4]>::default();
     for n in 1..=RUNS {
-        let (file, sent, connect) = deploy(&sftp, n);
+        let file = sftp.build(n);
         let bytes = fs::metadata(&file).unwrap().len();
         let rate = |took: Duration| bytes as f64 / 1e6 / took.as_secs_f64();
-        ours.push(rate(sent));
+        let (sent, connect) = sftp.deploy("cold", &["--no-mux"]);
         ours_cold.push(rate(sent + connect));
+        sftp.user.must(&["status", "--server", "warm"]);
+        ours.push(rate(sftp.deploy("warm", &[]).0));
         for (is_cold, rates) in [(false, &mut put), (true, &mut put_cold)] {
             rates.push(rate(peer.sftp(&file, is_cold)));
         }
         for (is_cold, rates) in [(false, &mut scp), (true, &mut scp_cold)] {
             rates.push(rate(peer.scp(&file, is_cold)));
         }
-        by_pieces.push(rate(deploy(&pieces, n).1));
+        pieces.build(n);
+        pieces.user.must(&["status", "--server", "warm"]);
+        by_pieces.push(rate(pieces.deploy("warm", &[]).0));
     }
     println!("{RUNS} runs each, in turns; {SIZE} bytes that do not compress, loopback SSH; MB/s");
     println!("{:<52} {:>8} {:>8} {:>8}", "", "min", "median", "max");
@@ -51,36 +64,45 @@ fn main() {
     println!("without sftp / with  {:>6.2} x", by_pieces / ours);
 }
 
-fn world(sshd_lines: &str) -> (Server, Sshd, User) {
-    let server = Server::start();
-    let sshd = Sshd::with(&server, sshd_lines);
-    let user = User::new(&sshd);
-    user.use_app("mixed", false);
-    user.must(&["servers", "add", "127.0.0.1", "--name", "box", "--port", &sshd.port.to_string()]);
-    (server, sshd, user)
-}
+impl World {
+    fn new(sshd_lines: &str) -> World {
+        let servers: Vec<Server> = NAMES.iter().map(|_| Server::start()).collect();
+        let sshds: Vec<Sshd> = servers.iter().map(|server| Sshd::with(server, sshd_lines)).collect();
+        let user = User::new(&sshds[0]);
+        sshds[1..].iter().for_each(|other| sshds[0].join(other));
+        user.use_app("mixed", false);
+        let mapped = format!("[envs.production]\nservers = {NAMES:?}");
+        user.write("tako.toml", &user.read("tako.toml").replace("[envs.production]", &mapped));
+        for (name, sshd) in NAMES.iter().zip(&sshds) {
+            user.must(&["servers", "add", "127.0.0.1", "--name", name, "--port", &sshd.port.to_string()]);
+        }
+        World { servers, sshds, user }
+    }
 
-/// The artifact, how long it took to send it, and to connect before.
-fn deploy((server, _, user): &(Server, Sshd, User), n: u64) -> (PathBuf, Duration, Duration) {
-    fs::write(user.project().join("movie.bin"), noise(n)).unwrap();
-    // So that nobody makes a delta first, and every run makes a connection.
-    let _ = fs::remove_dir_all(server.app("shop").join("bases"));
-    let runtime = user.dir.path().join(format!("r{n}"));
-    fs::create_dir(&runtime).unwrap();
-    let mut command = user.command(&["deploy", "--yes", "--json", "--verbose"]);
-    let ran = command.env("XDG_RUNTIME_DIR", runtime).output().unwrap();
-    let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-    assert!(ran.status.success(), "{out}{err}");
-    let result: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
-    let ms = |text: &str| Duration::from_millis(text.parse().unwrap());
-    let said = format!("{out}{err}");
-    let sent = said.split_once(" arrived in ").and_then(|(_, rest)| rest.split_once(" ms")).expect("it tells").0;
-    let connect = result["durations_ms"]["connect"].to_string();
-    let artifacts = fs::read_dir(user.project().join(".tako/artifacts")).unwrap().flatten().map(|e| e.path());
-    let newest = artifacts
-        .filter(|path| path.extension().is_some_and(|e| e == "zst"))
-        .max_by_key(|path| fs::metadata(path).unwrap().modified().unwrap());
-    (newest.unwrap(), ms(sent), ms(&connect))
+    /// The artifact of the next version, which no server has a base for.
+    fn build(&self, n: u64) -> PathBuf {
+        fs::write(self.user.project().join("movie.bin"), noise(n)).unwrap();
+        for server in &self.servers {
+            let _ = fs::remove_dir_all(server.app("shop").join("bases"));
+        }
+        self.user.must(&["deploy", "--yes", "--server", "built"]);
+        let artifacts = fs::read_dir(self.user.project().join(".tako/artifacts")).unwrap().flatten().map(|e| e.path());
+        let built = artifacts.filter(|path| {
+            let name = path.file_name().unwrap().to_string_lossy();
+            name.starts_with("artifact-cache-") && name.ends_with(".tar.zst")
+        });
+        built.max_by_key(|path| fs::metadata(path).unwrap().modified().unwrap()).unwrap()
+    }
+
+    /// How long it took to send it, and to connect before.
+    fn deploy(&self, server: &str, more: &[&str]) -> (Duration, Duration) {
+        let ran = self.user.must(&[&["deploy", "--yes", "--json", "--verbose", "--server", server], more].concat());
+        let result: Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
+        let said = format!("{}{}", ran.out, ran.err);
+        let sent = said.split_once(" arrived in ").and_then(|(_, rest)| rest.split_once(" ms")).expect("it tells").0;
+        let connect = result["durations_ms"]["connect"].as_u64().unwrap();
+        (Duration::from_millis(sent.parse().unwrap()), Duration::from_millis(connect))
+    }
 }
 
 /// Plain OpenSSH to the same `sshd`.
@@ -92,7 +114,8 @@ struct Peer {
 }
 
 impl Peer {
-    fn start((server, sshd, _): &(Server, Sshd, User)) -> Peer {
+    fn start(world: &World) -> Peer {
+        let (server, sshd) = (&world.servers[0], &world.sshds[0]);
         let dir = server.dir.path().join("peer");
         fs::create_dir(&dir).unwrap();
         let options = sshd.options().split(' ').map(Into::into).collect();

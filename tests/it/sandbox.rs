@@ -24,15 +24,20 @@ pub const HOST: &str = "shop.localhost";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until `met` says something; the whole point of it is not to sleep blindly.
-pub fn wait_for<T>(what: &str, mut met: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, met: impl FnMut() -> Option<T>) -> T {
+    until(met).unwrap_or_else(|| panic!("waited {PATIENCE:?} for {what}"))
+}
+
+/// The same, for those who have more to say when it does not.
+pub fn until<T>(mut met: impl FnMut() -> Option<T>) -> Option<T> {
     let started = Instant::now();
-    loop {
+    while started.elapsed() < PATIENCE {
         if let Some(value) = met() {
-            return value;
+            return Some(value);
         }
-        assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+    None
 }
 
 /// A child that is killed and reaped with its value.

@@ -103,6 +103,32 @@ impl World {
 }
 
 #[test]
+fn what_people_see_of_a_server_that_is_new() {
+    let server = Server::start();
+    let sshd = Sshd::start(&server);
+    let user = User::new(&sshd);
+    let config = user.dir.path().join("ssh_config");
+    let known = user.dir.path().join("known_hosts");
+    let alias = format!(
+        "Host fra1.example.com\n  HostName 127.0.0.1\n  Port {}\n  StrictHostKeyChecking ask\n  UserKnownHostsFile {}\n",
+        sshd.port,
+        known.display()
+    );
+    let theirs = fs::read_to_string(sshd.dir().join("ssh_config")).unwrap();
+    fs::write(&config, alias + &theirs).unwrap();
+    let args = ["servers", "add", "fra1.example.com"];
+    let mut command = user.command(&args);
+    command.env("TAKO_SSH_OPTIONS", format!("-F {}", config.display()));
+    let terminal = Terminal::run(&command);
+    terminal.shows(&["SHA256:", "[y/N"]);
+    terminal.press(&["y", "Enter"]);
+    let (screen, status) = terminal.end();
+    assert_eq!(status, 0, "{}", plain(&screen));
+    check("first-contact", &args, &screen);
+    assert!(fs::read_to_string(known).unwrap().contains("ssh-ed25519"));
+}
+
+#[test]
 fn what_people_see() {
     let world = World::new();
     let ended = |name: &str, args: &[&str], code: i32| {
@@ -120,7 +146,7 @@ fn what_people_see() {
     world.change("Fix cart rounding");
     world.mark("nyc1", "gate", true);
     let deploy = world.type_in(&["deploy", "--yes"]);
-    let running = deploy.shows(&["2 of 3 servers live", "nyc1"]);
+    let running = deploy.shows(&["fra1      2/2 live", "sin1      2/2 live", "nyc1      instance 1/2"]);
     check("progress", &["deploy", "--yes"], &running);
     ended("lock-held", &["deploy", "--yes"], 7);
     world.mark("nyc1", "gate", false);
@@ -173,6 +199,7 @@ fn words(part: &str) -> String {
     for word in part.split(' ') {
         let last_is_number = steady.last().is_some_and(|last| is_number(last));
         let word = match word {
+            _ if word.strip_suffix('%').is_some_and(is_number) => "PART".into(),
             "B" | "kB" | "MB" | "GB" if last_is_number => {
                 *steady.last_mut().unwrap() = "SIZE".into();
                 continue;
@@ -205,14 +232,17 @@ fn is_duration(word: &str) -> bool {
 }
 
 fn is_clock(word: &str) -> bool {
-    word.len() >= 8 && word.contains([':', '-']) && word.bytes().all(|b| b.is_ascii_digit() || b"-:.TZ".contains(&b))
+    word.len() >= 8
+        && word.matches([':', '-']).count() > 1
+        && word.bytes().all(|b| b.is_ascii_digit() || b"-:.TZ".contains(&b))
 }
 
 /// A port that was free a moment ago is not one that was chosen.
 fn port(word: &str) -> String {
-    match word.rsplit_once(':') {
+    let bare = word.trim_end_matches([')', ',', ';']);
+    match bare.rsplit_once(':') {
         Some((host, digits)) if digits.len() >= 4 && digits.bytes().all(|b| b.is_ascii_digit()) => {
-            format!("{host}:PORT")
+            format!("{host}:PORT{}", &word[bare.len()..])
         }
         _ => word.into(),
     }

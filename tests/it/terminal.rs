@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
-use crate::sandbox::wait_for;
+use crate::sandbox::until;
 
 pub const COLUMNS: usize = 80;
 const ROWS: usize = 60;
@@ -18,7 +18,7 @@ const ROWS: usize = 60;
 pub struct Terminal {
     /// The name of a tmux server that nobody else has.
     name: String,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Terminal {
@@ -28,12 +28,12 @@ impl Terminal {
         let name = format!("tako-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = TempDir::new().unwrap();
         let [script, config] = ["script", "config"].map(|file| dir.path().join(file));
-        fs::write(&script, script_of(command)).unwrap();
+        fs::write(&script, script_of(command, &dir.path().join("status"))).unwrap();
         // The pane outlives the command, so that its last words can be read, and says nothing of its own.
         let settings = "set -g remain-on-exit on\nset -g remain-on-exit-format ''\nset -g status off\n\
                         set -g default-terminal tmux-256color\n";
         fs::write(&config, settings).unwrap();
-        let terminal = Terminal { name, _dir: dir };
+        let terminal = Terminal { name, dir };
         let size = [COLUMNS, ROWS].map(|n| n.to_string());
         let shell = format!("sh {}", script.display());
         terminal.tmux(&["-f", path(&config), "new-session", "-d", "-x", &size[0], "-y", &size[1], &shell]);
@@ -42,26 +42,35 @@ impl Terminal {
 
     /// What is on the screen, with the colours as escape sequences (ECMA-48 SGR); without the empty lines at its end.
     pub fn screen(&self) -> String {
-        let screen = self.tmux(&["capture-pane", "-p", "-e", "-S", "-"]);
+        let screen = self.tmux(&["capture-pane", "-p", "-e"]);
         screen.trim_end().to_string()
     }
 
     /// The screen as soon as all of `words` are on it.
     pub fn shows(&self, words: &[&str]) -> String {
-        wait_for(&format!("{words:?} on the screen"), || {
+        let shown = until(|| {
             let screen = self.screen();
             let plain = plain(&screen);
             words.iter().all(|word| plain.contains(word)).then_some(screen)
-        })
+        });
+        shown.unwrap_or_else(|| panic!("{words:?} were not shown:\n{}", self.screen()))
+    }
+
+    /// As tmux names them: `y`, `Enter`, `C-c`.
+    pub fn press(&self, keys: &[&str]) {
+        self.tmux(&[&["send-keys"], keys].concat());
     }
 
     /// The screen and the exit status once the command has ended.
     pub fn end(&self) -> (String, i32) {
-        let status = wait_for("the command to end", || {
-            let dead = self.tmux(&["display-message", "-p", "#{pane_dead} #{pane_dead_status}"]);
-            dead.trim().strip_prefix("1 ")?.parse().ok()
+        let ended = until(|| {
+            let is_over = self.tmux(&["display-message", "-p", "#{pane_dead}"]).trim() == "1";
+            // By itself tmux does not always know it.
+            let status = fs::read_to_string(self.dir.path().join("status")).ok()?;
+            status.trim().parse().ok().filter(|_| is_over)
         });
-        (self.screen(), status)
+        let screen = self.screen();
+        (screen.clone(), ended.unwrap_or_else(|| panic!("the command goes on:\n{screen}")))
     }
 
     fn tmux(&self, args: &[&str]) -> String {
@@ -89,7 +98,8 @@ pub fn plain(screen: &str) -> String {
     text + rest
 }
 
-fn script_of(command: &Command) -> String {
+/// Runs the command and writes its exit status to the file `status`.
+fn script_of(command: &Command, status: &Path) -> String {
     let quoted = |word: &str| format!("'{}'", word.replace('\'', r"'\''"));
     let mut script = String::from("unset CI NO_COLOR GITHUB_ACTIONS CLICOLOR_FORCE FORCE_COLOR\nexport LANG=C.UTF-8\n");
     for (name, value) in command.get_envs() {
@@ -103,7 +113,8 @@ fn script_of(command: &Command) -> String {
     writeln!(script, "cd {}", quoted(path(command.get_current_dir().unwrap()))).unwrap();
     let words = [command.get_program()].into_iter().chain(command.get_args());
     let words: Vec<String> = words.map(|word| quoted(word.to_str().unwrap())).collect();
-    script + "exec " + &words.join(" ") + "\n"
+    // The keys that end the command are not for the shell.
+    script + &format!("trap : INT\n{}\necho $? > {}\n", words.join(" "), quoted(path(status)))
 }
 
 fn path(path: &Path) -> &str {

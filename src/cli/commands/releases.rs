@@ -54,11 +54,15 @@ fn tell(ui: &Ui, app: &AppId, found: &[(ServerName, Result<Vec<Release>>)]) {
     if rows.iter().any(|row| row.release.git_dirty) {
         ui.note("* built from a tree with uncommitted changes");
     }
-    // Of the last one: what came of it is what people look for.
-    if let Some((version, why)) =
-        rows.first().and_then(|row| Some((&row.release.version, row.release.failure.as_ref()?)))
-    {
-        ui.note(&format!("! {version} did not come up: {why}"));
+    // Of the last one: what came of it is what people look for, also where it is live elsewhere.
+    let version = &rows[0].release.version;
+    let fails = |(server, found): &'_ (ServerName, Result<Vec<Release>>)| {
+        let release = found.as_ref().ok()?.iter().find(|release| release.version == *version && !release.live)?;
+        Some((server.clone(), release.failure.clone()?))
+    };
+    if let Some((server, why)) = found.iter().find_map(fails) {
+        let on = if found.len() > 1 { format!(" on {server}") } else { String::new() };
+        ui.note(&format!("! {version} did not come up{on}: {why}"));
     }
 }
 

@@ -204,8 +204,13 @@ impl Ui {
         let told = Told::of(error);
         self.screen().annotate(&told.lines());
         self.explain("error:", Paint::Red, &told.message);
-        // As they were printed, or with a caret below the right letter.
-        told.detail.iter().for_each(|line| self.screen().err_line(&clean(line, false)));
+        for line in &told.detail {
+            let line = clean(line, false);
+            // What was printed stays as it was printed, and a caret below the right letter.
+            let is_shown = line.contains('│') || line.trim_start().starts_with('^');
+            let line = if is_shown { line } else { self.folded(&line, self.inner.look.terminal_err) };
+            self.screen().err_line(&line);
+        }
         for line in told.hint.iter().chain(&told.more) {
             let line = self.folded(&clean(line, false), self.inner.look.terminal_err);
             self.screen().err_line(&line);

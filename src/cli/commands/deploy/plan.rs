@@ -62,7 +62,7 @@ pub(super) fn run(ui: &Ui, shipment: &Shipment<'_>, interrupt: &Interrupt) -> Re
     ui.out("");
     let rows: Vec<Vec<String>> =
         bound.iter().zip(&uploads).map(|(bound, upload)| row(shipment, bound, upload)).collect();
-    ui.table(&["SERVER", "TARGET", "LIVE", "INST", "UPLOAD", "SECRETS"], &rows);
+    ui.table(&["SERVER", "LIVE", "INST", "UPLOAD", "SECRETS"], &rows);
     ui.note("nothing was changed: this is what the deploy would do");
     Ok(Exit::Done)
 }
@@ -104,6 +104,8 @@ fn row(shipment: &Shipment<'_>, bound: &Bound, upload: &Upload) -> Vec<String> {
     let upload = match upload {
         Upload::Nothing => "–".into(),
         Upload::AlreadyThere => "already there".into(),
+        // What was brought there by a deploy that failed is kept for a while.
+        Upload::Delta { from } if from == new => "kept there".into(),
         Upload::Delta { from } => format!("delta from {from}"),
         Upload::Full { bytes: Some(bytes) } => units::size(*bytes),
         Upload::Full { bytes: None } => "in full".into(),
@@ -112,7 +114,7 @@ fn row(shipment: &Shipment<'_>, bound: &Bound, upload: &Upload) -> Vec<String> {
         None => "unchanged".into(),
         Some(secrets) => format!("sends {}", secrets.values.len()),
     };
-    vec![bound.place.name().into(), bound.remote.hello().target.to_string(), live, instances, upload, secrets]
+    vec![bound.place.name().into(), live, instances, upload, secrets]
 }
 
 fn event(ui: &Ui, shipment: &Shipment<'_>, planned: &[Planned], bound: &[Bound], uploads: &[Upload]) {

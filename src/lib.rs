@@ -54,6 +54,8 @@ pub(crate) mod cli;
 
 #[cfg(any(test, feature = "lab"))]
 pub use archive::lab as archive_lab;
+#[cfg(feature = "lab")]
+pub use cli::build::lab as build_lab;
 /// Doors for the fuzzers and the benchmark; not in what is shipped.
 #[cfg(any(test, feature = "lab"))]
 pub use proxy::lab;

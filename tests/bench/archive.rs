@@ -1,6 +1,7 @@
 //! What packing and unpacking cost: a tree of 200 MB in 20,000 files, of a fixed seed, beside `tar | zstd -3 -T0` and
 //! `zstd -d | tar -x` of the same tree, in turns. Ours finds the files, hashes the tar and, unpacking, waits for the disk;
-//! theirs does not, so there is a row where it does. Prints min, median and max and the processor time of the median, which tells
+//! theirs does not, so there is a row where it does. What a deploy does before it packs, which is to find, read and hash the
+//! sources, has a row with it, beside the same archive. Prints min, median and max and the processor time of the median, which tells
 //! more where others are at work, and what ours takes of theirs; judges nothing.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -10,8 +11,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tako::archive_lab::{pack, unpack};
+use tako::build_lab::collect;
 
 const RUNS: usize = 7;
+/// These wait for the disk, each for some seconds.
+const DISK_RUNS: usize = 3;
 const FILES: usize = 20_000;
 const BYTES: usize = 200 << 20;
 /// What does not shrink: pictures, fonts, programs that are packed already.
@@ -22,7 +26,7 @@ fn main() {
     let dir = tempfile::TempDir::new().unwrap();
     let tree = dir.path().join("tree");
     let (files, bytes) = grow(&tree);
-    println!("{files} files, {} MB; {RUNS} runs in turns; milliseconds", bytes >> 20);
+    println!("{files} files, {} MB; {RUNS} runs in turns, {DISK_RUNS} with the disk; milliseconds", bytes >> 20);
     println!("{:<40} {:>8} {:>8} {:>8} {:>9}", "", "min", "median", "max", "processor");
 
     let at = |name: &str| dir.path().join(name);
@@ -36,20 +40,23 @@ fn main() {
     let lay_out = format!("mkdir {0} && zstd -q -dc {1} | tar -C {0} -xf -", quote(&into), quote(&theirs));
     let synced = format!("{lay_out} && sync -f {}", quote(&into));
 
-    let (mut packs, mut tars, mut what) = (Vec::new(), Vec::new(), None);
+    let (mut bundles, mut packs, mut tars, mut what) = (Vec::new(), Vec::new(), Vec::new(), None);
     for _ in 0..RUNS {
         packs.push(time(|| what = Some(pack(&tree, &walk(&tree), &ours).unwrap())));
         tars.push(time(|| sh(&archive)));
+        bundles.push(time(|| drop(pack(&tree, &collect(&tree).unwrap(), &ours).unwrap())));
     }
     row("tar | zstd -3 -T0", &tars);
     row("pack", &packs);
     ratio("  pack of theirs", &packs, &tars);
+    row("bundle and pack", &bundles);
+    ratio("  bundle and pack of theirs", &bundles, &tars);
     let [ours_bytes, theirs_bytes] = [&ours, &theirs].map(|file| fs::metadata(file).unwrap().len());
     println!("{:<40} {:>17.2}", "  size of the archive of theirs", ours_bytes as f64 / theirs_bytes as f64);
 
     let (sha256, unpacked) = what.unwrap();
     let (mut unpacks, mut plain, mut durable) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..RUNS {
+    for _ in 0..DISK_RUNS {
         let take = |times: &mut Vec<Cost>, act: &dyn Fn()| {
             sh("sync");
             times.push(time(act));
@@ -71,7 +78,7 @@ fn grow(root: &Path) -> (usize, usize) {
     let words: Vec<String> = (0..4000).map(|_| word(&mut random)).collect();
     let mut left = BYTES;
     for n in 0..FILES {
-        let folder = root.join(format!("node_modules/pkg-{}/{}", n / 40, ["lib", "dist/esm", "src", "."][n % 4]));
+        let folder = root.join(format!("vendor/pkg-{}/{}", n / 40, ["lib", "dist/esm", "src", "."][n % 4]));
         fs::create_dir_all(&folder).unwrap();
         // Half of them below 4 KiB, one in a hundred some hundred KiB.
         let size = match random.below(100) {

@@ -17,6 +17,8 @@ pub(crate) mod entry;
 pub(crate) mod environment;
 pub(crate) mod fit;
 pub(crate) mod glob;
+#[cfg(feature = "lab")]
+pub mod lab;
 mod many;
 pub(crate) mod modules;
 pub(crate) mod native;

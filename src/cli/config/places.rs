@@ -2,47 +2,25 @@
 
 use std::path::Path;
 
-use super::edit::without_bom;
-use super::problem::report;
-use super::section::{Problems, Section, parse};
-use crate::disk::read_if_there;
-use crate::error::{Error, Kind, Result};
-
-const FILE: &str = "config.toml";
-/// Far beyond what a person writes.
-const MAX_FILE: u64 = 1 << 20;
+use super::settings;
+use crate::error::Result;
 
 /// `[presets] url`, as written.
 ///
 /// # Errors
 /// Config, with file, line and fix.
 pub(crate) fn presets(home: &Path) -> Result<Option<String>> {
-    let path = home.join(FILE);
-    let bytes = read_if_there(&path, MAX_FILE)?.unwrap_or_default();
-    let text = String::from_utf8(bytes).map_err(|_| {
-        Error::new(Kind::Config, format!("{} is not UTF-8", path.display())).hint("save the file as UTF-8")
-    })?;
-    let text = without_bom(&text);
-    let fail = |problems| match report(&path.display().to_string(), text, problems) {
-        Some(e) => Err(e),
-        None => Ok(()),
-    };
-    let document = match parse(text) {
-        Ok(document) => document,
-        Err(problem) => return fail(vec![problem]).map(|()| None),
-    };
-    let problems = Problems::default();
-    let url = Section::root(&document, &problems).section("presets").and_then(|presets| {
+    let url = settings::section(home, "presets", |presets, _| {
         let url = presets.text("url");
         presets.finish();
         url
     });
-    fail(problems.into_vec())?;
-    Ok(url.map(|url| url.value))
+    Ok(url?.flatten().map(|url| url.value))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::settings::FILE;
     use super::*;
 
     #[test]

@@ -2,15 +2,10 @@
 
 use std::path::Path;
 
-use super::edit::without_bom;
-use super::problem::{Problem, report};
-use super::section::{Problems, Section, parse};
-use crate::disk::read_if_there;
-use crate::error::{Error, Kind, Result};
-
-const FILE: &str = "config.toml";
-/// Far beyond what a person writes.
-const MAX_FILE: u64 = 1 << 20;
+use super::problem::Problem;
+use super::section::{Problems, Section};
+use super::settings;
+use crate::error::Result;
 
 /// As written; nothing is set by default.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -26,21 +21,7 @@ pub(crate) struct Transport {
 /// # Errors
 /// Config, with file, line and fix.
 pub(crate) fn transport(home: &Path) -> Result<Transport> {
-    let path = home.join(FILE);
-    let bytes = read_if_there(&path, MAX_FILE)?.unwrap_or_default();
-    let text = String::from_utf8(bytes).map_err(|_| {
-        Error::new(Kind::Config, format!("{} is not UTF-8", path.display())).hint("save the file as UTF-8")
-    })?;
-    let text = without_bom(&text);
-    let fail = |problems| report(&path.display().to_string(), text, problems).map_or(Ok(()), Err);
-    let document = match parse(text) {
-        Ok(document) => document,
-        Err(problem) => return fail(vec![problem]).map(|()| Transport::default()),
-    };
-    let problems = Problems::default();
-    let found = Section::root(&document, &problems).section("ssh").map(|section| read(section, &problems));
-    fail(problems.into_vec())?;
-    Ok(found.unwrap_or_default())
+    Ok(settings::section(home, "ssh", read)?.unwrap_or_default())
 }
 
 fn read(section: Section<'_>, problems: &Problems) -> Transport {
@@ -86,7 +67,9 @@ fn arguments(option: &str) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use super::settings::FILE;
     use super::*;
+    use crate::error::Kind;
 
     #[test]
     fn reads_its_own_section_alone() {

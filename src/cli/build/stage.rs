@@ -20,6 +20,8 @@ use crate::error::{Context, Error, Kind, Result};
 
 /// Lines of output that a failure shows.
 const SHOWN: usize = 40;
+/// As many of them, of an installation, are its first.
+const FIRST: usize = 12;
 /// Lines read ahead of the terminal; then the command waits.
 const AHEAD: usize = 256;
 /// What a command may take to end once it closed its output, and its output once it ended.
@@ -86,6 +88,8 @@ pub(super) struct Heard {
     status: Option<ExitStatus>,
     first: Vec<String>,
     pub last: Vec<String>,
+    /// Of all lines.
+    count: usize,
 }
 
 impl Heard {
@@ -98,7 +102,7 @@ impl Heard {
     pub fn or_failed(self, step: &Step) -> Result<()> {
         match self.succeeded() {
             true => Ok(()),
-            false => Err(failed(step, self.status, &self.first, self.last)),
+            false => Err(failed(step, self)),
         }
     }
 }
@@ -125,7 +129,7 @@ pub(super) fn hear(command: &mut Command, interrupt: &Interrupt, on: &mut dyn Fn
         });
     });
     let (mut first, mut last) = (Vec::new(), VecDeque::new());
-    let mut ended = None;
+    let (mut ended, mut count) = (None, 0);
     let [signal, sibling] = interrupt.bells();
     let status = loop {
         // With the command's end, what it left in the background is stopped, and the pipe with it.
@@ -136,6 +140,7 @@ pub(super) fn hear(command: &mut Command, interrupt: &Interrupt, on: &mut dyn Fn
             recv(lines) -> text => match text {
                 Ok(text) => {
                     on(&text);
+                    count += 1;
                     if first.len() < SHOWN {
                         first.push(text.clone());
                     }
@@ -151,23 +156,36 @@ pub(super) fn hear(command: &mut Command, interrupt: &Interrupt, on: &mut dyn Fn
             default(LOOK) => {}
         }
     };
-    Ok(Heard { status, first, last: last.into() })
+    Ok(Heard { status, first, last: last.into(), count })
 }
 
-/// The end is shown. What helps may be found in the beginning, too: npm says first what is wrong, and then for fifty lines
-/// how it could be used.
-fn failed(step: &Step, status: Option<ExitStatus>, first: &[String], lines: Vec<String>) -> Error {
+/// The end is shown, of an installation the beginning, too: npm says first what is wrong, and then for fifty lines how it
+/// could be used. What helps may be found in either.
+fn failed(step: &Step, heard: Heard) -> Error {
+    let Heard { status, first, last: lines, count } = heard;
     let place = match step.dir.as_os_str().is_empty() {
         true => String::new(),
         false => format!(" in {}", step.dir.display()),
     };
     let message = format!("{}: `{}`{place} {}", step.name, step.title(), verdict::ending(status));
     let hint = verdict::hint(status, &lines)
-        .or_else(|| verdict::hint(status, first))
+        .or_else(|| verdict::hint(status, &first))
         .or_else(|| (lines.len() == SHOWN).then(|| "with `--verbose` you see all that it says".into()));
-    let error = Error::new(Kind::Build, message).with_detail(lines);
+    let shown = match step.installs_below.is_some() && count > SHOWN {
+        true => both_ends(first, lines, count),
+        false => lines,
+    };
+    let error = Error::new(Kind::Build, message).with_detail(shown);
     match hint {
         Some(hint) => error.hint(hint),
         None => error,
     }
+}
+
+/// As many lines as [`SHOWN`], and one that says what is not shown.
+fn both_ends(mut first: Vec<String>, mut last: Vec<String>, count: usize) -> Vec<String> {
+    first.truncate(FIRST);
+    first.push(format!("… {} more lines …", count - SHOWN));
+    first.extend(last.drain(FIRST..));
+    first
 }

@@ -3,7 +3,7 @@
 use std::process::ExitStatus;
 
 /// What most people have to do who read these words. The first that fits is told.
-const CAUSES: [(&[&str], &str); 6] = [
+const CAUSES: [(&[&str], &str); 7] = [
     (
         &["JavaScript heap out of memory", "Cannot allocate memory", "ENOMEM", "fatal error: out of memory"],
         "it ran out of memory: give it more, for Node by `NODE_OPTIONS=--max-old-space-size=4096` before the command",
@@ -25,6 +25,10 @@ const CAUSES: [(&[&str], &str); 6] = [
             "lockfile had changes, but lockfile is frozen",
         ],
         "the lock file does not fit package.json: install once by hand and commit the lock file",
+    ),
+    (
+        &["--locked was passed to prevent this"],
+        "Cargo.lock is not in the source or does not fit Cargo.toml: build once by hand and commit it; git must not ignore it",
     ),
     (
         &["ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ERR_PNPM_META_FETCH_FAIL", "ConnectionRefused"],
@@ -162,6 +166,8 @@ mod tests {
         check(signal(6), &["FATAL ERROR: … JavaScript heap out of memory"], Some("max-old-space-size"));
         check(code(1), &["npm error code ENOSPC"], Some("disk is full"));
         check(code(1), &[" ERR_PNPM_OUTDATED_LOCKFILE  Cannot install"], Some("lock file does not fit"));
+        let locked = "error: cannot create the lock file /x/Cargo.lock because --locked was passed to prevent this";
+        check(code(101), &[locked], Some("Cargo.lock is not in the source"));
         check(
             code(1),
             &["error This project's package.json defines \"packageManager\": \"yarn@4.1.0\"."],

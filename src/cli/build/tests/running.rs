@@ -90,6 +90,25 @@ fn however_much_a_command_says_only_the_end_is_kept() {
 }
 
 #[test]
+fn of_an_installation_that_fails_both_ends_are_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("main"), "");
+    let fails = |lines: usize| {
+        let mut project = project(dir.path(), "main");
+        project.build.install = Some(format!("seq {lines}; exit 1"));
+        let order = order(&project).unwrap();
+        let tree = tree_of(dir.path(), &order).unwrap();
+        let Order { source, environment, steps, .. } = &order;
+        stage::run(&tree, source, environment, &steps[0], &Interrupt::never(), &mut |_| {}).unwrap_err()
+    };
+    assert_eq!(fails(40).detail()[11..13], ["12", "13"]);
+    let (long, flood) = (fails(41), fails(1000));
+    assert_eq!(long.detail()[11..14], ["12", "… 1 more lines …", "14"]);
+    assert_eq!((flood.detail()[0].as_str(), flood.detail()[12].as_str()), ("1", "… 960 more lines …"));
+    assert_eq!((flood.detail()[13].as_str(), flood.detail()[40].as_str()), ("973", "1000"));
+}
+
+#[test]
 fn a_failure_says_how_it_ended_and_what_helps() {
     let check = |run: &str, message: &str, hint: Option<&str>| {
         let (e, _) = fails(run);

@@ -152,7 +152,14 @@ pub trait Context<T> {
 
 impl<T> Context<T> for Result<T, io::Error> {
     fn context(self, doing: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|e| Error::new(kind_of(&e), doing()).because(e))
+        self.map_err(|e| {
+            let is_full = matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            let error = Error::new(kind_of(&e), doing()).because(e);
+            match is_full {
+                true => error.hint("make room there, then run it again"),
+                false => error,
+            }
+        })
     }
 }
 
@@ -215,6 +222,14 @@ mod tests {
         let e = std::fs::read("/nowhere/x").context(|| "read /nowhere/x".into()).unwrap_err();
         assert_eq!(e.to_string(), "read /nowhere/x: no such file or directory");
         assert_eq!(e.kind(), Kind::NotFound);
+    }
+
+    #[test]
+    fn a_full_disk_comes_with_the_next_step() {
+        let full = || Err::<(), _>(io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error()));
+        let e = full().context(|| "write /x".into()).unwrap_err();
+        assert_eq!(e.to_string(), "write /x: no space left on device");
+        assert!(e.next_step().unwrap().contains("make room"));
     }
 
     #[test]

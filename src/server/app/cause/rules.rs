@@ -48,7 +48,10 @@ fn module(line: &str, words: &Words<'_>) -> Option<Reason> {
         let hint = format!("check that {name} is built and part of the release: no ignore rule may leave it out");
         return Some((format!("it loads `{name}`, which is not there"), hint));
     }
-    let hint = format!("add {name} to the dependencies (not only the dev ones) and deploy again");
+    let hint = format!(
+        "add {name} to the dependencies (not only the dev ones) and deploy again, with the lock file: nothing is installed \
+         without one"
+    );
     Some((format!("the module `{name}` is missing"), hint))
 }
 

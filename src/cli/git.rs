@@ -176,6 +176,16 @@ fn list(root: &Path, below: &Path, options: &[OsString], depth: u32, files: &mut
     Ok(())
 }
 
+/// The files that a merge, a rebase or the like has left in conflict, relative to `root`, each once.
+pub(crate) fn unmerged(root: &Path) -> Result<Vec<PathBuf>> {
+    let out = checked(root, &["ls-files", "--unmerged", "-z"])?;
+    // Mode, hash and stage stand before the path, and a tab; a file has a line for each side.
+    let paths = out.split(|b| *b == 0).filter_map(|line| Some(&line[line.iter().position(|b| *b == b'\t')? + 1..]));
+    let mut paths: Vec<PathBuf> = paths.map(bytes_to_path).collect();
+    paths.dedup();
+    Ok(paths)
+}
+
 /// The rule that keeps `path`, relative to `dir`, out of the repository: `file:line:pattern`; `None` when there is none.
 ///
 /// # Errors

@@ -67,6 +67,7 @@ pub(crate) fn key(project: &Project, order: &Order, target: Target) -> Result<St
         source,
         recipe,
         notes: _,
+        warnings: _,
         locked: _,
         runtime_version,
         targets: _,

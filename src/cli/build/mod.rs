@@ -1,17 +1,18 @@
 //! Build: from a Project to an Artifact, on this machine.
 //!
-//! `bundle` says which files are the source and what their Version is, and `sources` keeps them; `preset` and `recipe`
-//! what is done with it by default, `packages` how dependencies are installed; `tree` makes a clean copy to run them in;
-//! `stage` runs them in an `environment`, or `container` in Docker, one build in its `turn`, and `verdict` has the words
-//! for those that fail; `assets` merges what is served as files, `entry` looks whether the result can start, `glob` and
-//! `pick` choose what of it is shipped; `native` tells which machines it is for, and `fit` which server gets it; `cache`
-//! remembers what was made of what, installed `modules` included.
+//! `bundle` says which files are the source and what their Version is, `checkout` what they lack, and `sources` keeps
+//! them; `preset` and `recipe` what is done with it by default, `packages` how dependencies are installed; `tree` makes a
+//! clean copy to run them in; `stage` runs them in an `environment`, or `container` in Docker, one build in its `turn`,
+//! and `verdict` has the words for those that fail; `assets` merges what is served as files, `entry` looks whether the
+//! result can start, `glob` and `pick` choose what of it is shipped; `native` tells which machines it is for, and `fit`
+//! which server gets it; `cache` remembers what was made of what, installed `modules` included.
 //!
 //! **Invariant**: nothing is written into the user's tree but below `.tako/`.
 
 pub(crate) mod assets;
 pub(crate) mod bundle;
 pub(crate) mod cache;
+mod checkout;
 pub(crate) mod container;
 pub(crate) mod entry;
 pub(crate) mod environment;
@@ -36,6 +37,7 @@ use std::path::{Path, PathBuf};
 
 use super::interrupt::Interrupt;
 use super::project::Project;
+use super::ui::units;
 use crate::archive::Packed;
 use crate::archive::pack::pack;
 use crate::disk;
@@ -72,6 +74,8 @@ pub(crate) struct Order {
     pub recipe: Recipe,
     /// What the user should know about how it was chosen.
     pub notes: Vec<String>,
+    /// What is probably not as its author thinks.
+    pub warnings: Vec<String>,
     locked: Option<Locked>,
     pub runtime_version: Option<String>,
     /// One artifact for each.
@@ -135,6 +139,8 @@ pub(crate) fn order(project: &Project, wish: Wish) -> Result<Order> {
     // What is installed here is for this machine.
     facts.installed &= place == Where::Here;
     let steps = preset::steps(project, &recipe, &source, &facts)?;
+    let mut warnings = checkout::warnings(&source)?;
+    warnings.extend(preset::nothing_installed(project.runtime, &recipe, &source, &facts));
     let runtime_version = preset::runtime_version(project, &source);
     // After the runtime was asked for: that may have made `mise` install it. A container has its own.
     let environment = Environment::of(&source, if place == Where::Here { &steps } else { &[] })?;
@@ -146,6 +152,7 @@ pub(crate) fn order(project: &Project, wish: Wish) -> Result<Order> {
         source,
         recipe,
         notes,
+        warnings,
         locked,
         runtime_version,
         targets,
@@ -193,9 +200,8 @@ pub(crate) fn build(
 ) -> Result<Vec<Built>> {
     let dir = project.dir.join(".tako");
     let artifacts = dir.join("artifacts");
-    disk::make_dirs(&artifacts, 0o755)?;
-    keep_out_of_git(&dir)?;
-    let turn = turn::take(&dir, interrupt, &mut |whom| say(Said::Waiting(whom)))?;
+    disk::make_dirs(&artifacts, 0o755).and_then(|()| keep_out_of_git(&dir)).map_err(unwritable)?;
+    let turn = turn::take(&dir, interrupt, &mut |whom| say(Said::Waiting(whom))).map_err(unwritable)?;
     preset::lock::save(&project.dir, order.locked.as_ref())?;
     let making = Making { project, order, artifacts: &artifacts, anew, waited: turn.waited, interrupt, say };
     order.targets.iter().map(|target| making.artifact(*target)).collect()
@@ -257,12 +263,12 @@ impl Making<'_> {
             .iter()
             .filter(|(path, _)| files.iter().any(|f| f.starts_with(path)))
             .for_each(|(_, said)| say(Said::Warning(said)));
-        say(Said::Doing(&format!("pack {} files", files.len())));
-        let packed = cache::store(&file, &natives, |temp| pack(&tree, &files, temp))?;
+        say(Said::Doing(&format!("pack {}", units::count(files.len(), "file"))));
+        let packed = cache::store(&file, &natives, |temp| pack(&tree, &files, temp)).map_err(unpackable)?;
         cache::prune(artifacts, &file);
         let how = match order.steps.last() {
-            Some(step) => format!("{} · {} files", step.title(), files.len()),
-            None => format!("{} files", files.len()),
+            Some(step) => format!("{} · {}", step.title(), units::count(files.len(), "file")),
+            None => units::count(files.len(), "file"),
         };
         Ok(Built { target, file, packed, natives, cached: false, how })
     }
@@ -298,6 +304,27 @@ impl Making<'_> {
         let work =
             container::Work { project: &project.dir, runtime, source, steps, target, image, tree, wanted: &wanted };
         container::run(&work, interrupt, say)
+    }
+}
+
+/// The state of the project rather than of the machine.
+fn unwritable(e: Error) -> Error {
+    match e.kind() {
+        Kind::Io if e.next_step().is_none() => {
+            e.with_kind(Kind::Config).hint("Tako builds below .tako in the project: that has to be writable for you")
+        }
+        _ => e,
+    }
+}
+
+/// What no archive may hold is the project's to mend.
+fn unpackable(e: Error) -> Error {
+    match e.kind() {
+        Kind::Refused if e.next_step().is_none() => e.with_kind(Kind::Build).hint(
+            "the server takes plain names and links that stay inside of the release: change it, or leave it out by \
+             `exclude` in [build] of tako.toml",
+        ),
+        _ => e,
     }
 }
 

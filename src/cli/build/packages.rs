@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::bundle::Source;
 use super::stage::Step;
 use crate::proto::manifest::Runtime;
-use crate::proto::packages::{Choice, Folder, Manager, choose};
+use crate::proto::packages::{Choice, Folder, Manager, choose, production};
 
 /// More of a `package.json` or of the head of a lock file is not looked at.
 const MAX_READ: u64 = 1 << 20;
@@ -43,6 +43,15 @@ impl Packages {
                 Runtime::Node | Runtime::Binary => Manager::Npm,
             };
             Packages { choice: Choice { manager, lock: None, against: None }, dir: source.app.clone() }
+        })
+    }
+
+    /// Whether the server, which looks in the same folders, finds what says how to install for production.
+    pub fn are_installed_on_server(runtime: Runtime, source: &Source) -> bool {
+        source.app.ancestors().any(|dir| {
+            let has = |name: &str| is_there(source, &dir.join(name));
+            let read = |name: &str| has(name).then(|| beginning_of(&source.root.join(dir).join(name))).flatten();
+            production(runtime, &Folder { has: &has, read: &read }).is_some()
         })
     }
 

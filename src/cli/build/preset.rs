@@ -26,7 +26,7 @@ use super::recipe::{self, Layers, Origin, Recipe};
 use super::stage::Step;
 use crate::cli::child::{Owned, each_line};
 use crate::cli::detect;
-use crate::cli::project::{Project, Stage};
+use crate::cli::project::{FILE, Project, Stage};
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::Runtime;
 use facts::Facts;
@@ -90,6 +90,9 @@ fn no_main(project: &Project) -> Error {
         return said("a binary app needs to say which file to run").hint(line);
     }
     let error = said("the file to run is not clear: there is no index.ts, index.js, src/index.ts or src/index.js");
+    if !project.dir.join(FILE).exists() {
+        return error.hint("there is no tako.toml yet: run `tako init`, which asks for what the files do not say");
+    }
     if let Some(family) = detect::family(&project.dir, project.runtime) {
         return error.hint(format!("add a line to tako.toml: preset = \"{family}\""));
     }
@@ -132,6 +135,19 @@ pub(crate) fn steps(project: &Project, recipe: &Recipe, source: &Source, facts: 
         add(format!("stage {name}"), &stage.run, &dir, None);
     }
     Ok(steps)
+}
+
+/// A server installs only what a lock file says. Without one an app starts without its packages, and says so only there.
+pub(crate) fn nothing_installed(runtime: Runtime, recipe: &Recipe, source: &Source, facts: &Facts) -> Option<String> {
+    let by_lock = recipe.install.is_none() && matches!(runtime, Runtime::Bun | Runtime::Node);
+    if !by_lock || !facts.in_production || Packages::are_installed_on_server(runtime, source) {
+        return None;
+    }
+    let install = Packages::of(runtime, source).install().command;
+    Some(format!(
+        "package.json has dependencies, but no lock file is part of the source, so the server installs none: run `{install}` \
+         and commit the lock file; where the build bundles them, say `install = []` in tako.toml"
+    ))
 }
 
 fn default_build(runtime: Runtime, facts: &Facts, packages: &Packages) -> Option<String> {

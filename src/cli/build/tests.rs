@@ -238,6 +238,11 @@ fn what_is_not_clear_is_told_with_what_the_files_suggest() {
         write(&dir.path().join("package.json"), package);
         let mut project = project(dir.path(), "main");
         (project.main, project.runtime) = (None, runtime);
+        if runtime != Runtime::Binary {
+            let e = order(&project).err().unwrap();
+            assert!(e.next_step().unwrap().contains("run `tako init`"), "{e}: {:?}", e.next_step());
+        }
+        write(&dir.path().join("tako.toml"), "");
         let e = order(&project).err().unwrap();
         assert!(e.kind() == Kind::Config && e.next_step().unwrap().contains(hint), "{e}: {:?}", e.next_step());
     };
@@ -253,6 +258,44 @@ fn what_is_not_clear_is_told_with_what_the_files_suggest() {
     assert!(order(&project).unwrap().notes.is_empty(), "who says `main` knows");
     (project.main, project.start) = (None, None);
     assert!(order(&project).unwrap().notes[0].contains("preset = \"astro\""));
+}
+
+#[test]
+fn packages_that_no_server_would_install_are_told() {
+    let check = |files: &[(&str, &str)], runtime, install: Option<Vec<String>>, told: Option<&str>| {
+        let dir = tempfile::tempdir().unwrap();
+        files.iter().for_each(|(name, text)| write(&dir.path().join(name), text));
+        let mut project = project(dir.path(), "index.js");
+        (project.runtime, project.install) = (runtime, install);
+        let warnings = order(&project).unwrap().warnings;
+        assert_eq!(warnings.len(), usize::from(told.is_some()), "{files:?}: {warnings:?}");
+        assert!(told.is_none_or(|words| warnings[0].contains(words)), "{warnings:?}");
+    };
+    let package = ("package.json", r#"{"dependencies":{"express":"4"}}"#);
+    check(&[package], Runtime::Node, None, Some("run `npm install` and commit"));
+    check(&[package], Runtime::Bun, None, Some("run `bun install` and commit"));
+    check(&[package, ("package-lock.json", "{}")], Runtime::Node, None, None);
+    // Bun reads the lock file of npm.
+    check(&[package, ("package-lock.json", "{}")], Runtime::Bun, None, None);
+    check(&[package, ("yarn.lock", ""), (".gitignore", "yarn.lock")], Runtime::Node, None, Some("no lock file"));
+    check(&[package], Runtime::Node, Some(Vec::new()), None);
+    check(&[package], Runtime::Binary, None, None);
+    check(&[package], Runtime::Deno, None, None);
+    check(&[("package.json", r#"{"devDependencies":{"vite":"8"}}"#)], Runtime::Node, None, None);
+}
+
+#[test]
+fn what_no_archive_may_hold_fails_the_build_and_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("main"), "exit");
+    std::os::unix::fs::symlink("/etc/passwd", dir.path().join("abs")).unwrap();
+    let mut project = project(dir.path(), "main");
+    let built = |project: &Project| build(project, &order(project).unwrap(), false, &Interrupt::never(), &|_| {});
+    let e = built(&project).unwrap_err();
+    assert!(e.kind() == Kind::Build && e.to_string().contains("abs"), "{e}");
+    assert!(e.next_step().unwrap().contains("`exclude`"), "{:?}", e.next_step());
+    project.build.exclude = vec!["abs".into()];
+    built(&project).unwrap();
 }
 
 #[test]

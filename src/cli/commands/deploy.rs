@@ -115,6 +115,7 @@ fn check(ui: &Ui, args: &Args) -> Result<Checked> {
         order = build::order(&project, wish)?;
     }
     order.notes.iter().for_each(|note| ui.note(note));
+    order.warnings.iter().for_each(|warning| ui.warn(warning));
     Ok(Checked { project, env_name, order, secrets, servers })
 }
 

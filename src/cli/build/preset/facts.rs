@@ -24,6 +24,8 @@ pub(crate) struct Facts {
     pub build_script: bool,
     /// One of them names packages that a build may need.
     pub dependencies: bool,
+    /// `package.json` names packages that the app needs when it runs.
+    pub in_production: bool,
     /// `node_modules` lies in the app or the source root.
     pub installed: bool,
 }
@@ -46,6 +48,7 @@ impl Facts {
             // A task of Deno's may be an object, with a command or with tasks that come first.
             build_script: command(&package["scripts"]["build"]) || command(task) || some(task),
             dependencies: some(&package["dependencies"]) || some(&package["devDependencies"]) || some(&deno["imports"]),
+            in_production: some(&package["dependencies"]),
             installed: there("node_modules"),
         })
     }

@@ -320,6 +320,8 @@ fn of_several_lock_files_one_counts_and_it_is_said_which() {
     let ran = shop.run(&["rehearse"]);
     assert_eq!(ran.code, 0, "{ran}");
     assert!(ran.err.contains("npm installs by package-lock.json, but there is yarn.lock too"), "{ran}");
+    // An address is told only where somebody still answers.
+    assert!(!ran.out.contains("https://") && ran.err.contains("`--keep` leaves it running"), "{ran}");
 }
 
 #[test]

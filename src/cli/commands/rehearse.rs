@@ -45,6 +45,7 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let env = rehearsed(&project, &env_name)?;
     let order = build::order(&project, aim::preset_wish(args))?;
     order.notes.iter().for_each(|note| ui.note(note));
+    order.warnings.iter().for_each(|warning| ui.warn(warning));
     let secrets = secrets(ui, &project, &env_name)?;
 
     let task = ui.task("Server");
@@ -72,20 +73,42 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
         order: &order,
         secrets: &secrets,
     };
-    let played = play.all(&private, &info, args.flag("no-cache"), args.flag("traffic"));
+    let (keeps, with_traffic) = (args.flag("keep"), args.flag("traffic"));
+    let played = play.all(&private, &info, args.flag("no-cache"), with_traffic, keeps);
     match played {
         Err(e) if matches!(e.kind(), Kind::Interrupted | Kind::Build | Kind::Config) => return Err(e),
         Err(e) => {
             private.log().iter().for_each(|line| ui.detail(line));
-            return Err(e);
+            return Err(alone(e, &private));
         }
         Ok(()) => {}
     }
-    if args.flag("keep") {
+    if keeps {
         ui.note("serving until Ctrl-C");
         keep(&mut private, &interrupt)?;
+    } else if !with_traffic {
+        ui.note("  it has answered and is gone again; `--keep` leaves it running, to look at");
     }
     Ok(Exit::Done)
+}
+
+/// With a next step that can still be taken when the server and its folder are gone.
+fn alone(e: Error, private: &Private) -> Error {
+    match e.next_step().map(|hint| without_server(hint, &private.folder().display().to_string())) {
+        Some(hint) => e.hint(hint),
+        None => e,
+    }
+}
+
+/// A hint without the clauses that send one to the server's files or its logs.
+fn without_server(hint: &str, folder: &str) -> String {
+    let lasts = |clause: &&str| !clause.contains(folder) && !clause.contains("`tako logs`");
+    match hint.split("; ").filter(lasts).collect::<Vec<_>>() {
+        none if none.is_empty() => {
+            "that is the beginning and the end of what it said; the rest went with the server".into()
+        }
+        clauses => clauses.join("; "),
+    }
 }
 
 /// What every step of a rehearsal needs.
@@ -100,11 +123,14 @@ struct Play<'a> {
 }
 
 impl Play<'_> {
-    fn all(&self, private: &Private, info: &Info, build_anew: bool, with_traffic: bool) -> Result<()> {
+    fn all(&self, private: &Private, info: &Info, build_anew: bool, with_traffic: bool, keeps: bool) -> Result<()> {
         let first = self.order.source.version.clone();
         let place = private.place();
         self.deploy(&place, &first, build_anew)?;
-        self.tell_urls(info);
+        // An address at which nobody answers any more helps nobody.
+        if keeps {
+            self.tell_urls(info);
+        }
         if !with_traffic {
             return Ok(());
         }
@@ -278,6 +304,15 @@ mod tests {
         assert_eq!(Spread::of(Vec::new()), None);
         let spread = Spread::of(vec![ms(9), ms(1), ms(3)]).unwrap();
         assert_eq!(spread, Spread { min: ms(1), median: ms(3), max: ms(9) });
+    }
+
+    #[test]
+    fn a_hint_sends_nobody_to_a_server_that_is_gone() {
+        let check = |hint: &str, expected: &str| assert_eq!(without_server(hint, "/tmp/r-1"), expected);
+        check("make it listen on $PORT; see the docs", "make it listen on $PORT; see the docs");
+        check("fix the app and deploy again; see `tako logs` for all that was said", "fix the app and deploy again");
+        let gone = "that is the beginning and the end of what it said; the rest went with the server";
+        check("all that it said is in /tmp/r-1/data/apps/a/install.log on the server", gone);
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use std::env;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::cli::child::{Owned, Tail};
 use crate::cli::interrupt::Interrupt;
@@ -21,6 +22,10 @@ const STARTING: Duration = Duration::from_secs(15);
 /// early it would leave them behind.
 const STOPPING: Duration = Duration::from_secs(45);
 const KEPT_LINES: usize = 60;
+const PREFIX: &str = "tako-rehearsal-";
+const SOCKET: &str = "tako.sock";
+/// A younger folder may be that of a server which is about to listen.
+const LEFT_BEHIND: Duration = Duration::from_secs(3600);
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Stopped and removed on drop, in that order of fields' owners: the process, then its folder.
@@ -41,6 +46,7 @@ impl Private {
     /// Starts the `tako-server` that lies beside this program and waits until it answers.
     pub fn start(interrupt: &Interrupt) -> Result<Private> {
         let program = beside_us("tako-server")?;
+        sweep(&temp(), SystemTime::now());
         let folder = Folder::new()?;
         let mut command = Command::new(&program);
         command.arg("--data-dir").arg(folder.0.join("data")).arg("--socket").arg(folder.socket());
@@ -66,6 +72,11 @@ impl Private {
             Reply::Info(info) => Ok(info),
             other => Err(remote.misunderstood(&other)),
         }
+    }
+
+    /// All that it has on disk.
+    pub fn folder(&self) -> &Path {
+        &self.folder.0
     }
 
     /// What it wrote to its log last.
@@ -102,9 +113,7 @@ impl Drop for Private {
 impl Folder {
     fn new() -> Result<Folder> {
         let name: String = crypto::random::<6>()?.iter().map(|b| format!("{b:02x}")).collect();
-        // A socket's path has about a hundred characters; a long temporary folder leaves too few.
-        let temp = Some(env::temp_dir()).filter(|t| t.as_os_str().len() < 60).unwrap_or_else(|| "/tmp".into());
-        let dir = temp.join(format!("tako-rehearsal-{name}"));
+        let dir = temp().join(format!("{PREFIX}{name}"));
         fs::create_dir(&dir).context(|| format!("create {}", dir.display()))?;
         let folder = Folder(dir);
         disk::private_dir(&folder.0)?;
@@ -112,13 +121,33 @@ impl Folder {
     }
 
     fn socket(&self) -> PathBuf {
-        self.0.join("tako.sock")
+        self.0.join(SOCKET)
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A socket's path has about a hundred characters; a long temporary folder leaves too few.
+fn temp() -> PathBuf {
+    Some(env::temp_dir()).filter(|t| t.as_os_str().len() < 60).unwrap_or_else(|| "/tmp".into())
+}
+
+/// Removes what rehearsals that were killed have left in `temp`, installed packages included: ours, old, and nobody
+/// answers in it. Failing at it harms nobody.
+fn sweep(temp: &Path, now: SystemTime) {
+    for entry in fs::read_dir(temp).into_iter().flatten().flatten() {
+        let dir = entry.path();
+        let is_one = entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes());
+        let Some(found) = entry.metadata().ok().filter(|found| is_one && found.is_dir()) else { continue };
+        let is_old = found.modified().is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > LEFT_BEHIND));
+        let is_ours = found.uid() == rustix::process::getuid().as_raw();
+        if is_old && is_ours && UnixStream::connect(dir.join(SOCKET)).is_err() {
+            let _ = disk::remove_tree(&dir);
+        }
     }
 }
 
@@ -130,5 +159,34 @@ fn beside_us(name: &str) -> Result<PathBuf> {
         true => Ok(program),
         false => Err(Error::new(Kind::NotFound, format!("there is no {name} beside {}", us.display()))
             .hint("install all of Tako's programs into one folder")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn what_a_killed_rehearsal_left_goes_and_nothing_else() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = |name: &str| {
+            let dir = temp.path().join(name);
+            fs::create_dir_all(dir.join("data/apps")).unwrap();
+            dir
+        };
+        let (left, other) = (dir("tako-rehearsal-1"), dir("other"));
+        // The socket of a server that was killed stays.
+        drop(UnixListener::bind(left.join(SOCKET)).unwrap());
+        let alive = dir("tako-rehearsal-2");
+        let _listens = UnixListener::bind(alive.join(SOCKET)).unwrap();
+        let link = temp.path().join("tako-rehearsal-3");
+        std::os::unix::fs::symlink(&other, &link).unwrap();
+        sweep(temp.path(), SystemTime::now());
+        assert!(left.exists(), "it is young");
+        sweep(temp.path(), SystemTime::now() + 2 * LEFT_BEHIND);
+        assert!(!left.exists());
+        assert!(alive.exists() && other.join("data/apps").exists() && link.exists());
     }
 }

@@ -214,12 +214,12 @@ fn a_rollback_is_of_all_servers_or_of_none() {
 fn one_server_by_two_names_is_told_before_anything_is_done() {
     let fleet = Fleet::new();
     let (user, port) = (&fleet.user, fleet.sshds[0].port.to_string());
-    let twin = user.must(&["servers", "add", "127.0.0.1", "--name", "twin", "--port", &port]);
-    assert!(twin.err.contains("one is the same server by another name"), "{twin}");
-    user.write("tako.toml", &user.read("tako.toml").replace("\"two\"]", "\"two\", \"twin\"]"));
+    let added = user.must(&["servers", "add", "127.0.0.1", "--name", "lab", "--port", &port]);
+    assert!(added.err.contains("one is the same server by another name"), "{added}");
+    user.write("tako.toml", &user.read("tako.toml").replace("\"two\"]", "\"two\", \"lab\"]"));
     for command in [&["deploy", "--yes"][..], &["status"]] {
-        user.run(command).assert_failed(3, &["one and twin are the same server", "[envs.production]"]);
+        user.run(command).assert_failed(3, &["one and lab are the same server", "[envs.production]"]);
     }
-    user.must(&["servers", "rm", "twin", "--yes"]);
-    user.run(&["status"]).assert_failed(3, &["there is no server `twin`", "tako servers add HOST --name twin"]);
+    user.must(&["servers", "rm", "lab", "--yes"]);
+    user.run(&["status"]).assert_failed(3, &["there is no server `lab`", "tako servers add HOST --name lab"]);
 }

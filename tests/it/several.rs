@@ -166,7 +166,7 @@ fn what_only_some_servers_take_is_told_with_what_is_where() {
     let mut fleet = Fleet::new();
     let first = fleet.deploy();
     fleet.user.write("change.txt", "two");
-    fleet.deploy();
+    let second = fleet.deploy();
     let port = fleet.sshds[1].port;
     fleet.sshds[1].stop();
     let partly = |ran: &Ran, what: &str| {
@@ -175,10 +175,51 @@ fn what_only_some_servers_take_is_told_with_what_is_where() {
     let user = &fleet.user;
     partly(&user.run(&["scale", "2"]), "changed");
     // A rollback has one goal for all, which is not known while one does not answer: nothing changes.
-    user.run(&["releases", "rollback", &first]).assert_failed(6, &["two"]);
+    let others = "`tako releases rollback --server one` goes back on the others alone";
+    user.run(&["releases", "rollback"]).assert_failed(6, &["two", others]);
+    user.run(&["deploy", "--yes"]).assert_failed(6, &["two", "`tako deploy --server one` leaves it out"]);
+    assert_eq!(fleet.servers[0].current("shop"), Some(second));
+    user.must(&["releases", "rollback", "--server", "one"]);
+    assert_eq!(fleet.servers[0].current("shop"), Some(first));
     partly(&user.run(&["delete", "--confirm", "shop"]), "deleted");
     assert!(!fleet.servers[0].app("shop").exists() && fleet.servers[1].app("shop").exists());
     assert!(port > 0);
     user.run(&["releases", "rollback", "--server", "on"]).assert_failed(2, &[]);
     user.run(&["status", "--server", "on"]).assert_failed(2, &["did you mean `one`?"]);
+}
+
+#[test]
+fn a_rollback_is_of_all_servers_or_of_none() {
+    let fleet = Fleet::new();
+    let (user, [one, two]) = (&fleet.user, &fleet.servers);
+    let first = fleet.deploy();
+    user.write("change.txt", "two");
+    let second = user.result(&["deploy", "--yes", "--server", "one", "--json"]);
+    let second = second["version"].as_str().unwrap();
+    let alone = format!("`tako releases rollback {second} --server one`");
+    user.must(&["releases", "rollback", "--server", "one"]);
+    user.run(&["releases", "rollback", second]).assert_failed(1, &["is not on two", "nothing was changed", &alone]);
+    assert_eq!([one, two].map(|server| server.current("shop")), [Some(first.clone()), Some(first.clone())]);
+
+    // What some have gone back from already, the others follow with: it is no step further back.
+    user.write("change.txt", "three");
+    let third = fleet.deploy();
+    user.must(&["releases", "rollback", "--server", "two"]);
+    assert_eq!([one, two].map(|server| server.current("shop")), [Some(third), Some(first.clone())]);
+    user.must(&["releases", "rollback"]);
+    assert_eq!([one, two].map(|server| server.current("shop")), [Some(first.clone()), Some(first)]);
+}
+
+#[test]
+fn one_server_by_two_names_is_told_before_anything_is_done() {
+    let fleet = Fleet::new();
+    let (user, port) = (&fleet.user, fleet.sshds[0].port.to_string());
+    let added = user.must(&["servers", "add", "127.0.0.1", "--name", "lab", "--port", &port]);
+    assert!(added.err.contains("one is the same server by another name"), "{added}");
+    user.write("tako.toml", &user.read("tako.toml").replace("\"two\"]", "\"two\", \"lab\"]"));
+    for command in [&["deploy", "--yes"][..], &["status"]] {
+        user.run(command).assert_failed(3, &["one and lab are the same server", "[envs.production]"]);
+    }
+    user.must(&["servers", "rm", "lab", "--yes"]);
+    user.run(&["status"]).assert_failed(3, &["there is no server `lab`", "tako servers add HOST --name lab"]);
 }

@@ -190,6 +190,8 @@ impl Reading<'_> {
                 // With one server it is the end, and the error of the command.
                 Piece::Lost(why) if several && self.wanted.follow => {
                     self.tell_lines(names, same.end());
+                    let why = why.to_string();
+                    let why = why.strip_prefix(&format!("{}: ", names[server])).unwrap_or(&why);
                     self.ui.warn(&format!("no more is heard of {}: {why}", names[server]));
                 }
                 Piece::Lost(_) => {}

@@ -65,6 +65,9 @@ pub(crate) fn add(ui: &Ui, args: &Args) -> Result<Exit> {
         (false, Some(_)) => format!("{} changed{found}", server.name),
         (false, None) => format!("{} added{found}", server.name),
     });
+    if let Some(other) = inventory.servers().iter().find(|other| server.is_also(other)) {
+        ui.warn(&format!("{} is the same server by another name: an environment can be on one of them", other.name));
+    }
     if server.target.is_none() {
         ui.note("its target is not known yet; `tako servers check` will ask it");
     }

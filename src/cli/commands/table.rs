@@ -1,6 +1,7 @@
 //! The command table: every command, what it takes and what it says of itself. It feeds the parser, the help texts
 //! and did-you-mean; nothing else names a command.
 
+pub(crate) mod elsewhere;
 mod secrets;
 
 use super::{init, servers, version};
@@ -170,7 +171,7 @@ pub(crate) const COMMANDS: &[Command] = &[
                 aliases: &[],
                 about: "put an earlier release live again",
                 args: &[Arg { name: "ID", required: false, help: "the release; the last good one by default" }],
-                flags: &[ENV, YES],
+                flags: &[ENV, value("server", "NAME", "only this server; may be repeated"), YES],
                 examples: &[
                     ("tako releases rollback", "the last good one"),
                     ("tako releases rollback 4f2c9ab", "this one"),

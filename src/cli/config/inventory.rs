@@ -56,6 +56,13 @@ enum Change {
     Remove(ServerName),
 }
 
+impl Server {
+    /// Whether it is the same one under another name.
+    pub fn is_also(&self, other: &Server) -> bool {
+        self.name != other.name && (&self.host, self.port, &self.user) == (&other.host, other.port, &other.user)
+    }
+}
+
 impl Inventory {
     /// # Errors
     /// Config, with file, line and fix.

@@ -326,6 +326,10 @@ pub(crate) enum Notice {
     Beat,
     /// What the notices after this one are about.
     Joined(Joined),
+        /// What was kept has been told up to here; what comes after it is told as it is said. A server that does not know
+        /// of this never says so.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        up_to_date: bool,
 }
 
 /// A rollout that somebody else began.

@@ -120,7 +120,7 @@ pub(crate) const COMMANDS: &[Command] = &[
         flags: &[
             ENV,
             Flag { name: "tail", short: Some('f'), takes: Takes::Nothing, help: "go on until Ctrl-C" },
-            value("lines", "N", "the last N lines that match; by default 100, or all of the time that is given"),
+            value("lines", "N", "the last N lines of all servers that match; by default 100, or all of the time given"),
             value("since", "TIME", "not before: 90s, 30m, 2h or 3d ago, or a time such as 2026-11-22T07:30"),
             value("until", "TIME", "not after"),
             value("days", "N", "not older than N days"),

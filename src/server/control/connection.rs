@@ -247,13 +247,13 @@ fn of_work(said: Said) -> Vec<Turn> {
 
 /// As few messages as fit into the protocol's lines.
 pub(super) fn of_lines(told: Result<Told>) -> Vec<Turn> {
-    let Told { mut missed, lines } = match told {
+    let Told { mut missed, lines, up_to_date } = match told {
         Ok(told) => told,
         Err(e) => return vec![Turn::End(Err(e))],
     };
     let mut batches: Vec<Vec<LogLine>> = Vec::new();
     let mut room = 0;
-    if missed > 0 {
+    if missed > 0 || (up_to_date && lines.is_empty()) {
         batches.push(Vec::new());
         room = LINES_BYTES;
     }
@@ -266,8 +266,12 @@ pub(super) fn of_lines(told: Result<Told>) -> Vec<Turn> {
         room = room.saturating_sub(size);
         batches.last_mut().expect("the first line makes a batch").push(line);
     }
-    let mut turn = |lines| Turn::Notice(Notice::Lines { lines, missed: std::mem::take(&mut missed) });
-    batches.into_iter().map(&mut turn).collect()
+    let last = batches.len();
+    let turn = |(n, lines): (usize, _)| {
+        let up_to_date = up_to_date && n == last;
+        Turn::Notice(Notice::Lines { lines, missed: std::mem::take(&mut missed), up_to_date })
+    };
+    (1..).zip(batches).map(turn).collect()
 }
 
 fn check_version(version: u32) -> Result<()> {

@@ -332,7 +332,7 @@ fn a_client_hears_a_beat_also_among_events_that_tell_it_nothing() {
     let (mut client, looks) = following(&w, true, Duration::from_millis(300));
     // More often than the beat, until the connection is over.
     let looking = thread::spawn(move || {
-        while looks.send(Ok(Told { missed: 0, lines: Vec::new() })).is_ok() {
+        while looks.send(Ok(Told { missed: 0, lines: Vec::new(), up_to_date: false })).is_ok() {
             thread::yield_now();
         }
     });
@@ -372,18 +372,23 @@ fn many_long_lines_are_told_in_messages_that_fit() {
         stream: crate::proto::control::Stream::Out,
         text: "\u{1}".repeat(n),
     };
-    let turns = of_lines(Ok(Told { missed: 7, lines: (0..40).map(|_| line(16 << 10)).collect() }));
+    let turns = of_lines(Ok(Told { missed: 7, lines: (0..40).map(|_| line(16 << 10)).collect(), up_to_date: true }));
     let (mut count, mut told) = (0, 0);
     for turn in turns {
         let Turn::Notice(notice) = turn else { panic!("only notices") };
-        let Notice::Lines { lines, missed } = &notice else { panic!("only lines") };
+        let Notice::Lines { lines, missed, up_to_date } = &notice else { panic!("only lines") };
+        ends.push(*up_to_date);
         count += lines.len();
         told += missed;
         wire::send(&mut io::sink(), &Answer { id: 1, body: Body::Notice(notice) }).unwrap();
     }
     assert_eq!((count, told), (40, 7));
-    assert!(of_lines(Ok(Told { missed: 0, lines: Vec::new() })).is_empty(), "a look at who listens is no message");
-    assert_eq!(of_lines(Ok(Told { missed: 1, lines: Vec::new() })).len(), 1);
+    assert!(ends.len() > 2 && ends.pop() == Some(true) && !ends.contains(&true), "what was kept ends once: {ends:?}");
+    assert!(
+        of_lines(Ok(Told { missed: 0, lines: Vec::new(), up_to_date: false })).is_empty(),
+        "a look at who listens is no message"
+    );
+    assert_eq!(of_lines(Ok(Told { missed: 1, lines: Vec::new(), up_to_date: false })).len(), 1);
 }
 
 #[test]
@@ -392,3 +397,4 @@ fn a_name_cannot_break_a_log_line() {
     assert_eq!(who(""), "somebody");
     assert_eq!(who(&"x".repeat(1000)).len(), MAX_WHO);
 }
+    let mut ends = Vec::new();

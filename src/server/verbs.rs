@@ -147,8 +147,6 @@ fn lock(daemon: &Daemon, session: &mut Session, app: AppId, version: Option<&Ver
         return Err(Error::new(Kind::Refused, format!("one client can lock {MAX_LOCKS} apps at most")));
     }
     let held = daemon.locks.take(&app, &session.who, Purpose::Deploy, version)?;
-    // Until it is unpacked.
-    held.at("uploading");
     session.locks.insert(app, Arc::new(held));
     Ok(Outcome::Reply(Reply::Done))
 }
@@ -207,6 +205,8 @@ fn prepare(daemon: &Arc<Daemon>, session: &Session, manifest: Manifest) -> Resul
         let Daemon { layout, runtimes, users, .. } = &*daemon;
         let user = users.of(&manifest.app)?;
         Preparing { layout, runtimes, manifest: &manifest, user, gone: &gone }.run(&mut say)?;
+        // From here on it may wait for the other servers.
+        lock.at("prepared");
         Ok(Reply::Done)
     })
 }

@@ -379,6 +379,17 @@ fn an_unknown_host_key_without_a_terminal_needs_a_flag() {
     pinned(&wrong).assert_failed(6, &["not the expected one", &right, &wrong]);
     assert_eq!(pinned(&right).code, 0);
 }
+    must(&user, &add(&sshd, &["--no-check"]));
+    let tried = format!("tried {} ED25519 {}, as root", sshd.file("user").display(), fingerprint(&sshd, "user.pub"));
+    let words = [&tried, "no agent was asked", "the server lets in by publickey", "user.pub in ~/.ssh/authorized_keys"];
+    let ran = user.run(&["servers", "check", "box"]);
+    ran.assert_failed(6, &words);
+    let key = fs::read_to_string(sshd.file("user.pub")).unwrap();
+    assert!(!ran.err.contains("debug1") && !ran.err.contains(key.split(' ').nth(1).unwrap()), "{ran}");
+    let ran = user.run(&["servers", "check", "box", "--json"]);
+    let result: serde_json::Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
+    let detail = result["servers"][0]["detail"].as_array().unwrap();
+    assert!(detail.iter().any(|line| line == tried.as_str()), "{result}");
 
 #[test]
 fn a_new_host_key_is_accepted_on_request_and_a_changed_one_never() {

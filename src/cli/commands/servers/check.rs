@@ -172,6 +172,7 @@ fn summary(server: &Server, walked: &Result<Well, Failed>) -> serde_json::Value 
             "kind": e.kind(),
             "why": e.to_string(),
             "hint": e.next_step(),
+            "detail": e.detail(),
         }),
     }
 }

@@ -142,11 +142,11 @@ impl Session {
         kept::sweep(&dir, SystemTime::now());
         // A connection that stands shows no host key, so whoever asks about it makes one.
         let kept = match means.keep && !alone && *host_keys == HostKeys::AsConfigured {
-            true => Kept::find(&dir, &[means.key(), destination.key()].concat(), interrupt)?,
+            true => Kept::find(&dir, &[means.key(&destination.arguments), destination.key()].concat(), interrupt)?,
             false => None,
         };
         let files = Files::new(&dir, kept)?;
-        let mut command = program("TAKO_SSH", "ssh");
+        let mut command = program("TAKO_SSH", "ssh", &destination.arguments);
         let mut options = files.options();
         options.extend(match host_keys {
             HostKeys::AsConfigured => None,

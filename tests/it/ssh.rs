@@ -241,6 +241,41 @@ fn an_alias_of_ssh_config_is_enough() {
 }
 
 #[test]
+fn options_of_one_server_are_for_it_alone_and_win_over_those_for_all() {
+    let (server, sshd, user) = nearby();
+    let other = Sshd::start(&server);
+    sshd.join(&other);
+    fs::create_dir_all(user.home()).unwrap();
+    let config = user.home().join("config.toml");
+    // Where nothing listens: only what is more special leads anywhere.
+    fs::write(&config, "# mine\n[ssh]\noptions = [\"Port=1\", \"User=nobody-at-all\"]\n").unwrap();
+    let [one, two] = [&sshd, &other].map(|sshd| format!("Port={}", sshd.port));
+    user.run(&["servers", "add", "127.0.0.1", "--name", "one"]).assert_failed(6, &["one", "refused"]);
+    for (name, port) in [("one", &one), ("two", &two)] {
+        let words = ["servers", "add", "127.0.0.1", "--name", name, "--ssh-option", port, "--ssh-option", "User=root"];
+        user.must(&words);
+    }
+    assert_eq!(
+        (sshd.connections(), other.connections()),
+        (1, 1),
+        "each by its own, and none by the other's connection"
+    );
+    user.must(&["status", "--all"]);
+    assert_eq!((sshd.connections(), other.connections()), (1, 1));
+    let shown = user.must(&["servers", "ls"]);
+    assert!(shown.out.contains("SSH OPTIONS") && shown.out.contains(&format!("{two}, User=root")), "{shown}");
+    let listed = user.result(&["servers", "ls", "--json"]);
+    assert_eq!(listed["servers"][0]["ssh_options"], serde_json::json!([one, "User=root"]));
+    let checked = user.must(&["servers", "check", "one"]);
+    assert!(checked.out.contains(&format!("root@127.0.0.1 port {}", sshd.port)), "{checked}");
+    assert!(checked.out.contains(&format!("with {one}, User=root")), "{checked}");
+    let text = fs::read_to_string(&config).unwrap();
+    assert!(text.starts_with("# mine\n[ssh]\n"), "{text}");
+    fs::write(&config, text.replace("\"User=root\"", "\"RemoteCommand=id\"")).unwrap();
+    user.run(&["servers", "ls"]).assert_failed(3, &["`RemoteCommand=id` is for tako to set", "config.toml:"]);
+}
+
+#[test]
 fn a_jump_host_is_gone_through_and_named_when_it_fails() {
     let (server, sshd, user) = nearby();
     let mut jump = Sshd::start(&server);

@@ -262,6 +262,11 @@ pub(crate) const COMMANDS: &[Command] = &[
                     value("description", "TEXT", "a note for yourself"),
                     value("target", "TARGET", "such as linux-x86_64-glibc; asked of the server by default"),
                     value(
+                        "ssh-option",
+                        "OPTION",
+                        "for ssh, such as ConnectTimeout=30 or \"-J bastion\"; may be repeated",
+                    ),
+                    value(
                         "fingerprint",
                         "SHA256",
                         "the only host key to accept, such as SHA256:Ab12…; what to give in a script",

@@ -78,7 +78,7 @@ pub(crate) enum Reached {
 /// Config for what `ssh` does not take, Timeout, NotFound without an `ssh` on this machine, Interrupted.
 pub(crate) fn resolve(server: &Server, interrupt: &Interrupt) -> Result<Resolved> {
     let destination = Destination::of(server)?;
-    let mut command = program("TAKO_SSH", "ssh");
+    let mut command = program("TAKO_SSH", "ssh", &destination.arguments);
     command.arg("-G");
     let (mut ssh, out, err) = start(&mut command, &destination, None, |mut stdout| {
         let mut text = Vec::new();
@@ -103,7 +103,7 @@ pub(crate) fn resolve(server: &Server, interrupt: &Interrupt) -> Result<Resolved
 /// As [`resolve`]; a login that fails is none.
 pub(crate) fn login(server: &Server, interrupt: &Interrupt) -> Result<Login> {
     let destination = Destination::of(server)?;
-    let mut command = program("TAKO_SSH", "ssh");
+    let mut command = program("TAKO_SSH", "ssh", &destination.arguments);
     // The first value of an option wins.
     command.args(["-o", "LogLevel=DEBUG1", "-o", "ControlMaster=no", "-o", "ControlPath=none"]);
     let (mut ssh, out, err) = start(&mut command, &destination, Some(COMMAND), |stdout| {

@@ -11,6 +11,7 @@ fn server() -> Server {
         user: None,
         description: None,
         target: None,
+        ssh_options: Vec::new(),
     }
 }
 

@@ -582,6 +582,66 @@ fn two_servers_ask_one_after_the_other() {
     configure(&sshd, "StrictHostKeyChecking ask\n");
     for (sshd, name) in [(&sshd, "one"), (&other, "two")] {
         let port = sshd.port.to_string();
+#[test]
+fn a_jump_host_that_is_new_is_a_question_of_its_own() {
+    let (_server, [sshd, jump], user, [right, of_jump]) = behind_a_jump_host();
+    let known = || fs::read_to_string(sshd.known_hosts()).unwrap().lines().count();
+    let asked = |answer: &str| {
+        let words = ["servers", "add", "inner", "--fingerprint", &right].map(Into::into);
+        let mut terminal = Terminal::start(&user, &words);
+        terminal.expect(&format!("inner is reached by way of [127.0.0.1]:{}, which is new.", jump.port));
+        terminal.expect(&format!("ED25519  {of_jump}"));
+        terminal.expect("[y/N/paste fingerprint]");
+        terminal.type_in(answer);
+        terminal.end()
+    };
+    let (code, said) = asked("\r");
+    assert!(code == 6 && said.contains("was not accepted") && known() == 0, "{code}: {said}");
+    let (code, said) = asked(&format!("{right}\r"));
+    assert!(code == 6 && said.contains("is not the expected one") && known() == 0, "{code}: {said}");
+    let (code, said) = asked(&format!("{of_jump}\r"));
+    assert!(code == 0 && said.contains("inner added") && known() == 2, "{code}: {said}");
+    assert!(!said.contains("is new"), "the server's own key was said beforehand: {said}");
+}
+
+#[test]
+fn an_ssh_that_cannot_ask_through_us_asks_nothing_and_is_named() {
+    let (_server, sshd, user) = nearby();
+    configure(&sshd, "StrictHostKeyChecking ask\n");
+    let known = fs::read_to_string(sshd.known_hosts()).unwrap();
+    let right = fingerprint(&sshd, "host.pub");
+    let (old, log) = (user.dir.path().join("old-ssh"), user.dir.path().join("asked-for"));
+    fs::create_dir_all(user.home()).unwrap();
+    fs::write(user.home().join("config.toml"), format!("[ssh]\nssh_path = \"{}\"\n", old.display())).unwrap();
+    for version in ["OpenSSH_7.9p1 Debian-10+deb10u4, OpenSSL 1.1.1n  15 Mar 2022", "Dropbear v2022.83"] {
+        let text = format!(
+            "#!/bin/sh\nif [ \"$1\" = -V ]; then echo '{version}' >&2; exit 0; fi\nunset SSH_ASKPASS_REQUIRE\n\
+             echo \"$*\" >> {}\nexec ssh \"$@\"\n",
+            log.display()
+        );
+        program(&old, &text);
+        let on_a_terminal = |more: &[&str]| {
+            let words = [add(&sshd, &[]), more.iter().map(ToString::to_string).collect()].concat();
+            Terminal::start(&user, &words).end()
+        };
+        fs::write(sshd.known_hosts(), "").unwrap();
+        for more in [&[][..], &["--fingerprint", &right]] {
+            let (code, said) = on_a_terminal(more);
+            assert!(code == 6 && said.contains("its host key is not known here"), "{code}: {said}");
+            assert!(said.contains("older than OpenSSH 8.4") && !said.contains("is new."), "{said}");
+        }
+        fs::write(sshd.known_hosts(), &known).unwrap();
+        let (code, said) = on_a_terminal(&["--fingerprint", &right]);
+        assert_eq!(code, 0, "{said}");
+    }
+    let asked_for = fs::read_to_string(&log).unwrap();
+    assert!(asked_for.lines().count() >= 6, "{asked_for}");
+    assert!(
+        asked_for.lines().all(|line| line.contains("BatchMode=yes") && !line.contains("BatchMode=no")),
+        "{asked_for}"
+    );
+}
+
         user.must(&["servers", "add", "127.0.0.1", "--name", name, "--port", &port, "--no-check"]);
     }
     sshd.join(&other);

@@ -283,6 +283,14 @@ fn fill(table: &mut Table, server: &Server) {
         ("libc", libc),
     ];
     let values = texts.map(|(key, text)| (key, text.map(Value::from)));
+    for (key, value) in values.into_iter().chain([("port", server.port.map(|p| i64::from(p).into()))]) {
+        match value {
+            Some(value) => put(table, key, value),
+            None => {
+                table.remove(key);
+            }
+        }
+    }
     let options: Vec<&str> = server.ssh_options.iter().map(SshOption::as_str).collect();
     // Comments within a list are lost when it is written anew, so one that says the same stays.
     let there = table.get("ssh_options").and_then(Item::as_array);
@@ -291,14 +299,6 @@ fn fill(table: &mut Table, server: &Server) {
         [] => drop(table.remove("ssh_options")),
         _ if is_same => {}
         options => put(table, "ssh_options", options.iter().copied().collect::<Array>()),
-    }
-    for (key, value) in values.into_iter().chain([("port", server.port.map(|p| i64::from(p).into()))]) {
-        match value {
-            Some(value) => put(table, key, value),
-            None => {
-                table.remove(key);
-            }
-        }
     }
 }
 

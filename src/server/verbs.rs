@@ -84,8 +84,8 @@ pub(crate) fn serve(daemon: &Arc<Daemon>, session: &mut Session, request: Reques
         Request::Delete { app } => delete(daemon, session, app),
         Request::Run(order) => running::run(daemon, session, order),
         Request::RunRelease(order) => running::release(daemon, session, order),
-        // Of a command that ended meanwhile.
-        Request::Input(_) => Ok(Outcome::Nothing),
+        // Of a command that ended meanwhile; and that somebody is there.
+        Request::Input(_) | Request::Beat => Ok(Outcome::Nothing),
         Request::Discard { app, version } => running::discard(daemon, session, &app, version),
         Request::SecretsHash { app } => secrets_hash(daemon, &app),
         Request::Secrets { app, secrets: new } => secrets(daemon, session, &app, new),
@@ -147,8 +147,6 @@ fn lock(daemon: &Daemon, session: &mut Session, app: AppId, version: Option<&Ver
         return Err(Error::new(Kind::Refused, format!("one client can lock {MAX_LOCKS} apps at most")));
     }
     let held = daemon.locks.take(&app, &session.who, Purpose::Deploy, version)?;
-    // Until it is unpacked.
-    held.at("uploading");
     session.locks.insert(app, Arc::new(held));
     Ok(Outcome::Reply(Reply::Done))
 }
@@ -207,6 +205,8 @@ fn prepare(daemon: &Arc<Daemon>, session: &Session, manifest: Manifest) -> Resul
         let Daemon { layout, runtimes, users, .. } = &*daemon;
         let user = users.of(&manifest.app)?;
         Preparing { layout, runtimes, manifest: &manifest, user, gone: &gone }.run(&mut say)?;
+        // From here on it may wait for the other servers.
+        lock.at("prepared");
         Ok(Reply::Done)
     })
 }
@@ -353,6 +353,11 @@ impl Session {
     pub fn let_go(&mut self) {
         self.gone.store(true, Ordering::Relaxed);
         self.locks.clear();
+    }
+
+    /// Whether somebody may be waiting for this client to be done.
+    pub fn holds_locks(&self) -> bool {
+        !self.locks.is_empty()
     }
 
     fn held(&self, app: &AppId) -> Result<Arc<Held>> {

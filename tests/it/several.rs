@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use serde_json::Value;
 
 use crate::http::Client;
-use crate::sandbox::{HOST, Ran, Server, Sshd, User, wait_for};
+use crate::sandbox::{HOST, Ran, Running, Server, Sshd, User, wait_for};
 
 /// Two servers of one environment, and their user, who has deployed to both.
 struct Fleet {
@@ -159,6 +159,69 @@ fn logs_are_one_stream_of_all_servers_and_so_are_their_requests() {
     user.run(&["logs", "--access", "--instance", "1"]).assert_failed(2, &["--instance"]);
     let plain = user.must(&["logs"]);
     assert!(plain.out.contains("[one] #1 ") && plain.out.contains("[two] #1 "), "{plain}");
+}
+
+#[test]
+fn the_last_lines_are_those_of_all_servers_together() {
+    let fleet = Fleet::new();
+    let user = &fleet.user;
+    let page = "const page = pages[";
+    user.write(
+        "index.mjs",
+        &user.read("index.mjs").replace(page, &format!("console.log(searchParams.get(\"say\"));\n  {page}")),
+    );
+    fleet.deploy();
+    let mut clients = [0, 1].map(|n| Client::plain(fleet.servers[n].http, HOST).unwrap());
+    let mut say = |server: usize, what: &str| {
+        assert_eq!(clients[server].get(&format!("/?say=said-{what}")).unwrap().status, 200);
+    };
+    let lines = |more: &[&str]| {
+        let ran = user.must(&[&["logs", "--grep", "said-", "--json"], more].concat());
+        events(&ran, "log")
+    };
+    let all_of = |count: usize| {
+        wait_for("all lines to be written down", || Some(lines(&["--since", "1h"])).filter(|all| all.len() == count))
+    };
+    for n in 0..6 {
+        say(0, &n.to_string());
+        say(1, &n.to_string());
+    }
+    (6..10).for_each(|n| say(0, &n.to_string()));
+    let all = all_of(16);
+    let times: Vec<u64> = all.iter().map(|line| line["at_ms"].as_u64().unwrap()).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    for count in [0, 1, 3, 7, 16, 40] {
+        let last = lines(&["--lines", &count.to_string()]);
+        assert_eq!(last, all[16 - count.min(16)..], "--lines {count}");
+    }
+    // Of four only the first server's are the last.
+    assert!(lines(&["--lines", "4"]).iter().all(|line| line["server"] == "one"));
+
+    (0..5).for_each(|_| say(1, "again"));
+    let all = all_of(21);
+    let shown = user.must(&["logs", "--grep", "said-", "--lines", "6"]).out;
+    let shown: Vec<&str> = shown.lines().collect();
+    assert!(shown.len() == 2 && shown[0].ends_with("[one] #1 said-9"), "{shown:?}");
+    assert!(shown[1].ends_with("[two] #1 said-again  × 5"), "{shown:?}");
+
+    // Before what is followed, too.
+    let told = user.dir.path().join("told");
+    let mut follow = user.command(&["logs", "--tail", "--lines", "6", "--grep", "said-", "--json"]);
+    let mut follow = Running(follow.stdout(std::fs::File::create(&told).unwrap()).spawn().unwrap());
+    let told = |count: usize| {
+        wait_for("what is followed to be told", || {
+            let text = std::fs::read_to_string(&told).unwrap();
+            let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            (lines.len() >= count).then_some(lines)
+        })
+    };
+    assert_eq!(told(6), all[15..]);
+    say(0, "now");
+    assert_eq!(told(7)[6]["text"], "said-now");
+    say(1, "then");
+    let told = told(8);
+    assert_eq!((told.len(), &told[7]["text"], &told[7]["server"]), (8, &"said-then".into(), &"two".into()));
+    follow.kill();
 }
 
 #[test]

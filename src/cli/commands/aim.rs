@@ -249,7 +249,8 @@ mod tests {
     }
 
     fn server(s: &str) -> Server {
-        Server { name: name(s), host: s.into(), port: None, user: None, description: None, target: None }
+        let (port, user, description, target) = (None, None, None, None);
+        Server { name: name(s), host: s.into(), port, user, description, target, ssh_options: Vec::new() }
     }
 
     fn map(env: &str, written: &[&str], known: &[&str], wanted: &[&str]) -> Result<Mapping> {

@@ -121,7 +121,7 @@ pub(crate) const COMMANDS: &[Command] = &[
         flags: &[
             ENV,
             Flag { name: "tail", short: Some('f'), takes: Takes::Nothing, help: "go on until Ctrl-C" },
-            value("lines", "N", "the last N lines that match; by default 100, or all of the time that is given"),
+            value("lines", "N", "the last N lines of all servers that match; by default 100, or all of the time given"),
             value("since", "TIME", "not before: 90s, 30m, 2h or 3d ago, or a time such as 2026-11-22T07:30"),
             value("until", "TIME", "not after"),
             value("days", "N", "not older than N days"),
@@ -262,6 +262,11 @@ pub(crate) const COMMANDS: &[Command] = &[
                     value("port", "PORT", "the port of sshd; ssh decides by default"),
                     value("description", "TEXT", "a note for yourself"),
                     value("target", "TARGET", "such as linux-x86_64-glibc; asked of the server by default"),
+                    value(
+                        "ssh-option",
+                        "OPTION",
+                        "for ssh, such as ConnectTimeout=30 or \"-J bastion\"; may be repeated",
+                    ),
                     value(
                         "fingerprint",
                         "SHA256",

@@ -128,6 +128,11 @@ impl Wanted {
         }
     }
 
+    /// The last so many of all servers together, and so of each.
+    pub fn lines(&self) -> Option<u32> {
+        self.lines
+    }
+
     pub fn nothing_found(&self, app: &AppId, servers: &[&str]) -> String {
         let on = servers.join(", ");
         match self.typed.is_empty() {

@@ -43,6 +43,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::Runtime;
 use crate::proto::target::Target;
 use bundle::Source;
+use cache::Kept;
 use container::{Wanted, Where};
 use entry::Entry;
 use environment::Environment;
@@ -102,6 +103,11 @@ pub(crate) struct Built {
 impl Order {
     pub fn target_names(&self) -> String {
         self.targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What the name of the image for `target` stands for, where it is built in one and somebody knows.
+    fn image_now(&self, target: Target, interrupt: Option<&Interrupt>) -> Result<Option<String>> {
+        self.place.image(target).map_or(Ok(None), |image| container::identity::identity(image, interrupt))
     }
 }
 
@@ -172,7 +178,12 @@ pub(crate) fn planned(project: &Project, order: &Order, anew: bool) -> Result<Ve
     let artifacts = project.dir.join(".tako/artifacts");
     let one = |target: &Target| {
         let file = cache::file(&artifacts, *target, &cache::key(project, order, *target)?);
-        let packed = if anew { None } else { cache::look(&file) };
+        let kept = if anew { None } else { cache::look(&file) };
+        let now = match &kept {
+            Some(_) => order.image_now(*target, None)?,
+            None => None,
+        };
+        let packed = kept.filter(|kept| kept.is_of(now.as_deref())).map(|kept| kept.packed);
         let steps = order.steps.iter().map(Step::title).collect();
         Ok(Planned { target: *target, packed, steps })
     };
@@ -222,10 +233,14 @@ impl Making<'_> {
             left_out.iter().for_each(|path| say(Said::Doing(&format!("the source archive cannot hold {path:?}"))));
             Ok(())
         };
-        if !anew && let Some((packed, natives)) = cache::find(&file)? {
-            keep_sources(&order.source.root)?;
-            let how = "from the cache, nothing changed".into();
-            return Ok(Built { target, file, packed, natives, cached: true, how });
+        if !anew && let Some(kept) = cache::find(&file)? {
+            if kept.is_of(order.image_now(target, Some(interrupt))?.as_deref()) {
+                keep_sources(&order.source.root)?;
+                let how = "from the cache, nothing changed".into();
+                let Kept { packed, natives, image: _ } = kept;
+                return Ok(Built { target, file, packed, natives, cached: true, how });
+            }
+            say(Said::Doing("build again: the image is another one than last time"));
         }
         if waited && bundle::collect(&project.dir)?.hash != order.source.hash {
             return Err(Error::new(Kind::Refused, "the sources changed while another build was waited for")
@@ -243,7 +258,7 @@ impl Making<'_> {
         }
         let tree = tree::make(&dir, &order.source, &order.steps, modules, interrupt)?;
         keep_sources(&tree)?;
-        self.steps(&tree, &rule, target)?;
+        let image = self.steps(&tree, &rule, target)?;
         let app = tree.join(&order.source.app);
         preset::write_entry(&app, &order.recipe)?;
         assets::merge(&tree, &order.source.root, &app, &preset::assets(&app, &order.recipe))?;
@@ -258,7 +273,7 @@ impl Making<'_> {
             .filter(|(path, _)| files.iter().any(|f| f.starts_with(path)))
             .for_each(|(_, said)| say(Said::Warning(said)));
         say(Said::Doing(&format!("pack {} files", files.len())));
-        let packed = cache::store(&file, &natives, |temp| pack(&tree, &files, temp))?;
+        let packed = cache::store(&file, &natives, image, |temp| pack(&tree, &files, temp))?;
         cache::prune(artifacts, &file);
         let how = match order.steps.last() {
             Some(step) => format!("{} · {} files", step.title(), files.len()),
@@ -275,7 +290,8 @@ impl Making<'_> {
         }
     }
 
-    fn steps(&self, tree: &Path, rule: &Rule<'_>, target: Target) -> Result<()> {
+    /// Tells which image a container was of.
+    fn steps(&self, tree: &Path, rule: &Rule<'_>, target: Target) -> Result<Option<String>> {
         let Making { project, order, interrupt, say, .. } = *self;
         let Some(image) = order.place.image(target) else {
             let environment = order.environment.for_target(target);
@@ -286,7 +302,7 @@ impl Making<'_> {
                 let mut on = |line: &str| say(Said::Output(line));
                 stage::run(tree, &order.source, &environment, step, interrupt, &mut on)?;
             }
-            return Ok(());
+            return Ok(None);
         };
         let assets = order.recipe.assets().iter().map(|asset| asset.strip_suffix('?').unwrap_or(asset));
         let assets: Vec<PathBuf> = assets.map(|asset| order.source.app.join(asset)).collect();

@@ -18,6 +18,7 @@ pub(crate) mod identity;
 mod stream;
 mod verdict;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -86,6 +87,8 @@ pub(super) struct Work<'a> {
     pub runtime: Runtime,
     pub source: &'a Source,
     pub steps: &'a [Step],
+    /// What its commands see besides, all of it committed with the project.
+    pub vars: &'a BTreeMap<String, String>,
     pub target: Target,
     pub image: &'a str,
     /// The clean tree to copy in; the built one takes its place.
@@ -164,7 +167,8 @@ impl<'a> Container<'a> {
         // The name is ours and known before there is a container, so that an interrupt finds it.
         let container = Container { docker, name: format!("tako-build-{random}") };
         let volumes = argv::volumes(work.runtime, work.target, work.image);
-        let env = [format!("TAKO_TARGET={}", work.target), format!("TAKO_BUILD={}", work.source.version)];
+        let mut env = vec![format!("TAKO_TARGET={}", work.target), format!("TAKO_BUILD={}", work.source.version)];
+        env.extend(work.vars.iter().map(|(name, value)| format!("{name}={value}")));
         let create = argv::create(&container.name, label, docker.about, &env, &volumes);
         docker.settle(&create, "create a container")?;
         Ok(container)

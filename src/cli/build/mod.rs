@@ -32,6 +32,7 @@ pub(crate) mod tree;
 pub(crate) mod turn;
 pub(crate) mod verdict;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::interrupt::Interrupt;
@@ -105,6 +106,11 @@ impl Order {
         self.targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 
+    /// The variables of `[vars]` that the build sees, too.
+    pub fn vars(&self) -> impl Iterator<Item = &str> {
+        self.environment.vars().keys().map(String::as_str)
+    }
+
     /// What the name of the image for `target` stands for, where it is built in one and somebody knows.
     fn image_now(&self, target: Target, interrupt: Option<&Interrupt>) -> Result<Option<String>> {
         self.place.image(target).map_or(Ok(None), |image| container::identity::identity(image, interrupt))
@@ -124,11 +130,11 @@ pub(crate) enum Said<'a> {
     Output(&'a str),
 }
 
-/// Resolves everything that a build depends on, and writes nothing into the project.
+/// Resolves everything that a build for an environment with `vars` depends on, and writes nothing into the project.
 ///
 /// # Errors
 /// Config naming what is wrong with the project.
-pub(crate) fn order(project: &Project, wish: Wish) -> Result<Order> {
+pub(crate) fn order(project: &Project, vars: &BTreeMap<String, String>, wish: Wish) -> Result<Order> {
     let Effective { recipe, locked, notes } = preset::effective(project, wish)?;
     let include = Globs::parse(recipe.include()).context(|| "[build] include".into())?;
     let exclude = Globs::parse(&recipe.exclude()).context(|| "[build] exclude".into())?;
@@ -143,7 +149,10 @@ pub(crate) fn order(project: &Project, wish: Wish) -> Result<Order> {
     let steps = preset::steps(project, &recipe, &source, &facts)?;
     let runtime_version = preset::runtime_version(project, &source);
     // After the runtime was asked for: that may have made `mise` install it. A container has its own.
-    let environment = Environment::of(&source, if place == Where::Here { &steps } else { &[] })?;
+    let environment = match place {
+        Where::Here => Environment::of(&source, &steps, vars)?,
+        Where::Container { .. } => Environment::of_container(&steps, vars),
+    };
     let (named, targets) = match named.is_empty() {
         true => (false, vec![Target::of_this_machine()?]),
         false => (true, named),
@@ -293,6 +302,10 @@ impl Making<'_> {
     /// Tells which image a container was of.
     fn steps(&self, tree: &Path, rule: &Rule<'_>, target: Target) -> Result<Option<String>> {
         let Making { project, order, interrupt, say, .. } = *self;
+        let vars: Vec<&str> = order.vars().collect();
+        if !vars.is_empty() {
+            say(Said::Doing(&format!("with {} of [vars]", vars.join(", "))));
+        }
         let Some(image) = order.place.image(target) else {
             let environment = order.environment.for_target(target);
             for step in &order.steps {
@@ -310,9 +323,17 @@ impl Making<'_> {
             enters: &|dir| rule.enters(dir) || assets.iter().any(|a| a.starts_with(dir) || dir.starts_with(a)),
             ships: &|path| rule.ships(path) || assets.iter().any(|a| path.starts_with(a)),
         };
-        let (source, steps, runtime) = (&order.source, &order.steps[..], project.runtime);
-        let work =
-            container::Work { project: &project.dir, runtime, source, steps, target, image, tree, wanted: &wanted };
+        let work = container::Work {
+            project: &project.dir,
+            runtime: project.runtime,
+            source: &order.source,
+            steps: &order.steps,
+            vars: order.environment.vars(),
+            target,
+            image,
+            tree,
+            wanted: &wanted,
+        };
         container::run(&work, interrupt, say)
     }
 }

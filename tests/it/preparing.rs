@@ -228,7 +228,7 @@ fn bun_installs_what_the_lockfile_says() {
 
 #[test]
 fn deno_installs_what_the_lockfile_says() {
-    installs_from("deno.lock", "deno", "deno install --frozen");
+    installs_from("deno.lock", "deno", "deno install --frozen --prod");
 }
 
 #[test]

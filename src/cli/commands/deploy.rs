@@ -107,12 +107,12 @@ fn check(ui: &Ui, args: &Args) -> Result<Checked> {
     let env_name = aim::env_name(args)?;
     let env = project.env(&env_name)?;
     let wish = aim::preset_wish(args);
-    let mut order = build::order(&project, wish)?;
+    let mut order = build::order(&project, &env.vars, wish)?;
     let secrets = secrets(ui, &project, &env_name)?;
     let (servers, written) = servers(ui, args, &project, &env_name, env)?;
     if written {
         // `tako.toml` is a source like any other: the same tree must have the same version the next time.
-        order = build::order(&project, wish)?;
+        order = build::order(&project, &env.vars, wish)?;
     }
     order.notes.iter().for_each(|note| ui.note(note));
     order.warnings.iter().for_each(|warning| ui.warn(warning));

@@ -67,11 +67,12 @@ impl Preparing<'_> {
         if marker.is_file() {
             return Ok(());
         }
-        if let Some(program) = &runtime {
-            self.compare_versions(program, said);
+        let found = runtime.as_deref().and_then(|program| runtime::version_of(layout, program));
+        if let (Some(program), Some(found)) = (&runtime, &found) {
+            self.compare_versions(program, found, said);
         }
         let beside: Vec<PathBuf> = runtime.iter().filter_map(|p| p.parent()).map(Path::to_owned).collect();
-        if let Some((words, dir)) = self.installer() {
+        if let Some((words, dir)) = self.installer(found.as_deref()) {
             said(format!("install dependencies ({})", words.join(" ")));
             self.install(&words, dir, &beside)?;
             self.sync_all()?;
@@ -85,8 +86,8 @@ impl Preparing<'_> {
     }
 
     /// What installs the dependencies, and where: beside the nearest lockfile, from the app's folder up to the release's
-    /// root.
-    pub(super) fn installer(&self) -> Option<(Vec<String>, PathBuf)> {
+    /// root. `version` is that of the runtime.
+    pub(super) fn installer(&self, version: Option<&str>) -> Option<(Vec<String>, PathBuf)> {
         let Preparing { layout, manifest, .. } = *self;
         let dir = layout.app_dir(manifest);
         match &manifest.install {
@@ -99,7 +100,7 @@ impl Preparing<'_> {
         up.map(Path::to_owned).find_map(|d| {
             let read = |file: &str| beginning_of(&d.join(file));
             let folder = Folder { has: &|file| d.join(file).is_file(), read: &read };
-            let argv = packages::production(manifest.runtime, &folder)?;
+            let argv = packages::production(manifest.runtime, version, &folder)?;
             Some((argv.into_iter().map(str::to_owned).collect(), d))
         })
     }
@@ -162,13 +163,11 @@ impl Preparing<'_> {
     }
 
     /// A runtime of another version than the build had may well do, but it is worth a word.
-    fn compare_versions(&self, program: &Path, said: &mut dyn FnMut(String)) {
+    fn compare_versions(&self, program: &Path, found: &str, said: &mut dyn FnMut(String)) {
         let Manifest { app, runtime, .. } = self.manifest;
         debug_assert!(*runtime != Runtime::Binary, "a binary has no runtime");
         let Some(wanted) = runtime::wanted(self.manifest) else { return };
-        if let Some(found) = runtime::version_of(self.layout, program)
-            && found != wanted
-        {
+        if found != wanted {
             said(format!("use {} {found} of this server, {wanted} was built for", runtime.as_str()));
             log::warn!("app={app} wants {} {wanted}, found {found} at {}", runtime.as_str(), program.display());
         }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::child::{Owned, Tail};
 use super::config::inventory::Server;
@@ -41,8 +41,6 @@ pub(crate) use sending::Parcel;
 const MAX_AHEAD: usize = 64;
 /// Connection attempts where another one may help.
 const ATTEMPTS: u32 = 3;
-/// Beats within the time after which a server takes a silent client for gone: some may be late.
-const BEATS: u32 = 6;
 
 /// Where a server is.
 #[derive(Debug, Clone)]
@@ -142,10 +140,8 @@ impl Remote {
         link.stands().map_err(|e| (e, Retry::Never))?;
         tell(&format!("{name}: said hello after {} ms", started.elapsed().as_millis()));
         let protocol = PROTOCOL.common(hello.protocol).ok_or_else(|| (incompatible(&name, &hello), Retry::Never))?;
-        let beat = hello.lease_ms.map(|ms| Duration::from_millis(ms) / BEATS);
-        let client = env!("CARGO_PKG_VERSION").into();
-        let greeting = Greeting { protocol, client, who: who(), beats: beat.is_some() };
-        let calls = start_writer(stdin, greeting, beat);
+        let greeting = Greeting { protocol, client: env!("CARGO_PKG_VERSION").into(), who: who() };
+        let calls = start_writer(stdin, greeting);
         let interrupt = interrupt.clone();
         Ok(Remote { name, hello, noise, next_id: 1, calls, answers, heard, link, interrupt, no_sftp: false })
     }
@@ -344,19 +340,12 @@ fn start_reader(stdout: ChildStdout, heard: Arc<LastHeard>) -> (Receiver<Greeted
     (hellos, answers)
 }
 
-/// Writes the greeting and then calls, so that a server which does not read cannot hang us. Between calls it says that we
-/// are there, to a server that wants to know: when this machine is gone, so are its locks.
-fn start_writer(mut stdin: ChildStdin, greeting: Greeting, beat: Option<Duration>) -> Sender<Call> {
+/// Writes the greeting and then calls, so that a server which does not read cannot hang us.
+fn start_writer(mut stdin: ChildStdin, greeting: Greeting) -> Sender<Call> {
     let (call, calls) = bounded::<Call>(1);
-    let next = move || match beat.map(|beat| calls.recv_timeout(beat)) {
-        None => calls.recv().ok(),
-        Some(Ok(call)) => Some(call),
-        Some(Err(RecvTimeoutError::Timeout)) => Some(Call { id: 0, request: Request::Beat }),
-        Some(Err(RecvTimeoutError::Disconnected)) => None,
-    };
     thread::spawn(move || {
         let mut sent = wire::send(&mut stdin, &greeting);
-        while let (Ok(()), Some(call)) = (&sent, next()) {
+        while let (Ok(()), Ok(call)) = (&sent, calls.recv()) {
             sent = wire::send(&mut stdin, &call);
         }
         let _ = stdin.flush();

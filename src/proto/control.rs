@@ -39,10 +39,6 @@ pub(crate) struct Hello {
     pub clock_ms: u64,
     /// Where uploads go: an absolute folder, on the file system of the releases.
     pub incoming: String,
-    /// A client that holds a lock, said that it beats, and then says nothing for so long is taken for gone. An older
-    /// server waits for the network to tell.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lease_ms: Option<u64>,
 }
 
 /// The first line from the client.
@@ -54,9 +50,6 @@ pub(crate) struct Greeting {
     pub client: String,
     /// Who is there, for locks and the release log: `ana@laptop`.
     pub who: String,
-    /// It sends `Beat` when it has nothing else to say.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub beats: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -150,8 +143,6 @@ pub(crate) enum Request {
     /// The next piece of an upload, where there is no sftp; needs the lock. → `Reply::Incoming`. Several may be sent ahead;
     /// when one is refused, so are those after it.
     Put(Piece),
-    /// Still there; without an answer.
-    Beat,
 }
 
 /// A piece of an upload on this connection. The last one gives the file its name, the others are in [`part_of`] it.
@@ -326,10 +317,6 @@ pub(crate) enum Notice {
         lines: Vec<LogLine>,
         #[serde(default)]
         missed: u64,
-        /// What was kept has been told up to here; what comes after it is told as it is said. A server that does not know
-        /// of this never says so.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        up_to_date: bool,
     },
     /// Of a command, in the order of each stream.
     Output { stream: Stream, bytes: Blob },
@@ -339,6 +326,10 @@ pub(crate) enum Notice {
     Beat,
     /// What the notices after this one are about.
     Joined(Joined),
+        /// What was kept has been told up to here; what comes after it is told as it is said. A server that does not know
+        /// of this never says so.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        up_to_date: bool,
 }
 
 /// A rollout that somebody else began.

@@ -23,7 +23,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::{Answer, Body};
 use crate::proto::wire;
 use crate::sys;
-use connection::{Connection, LEASE, hello};
+use connection::{Connection, hello};
 
 /// Connections at a time: a thread each, and a deploy needs one.
 const MAX_CONNECTIONS: usize = 64;
@@ -178,7 +178,7 @@ fn make_room(path: &Path) -> Result<()> {
 fn turn_away(stream: &UnixStream, daemon: &Daemon, why: Error) {
     if stream.set_nonblocking(true).is_ok() {
         let mut stream = stream;
-        let _ = wire::send(&mut stream, &hello(daemon, LEASE));
+        let _ = wire::send(&mut stream, &hello(daemon));
         let _ = wire::send(&mut stream, &Answer { id: 0, body: Body::Fault(why.into()) });
     }
 }

@@ -84,8 +84,8 @@ pub(crate) fn serve(daemon: &Arc<Daemon>, session: &mut Session, request: Reques
         Request::Delete { app } => delete(daemon, session, app),
         Request::Run(order) => running::run(daemon, session, order),
         Request::RunRelease(order) => running::release(daemon, session, order),
-        // Of a command that ended meanwhile; and that somebody is there.
-        Request::Input(_) | Request::Beat => Ok(Outcome::Nothing),
+        // Of a command that ended meanwhile.
+        Request::Input(_) => Ok(Outcome::Nothing),
         Request::Discard { app, version } => running::discard(daemon, session, &app, version),
         Request::SecretsHash { app } => secrets_hash(daemon, &app),
         Request::Secrets { app, secrets: new } => secrets(daemon, session, &app, new),
@@ -353,11 +353,6 @@ impl Session {
     pub fn let_go(&mut self) {
         self.gone.store(true, Ordering::Relaxed);
         self.locks.clear();
-    }
-
-    /// Whether somebody may be waiting for this client to be done.
-    pub fn holds_locks(&self) -> bool {
-        !self.locks.is_empty()
     }
 
     fn held(&self, app: &AppId) -> Result<Arc<Held>> {

@@ -28,7 +28,6 @@ fn hello(range: (u32, u32), incoming: &Path) -> String {
         target: Target::parse("linux-x86_64-glibc").unwrap(),
         clock_ms: 1,
         incoming: incoming.display().to_string(),
-        lease_ms: None,
     };
     serde_json::to_string(&hello).unwrap() + "\n"
 }
@@ -140,22 +139,4 @@ fn an_interrupt_ends_a_wait() {
     remote.interrupt = interrupt;
     drop(trigger);
     assert_eq!(remote.call(Request::Info, &mut |_| {}).unwrap_err().kind(), Kind::Interrupted);
-}
-
-#[test]
-fn says_that_it_is_there_to_a_server_that_wants_to_know() {
-    let dir = tempfile::tempdir().unwrap();
-    let line = hello((1, 1), Path::new("/in"));
-    let line = line.replace("\"incoming\"", "\"lease_ms\":60,\"incoming\"");
-    let [said, heard] = ["said", "heard"].map(|name| dir.path().join(name));
-    let note = format!("echo \"$greeting$beat\" > {0}; mv {0} {1}", said.display(), heard.display());
-    let place = stand_in(dir.path(), &line, &format!("read -r greeting; read -r beat; {note}"));
-    let _remote = connect(&place).unwrap();
-    let until = Instant::now() + Duration::from_secs(10);
-    while !heard.exists() {
-        assert!(Instant::now() < until, "nothing is said");
-        thread::yield_now();
-    }
-    let said = fs::read_to_string(heard).unwrap();
-    assert!(said.contains("\"beats\":true") && said.contains("{\"id\":0,\"request\":\"beat\"}"), "{said}");
 }

@@ -353,8 +353,8 @@ impl<'a> Attending<'a> {
             let call: Call = serde_json::from_slice(line).context(|| "understand what a command is told".into())?;
             match call.request {
                 Request::Input(input) if call.id == self.id => self.take(input)?,
-                // Of a command that has ended; and that somebody is there.
-                Request::Input(_) | Request::Beat => {}
+                // Of a command that has ended.
+                Request::Input(_) => {}
                 _ => return Err(Error::new(Kind::Refused, "a command is running on this connection")),
             }
         }

@@ -30,10 +30,6 @@ const GREETING_TIME: Duration = Duration::from_secs(10);
 const WRITE_TIME: Duration = Duration::from_secs(30);
 /// How often a client hears that something is still being done.
 pub(super) const BEAT: Duration = Duration::from_secs(5);
-/// A client that holds a lock and is not heard of for this long has gone without a word: its machine sleeps or lost the
-/// network, which nobody tells us for hours. It beats every half minute; one beat may stand behind what an upload on the
-/// same connection has in its buffers, which is some megabytes: 180 s are enough where 40 kB/s go through.
-pub(super) const LEASE: Duration = Duration::from_secs(180);
 /// Raw text per message of log lines: six times as much once escaped still fits into a line of the protocol.
 const LINES_BYTES: usize = 64 << 10;
 /// Longest name of a client that is kept.
@@ -46,7 +42,6 @@ pub(super) struct Connection<'a> {
     pub stream: &'a UnixStream,
     pub daemon: &'a Arc<Daemon>,
     pub beat: Duration,
-    pub lease: Duration,
 }
 
 /// All that is needed to answer.
@@ -81,7 +76,7 @@ enum Presence {
 
 impl<'a> Connection<'a> {
     pub fn new(stream: &'a UnixStream, daemon: &'a Arc<Daemon>) -> Self {
-        Connection { stream, daemon, beat: BEAT, lease: LEASE }
+        Connection { stream, daemon, beat: BEAT }
     }
 
     /// A failure here is the client's or the socket's; it was told if it could be.
@@ -98,31 +93,24 @@ impl<'a> Connection<'a> {
     }
 
     fn talk(&self) -> Result<()> {
-        self.send(&hello(self.daemon, self.lease))?;
+        self.send(&hello(self.daemon))?;
         let patience = Patience {
             stream: self.stream,
             until: Cell::new(Some(Instant::now() + GREETING_TIME)),
             at_once: Cell::new(false),
-            silence: Cell::new(None),
         };
         let mut reader = wire::Reader::new(&patience);
         let Some(greeting) = reader.next::<Greeting>()? else { return Ok(()) };
         patience.until.set(None);
         check_version(greeting.protocol)?;
         let mut session = Session::new(who(&greeting.who));
-        loop {
-            patience.silence.set((greeting.beats && session.holds_locks()).then_some(self.lease));
-            let line = reader.next_line();
-            if line.is_err() && session.holds_locks() {
-                log::warn!("control: {} is not heard of any more, and what it held is free", session.who);
-            }
-            patience.silence.set(None);
-            let Some(line) = line? else { return Ok(()) };
+        while let Some(line) = reader.next_line()? {
             match serde_json::from_slice::<Call>(line) {
                 Ok(call) => self.serve(&mut session, call, &mut reader, &patience)?,
                 Err(e) => self.not_understood(line, e)?,
             }
         }
+        Ok(())
     }
 
     /// A call that we cannot read but whose number we can is a newer client's, or a slip: it gets its fault, and the
@@ -311,14 +299,12 @@ pub(super) struct Patience<'a> {
     pub until: Cell<Option<Instant>>,
     /// Says `WouldBlock` when nothing is there.
     pub at_once: Cell<bool>,
-    /// Any byte shows that somebody is there; none for this long, that nobody is.
-    pub silence: Cell<Option<Duration>>,
 }
 
 impl Read for &Patience<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let until = self.until.get().map(|until| until.saturating_duration_since(Instant::now()));
-        if let Some(left) = until.or(self.silence.get()) {
+        if let Some(until) = self.until.get() {
+            let left = until.saturating_duration_since(Instant::now());
             let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) as _ };
             let mut fds = [PollFd::from_borrowed_fd(self.stream.as_fd(), PollFlags::IN)];
             if poll(&mut fds, Some(&left))? == 0 {
@@ -335,7 +321,7 @@ impl Read for &Patience<'_> {
 }
 
 /// The first line of every connection.
-pub(super) fn hello(daemon: &Daemon, lease: Duration) -> Hello {
+pub(super) fn hello(daemon: &Daemon) -> Hello {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Hello {
         tako: MAGIC.into(),
@@ -344,6 +330,5 @@ pub(super) fn hello(daemon: &Daemon, lease: Duration) -> Hello {
         target: daemon.about.target,
         clock_ms: now.as_millis().try_into().unwrap_or(u64::MAX),
         incoming: daemon.layout.incoming().display().to_string(),
-        lease_ms: Some(lease.as_millis().try_into().unwrap_or(u64::MAX)),
     }
 }

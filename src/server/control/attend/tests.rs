@@ -27,10 +27,9 @@ fn attend(script: &str, how: Attach, limit: Option<Duration>, act: impl FnOnce(&
     theirs.set_read_timeout(Some(SOON)).unwrap();
     let daemon = world.daemon.clone();
     let serving = thread::spawn(move || {
-        let patience =
-            Patience { stream: &ours, until: Cell::new(None), at_once: Cell::new(false), silence: Cell::new(None) };
+        let patience = Patience { stream: &ours, until: Cell::new(None), at_once: Cell::new(false) };
         let mut reader = wire::Reader::new(&patience);
-        let conn = Connection { stream: &ours, daemon: &daemon, beat: SOON, lease: SOON };
+        let conn = Connection { stream: &ours, daemon: &daemon, beat: SOON };
         conn.attend(1, command, &mut reader, &patience)
     });
     act(&world, theirs);

@@ -86,6 +86,8 @@ pub(crate) fn serve(daemon: &Arc<Daemon>, session: &mut Session, request: Reques
         Request::RunRelease(order) => running::release(daemon, session, order),
         // Of a command that ended meanwhile.
         Request::Input(_) => Ok(Outcome::Nothing),
+        // It was heard, which is all.
+        Request::Beat => Ok(Outcome::Nothing),
         Request::Discard { app, version } => running::discard(daemon, session, &app, version),
         Request::SecretsHash { app } => secrets_hash(daemon, &app),
         Request::Secrets { app, secrets: new } => secrets(daemon, session, &app, new),
@@ -347,6 +349,10 @@ impl Session {
     /// What an actor is told of this client: it keeps the lock for as long as it is at it, whatever becomes of us.
     fn holding(&self, held: Arc<Held>) -> Who {
         Who { name: self.who.clone(), hold: Some(Box::new(move |step| held.at(step))) }
+    }
+
+    pub fn holds_any(&self) -> bool {
+        !self.locks.is_empty()
     }
 
     /// The client is gone: what it held is free, and what was done for it alone ends.

@@ -357,6 +357,7 @@ mod tests {
                 target: Target::parse("linux-x86_64-glibc").unwrap(),
                 clock_ms,
                 incoming: String::new(),
+                hears_beats: false,
             };
             tell_skew(&ui, &server, &hello, SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(100));
             err.text()

@@ -44,6 +44,10 @@ impl LastHeard {
         self.at_ms.store(ms, Ordering::Relaxed);
     }
 
+    pub fn ago(&self) -> Duration {
+        self.start.elapsed().saturating_sub(Duration::from_millis(self.at_ms.load(Ordering::Relaxed)))
+    }
+
     /// Whether a single byte has come in.
     pub fn any(&self) -> bool {
         self.any.load(Ordering::Relaxed)
@@ -115,8 +119,11 @@ pub(super) struct Listening<R> {
 impl<R: Read> Read for Listening<R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         let read = self.stream.read(buf)?;
-        self.heard.now();
-        self.heard.any.fetch_or(read > 0, Ordering::Relaxed);
+        // The end is not a word.
+        if read > 0 {
+            self.heard.now();
+            self.heard.any.store(true, Ordering::Relaxed);
+        }
         Ok(read)
     }
 }

@@ -23,6 +23,7 @@ fn hello(clock_ms: u64) -> Hello {
         target: Target::parse("linux-x86_64-glibc").unwrap(),
         clock_ms,
         incoming: String::new(),
+        hears_beats: false,
     }
 }
 

@@ -329,6 +329,10 @@ pub(crate) enum Notice {
         lines: Vec<LogLine>,
         #[serde(default)]
         missed: u64,
+        /// What was kept has been told up to here; what comes after it is told as it is said. A server that does not know
+        /// of this never says so.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        up_to_date: bool,
     },
     /// Of a command, in the order of each stream.
     Output { stream: Stream, bytes: Blob },
@@ -338,10 +342,6 @@ pub(crate) enum Notice {
     Beat,
     /// What the notices after this one are about.
     Joined(Joined),
-        /// What was kept has been told up to here; what comes after it is told as it is said. A server that does not know
-        /// of this never says so.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        up_to_date: bool,
 }
 
 /// A rollout that somebody else began.

@@ -37,6 +37,17 @@ pub(crate) struct Session {
     locks: BTreeMap<AppId, Arc<Held>>,
     /// Tells the work that was started for this client that it need not go on.
     gone: Arc<AtomicBool>,
+    /// It has claimed what is there of an upload, and not asked for its unpacking.
+    uploading: bool,
+}
+
+/// What is lost to others while a client is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holds {
+    Nothing,
+    Something,
+    /// The same, and what it says now comes behind the bytes of an upload.
+    Upload,
 }
 
 /// How a request goes on.
@@ -162,9 +173,10 @@ fn arrived(daemon: &Daemon, file: &str) -> Result<Outcome> {
     Ok(Outcome::Reply(Reply::Incoming { bytes: incoming::size(&daemon.layout, file)?, sha256: None }))
 }
 
-fn claim(daemon: &Arc<Daemon>, session: &Session, app: &AppId, file: String, of: u64) -> Result<Outcome> {
+fn claim(daemon: &Arc<Daemon>, session: &mut Session, app: &AppId, file: String, of: u64) -> Result<Outcome> {
     daemon.may_change()?;
     let held = session.held(app)?;
+    session.uploading = true;
     let (daemon, gone) = (daemon.clone(), session.gone.clone());
     work(held, move |_| {
         let incoming::Claimed { bytes, sha256 } = incoming::claim(&daemon.layout, &file, of, &gone)?;
@@ -181,7 +193,7 @@ fn put(daemon: &Daemon, session: &Session, piece: &Piece) -> Result<Outcome> {
 
 fn unpack(
     daemon: &Arc<Daemon>,
-    session: &Session,
+    session: &mut Session,
     app: AppId,
     version: Version,
     artifact: Artifact,
@@ -190,6 +202,7 @@ fn unpack(
     let held = session.held(&app)?;
     let (layout, user) = (daemon.layout.clone(), daemon.users.of(&app)?);
     held.at("unpacking");
+    session.uploading = false;
     work(held, move |_| release::unpack(&layout, &app, &version, &artifact, user).map(|()| Reply::Done))
 }
 
@@ -343,7 +356,7 @@ fn work(held: Arc<Held>, job: impl FnOnce(&Sender<Said>) -> Result<Reply> + Send
 
 impl Session {
     pub fn new(who: String) -> Self {
-        Session { who, locks: BTreeMap::new(), gone: Arc::default() }
+        Session { who, locks: BTreeMap::new(), gone: Arc::default(), uploading: false }
     }
 
     /// What an actor is told of this client: it keeps the lock for as long as it is at it, whatever becomes of us.
@@ -351,8 +364,12 @@ impl Session {
         Who { name: self.who.clone(), hold: Some(Box::new(move |step| held.at(step))) }
     }
 
-    pub fn holds_any(&self) -> bool {
-        !self.locks.is_empty()
+    pub fn holds(&self) -> Holds {
+        match (self.locks.is_empty(), self.uploading) {
+            (true, _) => Holds::Nothing,
+            (false, false) => Holds::Something,
+            (false, true) => Holds::Upload,
+        }
     }
 
     /// The client is gone: what it held is free, and what was done for it alone ends.

@@ -387,8 +387,7 @@ fn a_login_that_fails_tells_which_keys_were_tried() {
     let key = fs::read_to_string(sshd.file("user.pub")).unwrap();
     assert!(!ran.err.contains("debug1") && !ran.err.contains(key.split(' ').nth(1).unwrap()), "{ran}");
     let ran = user.run(&["servers", "check", "box", "--json"]);
-    let mut events = ran.out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let result = events.find(|event| event["event"] == "result").unwrap_or_else(|| panic!("{ran}"));
+    let result: serde_json::Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
     let detail = result["servers"][0]["detail"].as_array().unwrap();
     assert!(detail.iter().any(|line| line == tried.as_str()), "{result}");
 }
@@ -426,17 +425,50 @@ fn an_unknown_host_key_without_a_terminal_needs_a_flag() {
     pinned(&wrong).assert_failed(6, &["not the expected one", &right, &wrong]);
     assert_eq!(pinned(&right).code, 0);
 }
-    must(&user, &add(&sshd, &["--no-check"]));
-    let tried = format!("tried {} ED25519 {}, as root", sshd.file("user").display(), fingerprint(&sshd, "user.pub"));
-    let words = [&tried, "no agent was asked", "the server lets in by publickey", "user.pub in ~/.ssh/authorized_keys"];
-    let ran = user.run(&["servers", "check", "box"]);
-    ran.assert_failed(6, &words);
-    let key = fs::read_to_string(sshd.file("user.pub")).unwrap();
-    assert!(!ran.err.contains("debug1") && !ran.err.contains(key.split(' ').nth(1).unwrap()), "{ran}");
-    let ran = user.run(&["servers", "check", "box", "--json"]);
-    let result: serde_json::Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
-    let detail = result["servers"][0]["detail"].as_array().unwrap();
-    assert!(detail.iter().any(|line| line == tried.as_str()), "{result}");
+
+/// A server `inner` behind a jump host, both of which nobody knows yet.
+fn behind_a_jump_host() -> (Server, [Sshd; 2], User, [String; 2]) {
+    let (server, sshd, user) = nearby();
+    let jump = Sshd::start(&server);
+    sshd.join(&jump);
+    let way = format!("Host inner\n  HostName 127.0.0.1\n  Port {}\n  ProxyJump 127.0.0.1:{}\n", sshd.port, jump.port);
+    configure(&sshd, &format!("StrictHostKeyChecking ask\n{way}"));
+    fs::write(sshd.known_hosts(), "").unwrap();
+    let keys = [fingerprint(&sshd, "host.pub"), fingerprint(&jump, "host.pub")];
+    (server, [sshd, jump], user, keys)
+}
+
+#[test]
+fn what_is_pinned_is_the_servers_key_and_not_that_of_a_jump_host() {
+    let (_server, [sshd, jump], user, [right, of_jump]) = behind_a_jump_host();
+    let known = || fs::read_to_string(sshd.known_hosts()).unwrap();
+    let pinned = |key: &str| user.run(&["servers", "add", "inner", "--fingerprint", key]);
+    let whose =
+        format!("inner: the host key of [127.0.0.1]:{}, which the way there leads through, is not known", jump.port);
+    let login = format!("`ssh -p {} 127.0.0.1`", jump.port);
+    // Neither is the jump host let pass by its own key where the server's is meant, nor is it taken for the server.
+    for ran in [pinned(&right), pinned(&of_jump), user.run(&["servers", "add", "inner"])] {
+        ran.assert_failed(6, &[&whose, &of_jump, &login]);
+        assert!(!ran.err.contains("expected"), "{ran}");
+    }
+    assert_eq!(known(), "");
+    let key = fs::read_to_string(jump.file("host.pub")).unwrap();
+    let of_the_way = format!("[127.0.0.1]:{} {key}", jump.port);
+    fs::write(sshd.known_hosts(), &of_the_way).unwrap();
+    pinned(&of_jump).assert_failed(6, &["inner: its host key is not the expected one", &right, &of_jump]);
+    assert_eq!(known(), of_the_way);
+    let ran = pinned(&right);
+    assert_eq!(ran.code, 0, "{ran}");
+    assert_eq!(known().lines().count(), 2, "{}", known());
+    // A program that starts ssh, and does not become it, is not taken for a jump host.
+    let wrapper = user.dir.path().join("wrapper");
+    program(&wrapper, "#!/bin/sh\nssh \"$@\"\nexit $?\n");
+    fs::write(sshd.known_hosts(), "").unwrap();
+    let words = add(&sshd, &["--fingerprint"]);
+    let words: Vec<&str> = words.iter().map(String::as_str).chain([right.as_str()]).collect();
+    let ran = Ran::from(&words, user.command(&words).env("TAKO_SSH", &wrapper).output().unwrap());
+    assert_eq!(ran.code, 0, "{ran}");
+}
 
 #[test]
 fn a_new_host_key_is_accepted_on_request_and_a_changed_one_never() {
@@ -551,50 +583,6 @@ fn first_contact_on_a_terminal_shows_the_key_and_waits_for_a_person() {
 }
 
 #[test]
-fn a_passphrase_is_asked_for_hidden_and_again_when_it_was_wrong() {
-    const PASSPHRASE: &str = "tr0ub4dor-and-3";
-    let (_server, sshd, user) = nearby();
-    let locked = sshd.file("user");
-    let changed =
-        Command::new("ssh-keygen").args(["-q", "-p", "-P", "", "-N", PASSPHRASE, "-f"]).arg(&locked).status().unwrap();
-    assert!(changed.success());
-
-    let mut terminal = Terminal::start(&user, &add(&sshd, &["--verbose"]));
-    terminal.expect("box: passphrase for key");
-    terminal.expect("(not shown):");
-    terminal.type_in("wrong\r");
-    terminal.expect("that was not it");
-    terminal.expect("(not shown):");
-    terminal.type_in(&format!("{PASSPHRASE}\r"));
-    let (code, said) = terminal.end();
-    assert!(code == 0 && said.contains("box added") && !said.contains(PASSPHRASE), "{code}: {said}");
-
-    // Nothing is asked for on a connection that stands.
-    let (code, said) = Terminal::start(&user, &["status".into(), "--all".into()]).end();
-    assert!(code == 0 && !said.contains("passphrase"), "{code}: {said}");
-
-    let check: Vec<String> = ["status", "--all", "--no-mux"].map(Into::into).into();
-    let mut terminal = Terminal::start(&user, &check);
-    terminal.expect("(not shown):");
-    terminal.type_in("\x03");
-    let (code, said) = terminal.end();
-    assert!(code == 130 && said.contains("interrupted"), "{code}: {said}");
-
-    // Without somebody to ask nothing waits.
-    user.run(&["status", "--all", "--no-mux"]).assert_failed(6, &["passphrase"]);
-    let found = Command::new("grep").args(["-rlaF", PASSPHRASE]).arg(user.dir.path()).output().unwrap().stdout;
-    assert_eq!(String::from_utf8_lossy(&found), "");
-    assert_eq!(left_behind(&user), [""; 0]);
-}
-
-#[test]
-fn two_servers_ask_one_after_the_other() {
-    let (server, sshd, user) = nearby();
-    let other = Sshd::start(&server);
-    configure(&sshd, "StrictHostKeyChecking ask\n");
-    for (sshd, name) in [(&sshd, "one"), (&other, "two")] {
-        let port = sshd.port.to_string();
-#[test]
 fn a_jump_host_that_is_new_is_a_question_of_its_own() {
     let (_server, [sshd, jump], user, [right, of_jump]) = behind_a_jump_host();
     let known = || fs::read_to_string(sshd.known_hosts()).unwrap().lines().count();
@@ -654,6 +642,50 @@ fn an_ssh_that_cannot_ask_through_us_asks_nothing_and_is_named() {
     );
 }
 
+#[test]
+fn a_passphrase_is_asked_for_hidden_and_again_when_it_was_wrong() {
+    const PASSPHRASE: &str = "tr0ub4dor-and-3";
+    let (_server, sshd, user) = nearby();
+    let locked = sshd.file("user");
+    let changed =
+        Command::new("ssh-keygen").args(["-q", "-p", "-P", "", "-N", PASSPHRASE, "-f"]).arg(&locked).status().unwrap();
+    assert!(changed.success());
+
+    let mut terminal = Terminal::start(&user, &add(&sshd, &["--verbose"]));
+    terminal.expect("box: passphrase for key");
+    terminal.expect("(not shown):");
+    terminal.type_in("wrong\r");
+    terminal.expect("that was not it");
+    terminal.expect("(not shown):");
+    terminal.type_in(&format!("{PASSPHRASE}\r"));
+    let (code, said) = terminal.end();
+    assert!(code == 0 && said.contains("box added") && !said.contains(PASSPHRASE), "{code}: {said}");
+
+    // Nothing is asked for on a connection that stands.
+    let (code, said) = Terminal::start(&user, &["status".into(), "--all".into()]).end();
+    assert!(code == 0 && !said.contains("passphrase"), "{code}: {said}");
+
+    let check: Vec<String> = ["status", "--all", "--no-mux"].map(Into::into).into();
+    let mut terminal = Terminal::start(&user, &check);
+    terminal.expect("(not shown):");
+    terminal.type_in("\x03");
+    let (code, said) = terminal.end();
+    assert!(code == 130 && said.contains("interrupted"), "{code}: {said}");
+
+    // Without somebody to ask nothing waits.
+    user.run(&["status", "--all", "--no-mux"]).assert_failed(6, &["passphrase"]);
+    let found = Command::new("grep").args(["-rlaF", PASSPHRASE]).arg(user.dir.path()).output().unwrap().stdout;
+    assert_eq!(String::from_utf8_lossy(&found), "");
+    assert_eq!(left_behind(&user), [""; 0]);
+}
+
+#[test]
+fn two_servers_ask_one_after_the_other() {
+    let (server, sshd, user) = nearby();
+    let other = Sshd::start(&server);
+    configure(&sshd, "StrictHostKeyChecking ask\n");
+    for (sshd, name) in [(&sshd, "one"), (&other, "two")] {
+        let port = sshd.port.to_string();
         user.must(&["servers", "add", "127.0.0.1", "--name", name, "--port", &port, "--no-check"]);
     }
     sshd.join(&other);

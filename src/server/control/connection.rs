@@ -106,7 +106,7 @@ impl<'a> Connection<'a> {
     }
 
     fn serve_all(&self, session: &mut Session, hearing: &mut Hearing<'_>) -> Result<()> {
-        while let Some(heard) = hearing.next(session.holds_any())? {
+        while let Some(heard) = hearing.next(session.holds())? {
             match heard {
                 Heard::Call(call) => self.serve(session, *call, hearing)?,
                 Heard::NotUnderstood { id, why } => self.not_understood(id, why)?,
@@ -195,7 +195,7 @@ impl<'a> Connection<'a> {
                 said = Instant::now();
             }
             match self.presence() {
-                Presence::Here => hearing.listen(session.holds_any())?,
+                Presence::Here => hearing.listen(session.holds())?,
                 Presence::Silent if it.endless && quiet => return self.end(id, (it.closed)()),
                 Presence::Silent => session.let_go(),
                 Presence::Gone => {

@@ -19,10 +19,13 @@ use serde::Deserialize;
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Call, Request};
 use crate::proto::wire::{self, Next};
+use crate::server::verbs::Holds;
 
-/// One that is silent for this long is gone: six of its beats are missing. `tako` itself gives up a server after as
-/// long. On a line on which its beats come later than this, behind an upload, the upload is begun again from where it was.
+/// One that is silent for this long is gone: six of its beats are missing. `tako` itself gives up a server after as long.
 pub(super) const QUIET: Duration = Duration::from_secs(30);
+/// So many times longer while it uploads. Its beats stand behind what ssh sends ahead (2 MiB for a channel, and what the
+/// socket takes), which a line of 256 kbit/s needs two minutes for.
+const BEHIND_UPLOAD: u32 = 6;
 
 /// Reads what a client says.
 pub(super) struct Hearing<'a> {
@@ -61,15 +64,15 @@ impl<'a> Hearing<'a> {
     }
 
     /// The next call; `None` at the end. One that `holds` something and is silent for too long is an error.
-    pub fn next(&mut self, holds: bool) -> Result<Option<Heard>> {
+    pub fn next(&mut self, holds: Holds) -> Result<Option<Heard>> {
         if let Some(waiting) = self.waiting.take() {
             return Ok(Some(waiting));
         }
-        self.patience.quiet.set(self.quiet.filter(|_| holds));
+        self.patience.quiet.set(self.limit(holds));
         let heard = self.reader.next_line().map(|line| line.map(understand));
         self.patience.quiet.set(None);
         match heard {
-            Err(_) if holds && self.is_silent() => Err(self.given_up()),
+            Err(_) if self.is_silent(holds) => Err(self.given_up()),
             heard => heard,
         }
     }
@@ -78,7 +81,7 @@ impl<'a> Hearing<'a> {
     ///
     /// # Errors
     /// Unreachable when it `holds` something and nothing came for too long; those of a stream that is out of step.
-    pub fn listen(&mut self, holds: bool) -> Result<()> {
+    pub fn listen(&mut self, holds: Holds) -> Result<()> {
         while self.waiting.is_none() {
             self.patience.at_once.set(true);
             let next = self.reader.try_line().map(|next| match next {
@@ -90,7 +93,7 @@ impl<'a> Hearing<'a> {
             match next? {
                 Some(Heard::Call(call)) if matches!(call.request, Request::Beat) => {}
                 Some(other) => self.waiting = Some(other),
-                None if holds && self.is_silent() => return Err(self.given_up()),
+                None if self.is_silent(holds) => return Err(self.given_up()),
                 None => return Ok(()),
             }
         }
@@ -98,8 +101,16 @@ impl<'a> Hearing<'a> {
         Ok(())
     }
 
-    fn is_silent(&self) -> bool {
-        self.quiet.is_some_and(|quiet| self.patience.heard.get().elapsed() >= quiet)
+    fn limit(&self, holds: Holds) -> Option<Duration> {
+        match holds {
+            Holds::Nothing => None,
+            Holds::Something => self.quiet,
+            Holds::Upload => self.quiet.map(|quiet| quiet * BEHIND_UPLOAD),
+        }
+    }
+
+    fn is_silent(&self, holds: Holds) -> bool {
+        self.limit(holds).is_some_and(|limit| self.patience.heard.get().elapsed() >= limit)
     }
 
     fn given_up(&self) -> Error {
@@ -161,5 +172,22 @@ impl Read for &Patience<'_> {
         };
         self.heard.set(Instant::now());
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_counts_where_somebody_waits_and_later_behind_an_upload() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let patience = Patience::new(&ours, None);
+        let mut hearing = Hearing::new(&patience);
+        // Nothing was promised.
+        assert_eq!(hearing.limit(Holds::Upload), None);
+        hearing.expect_beats(QUIET);
+        let seconds = |holds| hearing.limit(holds).map(|limit| limit.as_secs());
+        assert_eq!([Holds::Nothing, Holds::Something, Holds::Upload].map(seconds), [None, Some(30), Some(180)]);
     }
 }

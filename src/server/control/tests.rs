@@ -441,6 +441,7 @@ fn many_long_lines_are_told_in_messages_that_fit() {
     };
     let turns = of_lines(Ok(Told { missed: 7, lines: (0..40).map(|_| line(16 << 10)).collect(), up_to_date: true }));
     let (mut count, mut told) = (0, 0);
+    let mut ends = Vec::new();
     for turn in turns {
         let Turn::Notice(notice) = turn else { panic!("only notices") };
         let Notice::Lines { lines, missed, up_to_date } = &notice else { panic!("only lines") };
@@ -464,4 +465,3 @@ fn a_name_cannot_break_a_log_line() {
     assert_eq!(who(""), "somebody");
     assert_eq!(who(&"x".repeat(1000)).len(), MAX_WHO);
 }
-    let mut ends = Vec::new();

@@ -140,7 +140,7 @@ fn scenarios() -> Vec<Scenario> {
         Scenario {
             name: "first deploy",
             from: From::Nothing,
-            act: |s, c| ship(s, c, &next(), ""),
+            act: |s, c| ship(s, c, &next(), "npm"),
             after: Some(next()),
         },
         Scenario { name: "deploy", from: From::Live, act: |s, c| ship(s, c, &next(), ""), after: Some(next()) },
@@ -454,7 +454,7 @@ fn crash_at(scenario: &Scenario, point: &str) -> bool {
     let old = if matches!(scenario.from, From::Nothing) { None } else { Some(before()) };
     let found = settled(&server, &what);
     assert!(found == old || found == scenario.after, "{what}: {found:?}\n{}", server.log());
-    if let From::Installed = scenario.from {
+    if let From::Nothing | From::Installed = scenario.from {
         packages_are_whole(&server, &what);
     }
     let last = state("v9", "white", "nine", true, 1);

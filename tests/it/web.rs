@@ -66,11 +66,6 @@ impl Web {
         self.state.asked.lock().unwrap().iter().filter(|p| *p == path).count()
     }
 
-    /// How often anything was.
-    pub fn requests(&self) -> usize {
-        self.state.asked.lock().unwrap().len()
-    }
-
     /// Sends what was held.
     pub fn let_go(&self) {
         *self.state.held.lock().unwrap() = false;

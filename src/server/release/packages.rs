@@ -212,7 +212,7 @@ fn know(preparing: &Preparing<'_>, release: &Path, installer: &Installer) -> Res
     let before = tree.list(&OURS)?;
     let text = |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| Doubt("a path is no UTF-8".into()));
     let dir = text(installer.dir.strip_prefix(release).unwrap_or(Path::new("")))?;
-    let source = source::look(&before, &dir, scripts, &mut |path, limit| tree.read(path, limit))?;
+    let source = source::look(&before, &dir, scripts, &|path, limit| tree.read(path, limit))?;
     let real = fs::canonicalize(release).context(|| format!("find {}", release.display()))?;
     let mut at = vec![text(release)?];
     if real != release {

@@ -6,6 +6,7 @@
 //!
 //! **Invariant**: a record that was begun and not ended is empty, and an empty one is none.
 
+use std::cmp::Reverse;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -77,7 +78,7 @@ pub(super) fn of_key(releases: &[PathBuf], key: &str) -> Vec<PathBuf> {
             (head.key == key).then_some((at, release))
         })
         .collect();
-    found.sort_by(|a, b| b.0.cmp(&a.0));
+    found.sort_by_key(|(at, _)| Reverse(*at));
     found.into_iter().map(|(_, release)| release.clone()).collect()
 }
 

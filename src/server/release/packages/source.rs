@@ -54,6 +54,9 @@ const LOCAL: [&str; 6] = ["file:", "link:", "portal:", "./", "../", "~/"];
 const KINDS: [&str; 7] =
     ["dependencies", "devDependencies", "optionalDependencies", "peerDependencies", "resolutions", "overrides", "pnpm"];
 
+/// Reads a file that has no more bytes than this.
+type Read<'a> = dyn Fn(&str, u64) -> Result<Vec<u8>, Doubt> + 'a;
+
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Source {
     /// SHA-256 of each file that is read.
@@ -64,12 +67,7 @@ pub(super) struct Source {
 
 /// What an installer in `dir` would read of `before`, which is all that the archive brought; `scripts` is whether it runs
 /// any, and `read` reads one file.
-pub(super) fn look(
-    before: &Listing,
-    dir: &str,
-    scripts: bool,
-    read: &mut dyn FnMut(&str, u64) -> Result<Vec<u8>, Doubt>,
-) -> Result<Source, Doubt> {
+pub(super) fn look(before: &Listing, dir: &str, scripts: bool, read: &Read<'_>) -> Result<Source, Doubt> {
     let at = |name: &str| if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
     if !LOCKS.iter().any(|lock| before.contains_key(&at(lock))) {
         return Err(Doubt("no lock file says which packages".into()));

@@ -17,7 +17,7 @@ fn looked(files: &[&str], dir: &str, scripts: bool) -> Result<Source, Doubt> {
         before.insert(path.into(), node);
         contents.insert(path.to_owned(), content.as_bytes().to_vec());
     }
-    look(&before, dir, scripts, &mut |path, limit| match contents[path].len() as u64 > limit {
+    look(&before, dir, scripts, &|path, limit| match contents[path].len() as u64 > limit {
         true => Err(Doubt("too much".into())),
         false => Ok(contents[path].clone()),
     })

@@ -108,7 +108,12 @@ pub(crate) enum Request {
     /// for whatever reason, is gone then, and the client sends the whole archive.
     Unpack { app: AppId, version: Version, artifact: Artifact },
     /// Makes the release able to start: runtime there, dependencies installed; needs the lock. → `Reply::Done`.
-    Prepare { manifest: Manifest },
+    Prepare {
+        manifest: Manifest,
+        /// Installs them also where those of an earlier release would do.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        anew: bool,
+    },
     /// Puts a prepared release live; needs the lock. Notices tell the steps. → `Reply::Deployed`.
     Deploy(Deploy),
     /// → `Reply::Status`, of every app when `app` is `None`.

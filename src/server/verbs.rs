@@ -85,7 +85,7 @@ pub(crate) fn serve(daemon: &Arc<Daemon>, session: &mut Session, request: Reques
         Request::Unlock { app } => unlock(session, &app),
         Request::Incoming { file } => arrived(daemon, &file),
         Request::Unpack { app, version, artifact } => unpack(daemon, session, app, version, artifact),
-        Request::Prepare { manifest } => prepare(daemon, session, manifest),
+        Request::Prepare { manifest, anew } => prepare(daemon, session, manifest, anew),
         Request::Deploy(order) => deploy(daemon, session, order),
         Request::Status { app } => status(daemon, app.as_ref()),
         Request::Logs(query) => logs(daemon, &query),
@@ -206,7 +206,7 @@ fn unpack(
     work(held, move |_| release::unpack(&layout, &app, &version, &artifact, user).map(|()| Reply::Done))
 }
 
-fn prepare(daemon: &Arc<Daemon>, session: &Session, manifest: Manifest) -> Result<Outcome> {
+fn prepare(daemon: &Arc<Daemon>, session: &Session, manifest: Manifest, anew: bool) -> Result<Outcome> {
     daemon.may_change()?;
     vet::manifest(&manifest)?;
     let held = session.held(&manifest.app)?;
@@ -219,7 +219,7 @@ fn prepare(daemon: &Arc<Daemon>, session: &Session, manifest: Manifest) -> Resul
         };
         let Daemon { layout, runtimes, users, .. } = &*daemon;
         let user = users.of(&manifest.app)?;
-        Preparing { layout, runtimes, manifest: &manifest, user, gone: &gone }.run(&mut say)?;
+        Preparing { layout, runtimes, manifest: &manifest, user, anew, gone: &gone }.run(&mut say)?;
         // From here on it may wait for the other servers.
         lock.at("prepared");
         Ok(Reply::Done)

@@ -46,6 +46,7 @@ mod programs;
 mod isolation;
 mod recovery;
 mod preparing;
+mod packages;
 mod builds;
 mod releases;
 mod full_disk;

@@ -134,7 +134,16 @@ impl Server {
 
     /// As another user than root, who cannot change to a third one.
     pub fn as_user(uid: u32) -> Server {
+        Server::as_user_at_home(uid, &[])
+    }
+
+    /// The same; with `env` it has a home of its own, too.
+    pub fn as_user_at_home(uid: u32, env: &[(&str, &str)]) -> Server {
         let mut server = Server::nowhere();
+        server.env = env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        if !env.is_empty() {
+            server.env.push(("HOME".into(), server.dir.path().display().to_string()));
+        }
         chown(server.dir.path(), Some(uid), Some(uid)).unwrap();
         // Where the build lies may be closed to others.
         server.program = server.dir.path().join("tako-server");

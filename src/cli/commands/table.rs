@@ -393,7 +393,7 @@ const ENV: Flag = value("env", "NAME", "the environment; production by default")
 const UPDATE_PRESET: Flag =
     switch("update-preset", "take the preset as it is now, instead of the one in .tako/build.lock.json");
 const ENV_ANY: Flag = value("env", "NAME", "only this environment");
-const NO_CACHE: Flag = switch("no-cache", "build again, also when nothing changed since an earlier build");
+const NO_CACHE: Flag = switch("no-cache", "build and install packages again, also when nothing changed since");
 const YES: Flag =
     Flag { name: "yes", short: Some('y'), takes: Takes::Nothing, help: "answer yes to questions of yes or no" };
 

@@ -92,7 +92,7 @@ impl World {
         let layout = std::sync::Arc::new(self.layout.clone());
         let runtimes = Runtimes::new(layout, Target::of_this_machine().unwrap(), None);
         let gone = &AtomicBool::new(false);
-        act(&Preparing { layout: &self.layout, runtimes: &runtimes, manifest, user: None, gone })
+        act(&Preparing { layout: &self.layout, runtimes: &runtimes, manifest, user: None, anew: false, gone })
     }
 
     fn left_in_releases(&self) -> Vec<String> {

@@ -260,3 +260,31 @@ fn what_a_release_writes_among_its_packages_is_its_own() {
     assert_ne!(installed(&server), first);
     assert_eq!(ask("/"), format!("v4: {GOOD}"));
 }
+
+#[test]
+fn a_program_of_the_source_may_be_run_in_each_release() {
+    // npm makes it so when it links to it, and a copy of what npm made would not.
+    let server = Server::start();
+    let app = r#"
+        import fs from "node:fs";
+        const runs = () => { try { fs.accessSync("cli/run.js", fs.constants.X_OK); return "runs"; } catch (e) { return e.code; } };
+        export default { fetch: () => new Response(runs()) };
+    "#;
+    let lock = json!({"name": "shop", "lockfileVersion": 3, "requires": true, "packages": {
+        "": {"name": "shop", "workspaces": ["cli"]},
+        "cli": {"version": "1.0.0", "bin": {"cli": "run.js"}},
+        "node_modules/cli": {"resolved": "cli", "link": true},
+    }});
+    for version in ["v1", "v2"] {
+        let files = [
+            ("index.mjs", app),
+            ("package.json", r#"{"name":"shop","type":"module","workspaces":["cli"]}"#),
+            ("package-lock.json", &lock.to_string()),
+            ("cli/package.json", r#"{"name":"cli","version":"1.0.0","bin":{"cli":"run.js"}}"#),
+            ("cli/run.js", "#!/usr/bin/env node\n"),
+        ];
+        let done = ship(&server, version, &files);
+        assert!(done.is_ok(), "{done:?}\n{}", server.log());
+        assert_eq!(Client::plain(server.http, HOST).unwrap().get("/").unwrap().text(), "runs", "{}", server.log());
+    }
+}

@@ -111,15 +111,21 @@ impl<'a> Packages<'a> {
         for from in self.with(&known.key) {
             let Some(version) = from.file_name().and_then(|name| Version::parse(name.to_str()?).ok()) else { continue };
             crash::point("packages: to be taken");
-            let taken = self.take_from(known, &from);
+            let mut made = Listing::new();
+            let taken = self.take_from(known, &from, &mut made);
+            if taken.is_err() {
+                // An installer takes what lies there for its own.
+                take::tops(&made).try_for_each(|top| remove_any(&self.release.join(top)))?;
+            }
             if gone.load(Ordering::Relaxed) {
                 return Err(Error::new(Kind::Interrupted, "stopped, because the client went away"));
             }
             crash::point("packages: taken and not recorded");
             match taken {
-                Ok(record) => {
+                Ok(mention) => {
                     owner::take_back(&self.release, user)?;
-                    record::put(&self.release, &record)?;
+                    let head = Head { key: known.key.clone(), at: known.at.clone(), mention };
+                    record::put(&self.release, &Record { head, made })?;
                     log::info!("app={} release={} has the packages of {version}", manifest.app, manifest.version);
                     return Ok(Some(version));
                 }
@@ -167,8 +173,9 @@ impl<'a> Packages<'a> {
         found
     }
 
-    /// All of it, or nothing.
-    fn take_from(&self, known: &Known, from: &Path) -> Result<Record, Doubt> {
+    /// What is there afterwards is in `made`, also when that is not all of it; answers which files of it mention their
+    /// release.
+    fn take_from(&self, known: &Known, from: &Path, made: &mut Listing) -> Result<Vec<String>, Doubt> {
         let Preparing { layout, gone, .. } = *self.preparing;
         let record = record::load(from)?;
         if let Some(path) = record.made.keys().find(|path| known.before.contains_key(*path)) {
@@ -181,14 +188,8 @@ impl<'a> Packages<'a> {
         let new = known.at.first().cloned().unwrap_or_default();
         let places: BTreeMap<String, String> = record.head.at.iter().map(|old| (old.clone(), new.clone())).collect();
         let is_over = || gone.load(Ordering::Relaxed);
-        let mut made = Listing::new();
-        if let Err(doubt) = take::take(&Tree::open(from)?, &known.tree, &record, &places, &is_over, &mut made) {
-            for top in take::tops(&made) {
-                remove_any(&self.release.join(top))?;
-            }
-            return Err(doubt);
-        }
-        Ok(Record { head: Head { key: known.key.clone(), at: known.at.clone(), mention: record.head.mention }, made })
+        take::take(&Tree::open(from)?, &known.tree, &record, &places, &is_over, made)?;
+        Ok(record.head.mention)
     }
 }
 
@@ -212,7 +213,8 @@ fn know(preparing: &Preparing<'_>, release: &Path, installer: &Installer) -> Res
     let before = tree.list(&OURS)?;
     let text = |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| Doubt("a path is no UTF-8".into()));
     let dir = text(installer.dir.strip_prefix(release).unwrap_or(Path::new("")))?;
-    let source = source::look(&before, &dir, scripts, &|path, limit| tree.read(path, limit))?;
+    let tool = installer.words.first().map_or("", String::as_str);
+    let source = source::look(&before, &dir, tool, scripts, &|path, limit| tree.read(path, limit))?;
     let real = fs::canonicalize(release).context(|| format!("find {}", release.display()))?;
     let mut at = vec![text(release)?];
     if real != release {
@@ -229,6 +231,7 @@ fn know(preparing: &Preparing<'_>, release: &Path, installer: &Installer) -> Res
             installer.runtime.as_deref().and_then(|program| runtime::version_of(layout, program)).unwrap_or_default()
         ),
         machine: Target::of_this_machine()?.to_string(),
+        system: key::system(),
         user: user.map(|user| user.uid),
         env: installer.env.clone(),
         files: source.files,
@@ -249,14 +252,16 @@ fn settings(release: &Path, programs: &[Program], home: &Path) -> Result<BTreeMa
     let mut found = BTreeMap::new();
     for path in key::settings_of(release, programs) {
         let bytes = disk::read_if_there(&path, MAX_SETTINGS)?;
+        bytes.iter().try_for_each(|bytes| source::check_settings(&path.to_string_lossy(), bytes))?;
         found.insert(path, bytes.map(|bytes| source::sha256(&bytes)));
     }
     // It is the app's: nothing there is followed.
     let tree = Tree::open(home)?;
     for name in key::OF_HOME {
         let is_there = fs::symlink_metadata(home.join(name)).is_ok();
-        let sum = if is_there { Some(source::sha256(&tree.read(name, MAX_SETTINGS)?)) } else { None };
-        found.insert(home.join(name), sum);
+        let bytes = if is_there { Some(tree.read(name, MAX_SETTINGS)?) } else { None };
+        bytes.iter().try_for_each(|bytes| source::check_settings(&home.join(name).to_string_lossy(), bytes))?;
+        found.insert(home.join(name), bytes.map(|bytes| source::sha256(&bytes)));
     }
     Ok(found)
 }

@@ -6,7 +6,7 @@
 //! | where it runs | the folder in the release |
 //! | the runtime, the package manager, and `node` where that runs it | name and version of the runtime; of each program its real path, and what tells that the file is another one |
 //! | what the manager is | its own `package.json`, where it is a package itself |
-//! | the machine | architecture, C library, release of the system |
+//! | the machine | architecture, C library, release of the system, and when packages of the system changed last: what is compiled hangs on compilers and libraries, and without them what is optional is left out |
 //! | the user, by number | what it may read and write |
 //! | the environment | all of it, by name and value: the app's variables, PATH, HOME, TMPDIR, proxies, the registry |
 //! | files of the release | those of [`super::source`]: each by its path and SHA-256 |
@@ -25,10 +25,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Doubt;
+use super::source::GLOBAL_NPMRC;
 use crate::crypto::Sha256;
 
 /// Goes up with what is hashed or recorded, so that nobody takes over what an older server understood differently.
-const FORMAT: &str = "packages 1";
+const FORMAT: &str = "packages 2";
 
 #[derive(Debug, Clone)]
 pub(super) struct Inputs {
@@ -38,6 +39,7 @@ pub(super) struct Inputs {
     pub runtime: String,
     pub programs: Vec<Program>,
     pub machine: String,
+    pub system: Vec<Program>,
     pub user: Option<u32>,
     pub env: Vec<(OsString, OsString)>,
     pub files: BTreeMap<String, String>,
@@ -52,16 +54,15 @@ pub(super) struct Program {
 }
 
 pub(super) fn key(inputs: &Inputs) -> String {
-    let Inputs { words, dir, runtime, programs, machine, user, env, files, settings } = inputs;
+    let Inputs { words, dir, runtime, programs, machine, system, user, env, files, settings } = inputs;
     let mut hash = Framed(Sha256::new());
     hash.add(FORMAT.as_bytes());
     hash.list(words.iter().map(|word| vec![word.as_bytes()]));
     hash.add(dir.as_bytes());
     hash.add(runtime.as_bytes());
-    let marks = programs.iter().map(|program| program.marks.map(i64::to_be_bytes).concat());
-    let marks: Vec<Vec<u8>> = marks.collect();
-    hash.list(programs.iter().zip(&marks).map(|(program, marks)| vec![program.path.as_os_str().as_bytes(), marks]));
+    hash.programs(programs);
     hash.add(machine.as_bytes());
+    hash.programs(system);
     hash.add(user.map(|uid| uid.to_string()).unwrap_or_default().as_bytes());
     let mut env = env.clone();
     env.sort();
@@ -85,6 +86,11 @@ impl Framed {
     fn list<'b>(&mut self, rows: impl ExactSizeIterator<Item = Vec<&'b [u8]>>) {
         self.0.update(&(rows.len() as u64).to_be_bytes());
         rows.flatten().for_each(|part| self.add(part));
+    }
+
+    fn programs(&mut self, programs: &[Program]) {
+        let marks: Vec<Vec<u8>> = programs.iter().map(|program| program.marks.map(i64::to_be_bytes).concat()).collect();
+        self.list(programs.iter().zip(&marks).map(|(program, marks)| vec![program.path.as_os_str().as_bytes(), marks]));
     }
 }
 
@@ -128,7 +134,8 @@ pub(super) fn scripts_of(words: &[String]) -> Result<bool, Doubt> {
 /// Refuses variables that lead a tool to files which are not looked at.
 pub(super) fn check_vars<'v>(vars: impl Iterator<Item = (&'v String, &'v String)>) -> Result<(), Doubt> {
     const OF_TOOLS: [&str; 8] = ["npm_", "pnpm_", "yarn_", "bun_", "node_", "corepack_", "xdg_", "mise_"];
-    const PLACES: [&str; 5] = ["home", "path", "init_cwd", "prefix", "bash_env"];
+    const PLACES: [&str; 10] =
+        ["home", "path", "init_cwd", "prefix", "bash_env", "cc", "cxx", "python", "ld_preload", "ld_library_path"];
     for (name, value) in vars {
         let small = name.to_ascii_lowercase();
         let is_url = value.starts_with("https://") || value.starts_with("http://");
@@ -150,7 +157,7 @@ pub(super) fn settings_of(release: &Path, programs: &[Program]) -> Vec<PathBuf> 
         let up: Vec<&Path> = program.path.ancestors().skip(1).take(3).collect();
         up.into_iter().flat_map(|dir| ["etc/npmrc", "npmrc", "package.json"].map(|name| dir.join(name)))
     });
-    let system = ["/etc/npmrc", "/usr/etc/npmrc", "/usr/local/etc/npmrc", "/etc/os-release"].map(PathBuf::from);
+    let system = GLOBAL_NPMRC.into_iter().chain(["/etc/os-release"]).map(PathBuf::from);
     around.chain(beside).chain(system).collect()
 }
 
@@ -167,6 +174,22 @@ pub(super) const OF_HOME: [&str; 10] = [
     ".cache/node/corepack/lastKnownGood.json",
     ".node-gyp/.npmrc",
 ];
+
+/// Where systems keep what of their packages is installed: each is written with every change of that.
+const OF_SYSTEM: [&str; 7] = [
+    "/var/lib/dpkg/status",
+    "/lib/apk/db/installed",
+    "/usr/lib/sysimage/rpm/rpmdb.sqlite",
+    "/usr/lib/sysimage/rpm/Packages.db",
+    "/var/lib/rpm/rpmdb.sqlite",
+    "/var/lib/rpm/Packages",
+    "/var/lib/pacman/local",
+];
+
+/// Those of them that are here.
+pub(super) fn system() -> Vec<Program> {
+    OF_SYSTEM.iter().filter_map(|path| Program::at(Path::new(path)).ok()).collect()
+}
 
 impl Program {
     /// # Errors
@@ -192,6 +215,7 @@ mod tests {
             runtime: "node 22.1.0".into(),
             programs: vec![program("/usr/bin/node"), program("/usr/bin/npm")],
             machine: "linux-x86_64-glibc".into(),
+            system: vec![program("/var/lib/dpkg/status")],
             user: Some(70_001),
             env: vec![("A".into(), "b".into()), ("PATH".into(), "/bin".into())],
             files: [("package.json", "11"), ("package-lock.json", "22")].map(|(p, s)| (p.into(), s.into())).into(),
@@ -202,7 +226,7 @@ mod tests {
     #[test]
     fn each_input_alone_makes_another_key() {
         type Change = fn(&mut Inputs);
-        let changes: [(&str, Change); 24] = [
+        let changes: [(&str, Change); 26] = [
             ("a flag", |i| i.words.push("--no-audit".into())),
             ("a word", |i| i.words[1] = "install".into()),
             ("words that read the same together", |i| i.words = vec!["npm".into(), "ci --omit=dev".into()]),
@@ -215,6 +239,8 @@ mod tests {
             ("written at another time", |i| i.programs[0].marks[2] = 9),
             ("changed at another time", |i| i.programs[0].marks[3] = 9),
             ("the machine", |i| i.machine = "linux-x86_64-musl".into()),
+            ("a package of the system", |i| i.system[0].marks[2] = 9),
+            ("a system of another kind", |i| i.programs.push(i.system.remove(0))),
             ("the user", |i| i.user = Some(70_002)),
             ("no user", |i| i.user = None),
             ("a variable", |i| i.env[0].1 = "c".into()),
@@ -278,6 +304,8 @@ mod tests {
         check("YARN_RC_FILENAME", ".other", false);
         check("XDG_CONFIG_HOME", "/x", false);
         check("Home", "x", false);
+        check("CC", "my-cc", false);
+        check("LD_PRELOAD", "./hook.so", false);
     }
 
     #[test]

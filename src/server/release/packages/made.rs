@@ -9,11 +9,11 @@ use std::io::Read;
 use memchr::memmem::Finder;
 
 use super::source::joined;
-use super::tree::{Listing, Node, Tree};
+use super::tree::{Listing, Node, Stamp, Tree};
 use super::{Doubt, in_packages, scripts};
 
 /// A text that mentions the release is written anew with each, so it is no large one; others are code.
-const MAX_TEXT: u64 = 1 << 20;
+pub(super) const MAX_TEXT: u64 = 1 << 20;
 /// More of them than any compiler or shell leaves.
 const MAX_MENTIONS: usize = 20_000;
 /// More of a `package.json` is not read, and no manager would.
@@ -25,9 +25,11 @@ pub(super) fn made(before: &Listing, mut after: Listing) -> Result<Listing, Doub
     for (path, was) in before {
         let is_same = match (was, after.remove(path)) {
             (Node::Folder { .. }, Some(Node::Folder { .. })) => true,
-            // Whoever hands a release over sets its modes, and what may be run stays so.
+            // Whoever hands a release over sets its modes, and what may be run stays so. A manager lets what a part of a
+            // workspace names as its `bin` be run.
             (Node::File(was), Some(Node::File(is))) => {
-                (was.size, was.written, was.inode) == (is.size, is.written, is.inode)
+                let of = |stamp: Stamp| (stamp.size, stamp.written, stamp.inode, stamp.may_run());
+                of(*was) == of(is)
             }
             (was, is) => is.as_ref() == Some(was),
         };
@@ -53,8 +55,8 @@ pub(super) fn check(tree: &Tree, made: &Listing, own: &dyn Fn(&str) -> bool, scr
             Node::Other => return Err(Doubt(format!("{path} is neither a file nor a folder"))),
             Node::File(_) if is_package(path) => {
                 let package = tree.read(path, MAX_PACKAGE)?;
-                // Not JSON: not a package.
-                let package: serde_json::Value = serde_json::from_slice(&package).unwrap_or_default();
+                // A manager reads more than JSON: a mark in front, comments, numbers of any size.
+                let package: serde_json::Value = serde_json::from_slice(&package).map_err(|e| Doubt::of(path, e))?;
                 if package["name"].as_str().is_some_and(own) {
                     return Err(Doubt(format!("{path} is a copy of a part of the source")));
                 }
@@ -153,7 +155,7 @@ fn parent(path: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::Path;
 
     use super::*;
@@ -229,6 +231,14 @@ mod tests {
         let prisma = "{\"scripts\":{\"postinstall\":\"node scripts/postinstall.js\"}}";
         check("postinstall script of node_modules/@prisma/client", |dir| {
             write(dir, "node_modules/@prisma/client/package.json", "{\"scripts\":{\"postinstall\":\"node p\"}}");
+        });
+        // Which a manager reads, and runs its script.
+        check("node_modules/a/package.json: expected value", |dir| {
+            write(dir, "node_modules/a/package.json", "\u{feff}{\"scripts\":{\"postinstall\":\"node p\"}}");
+        });
+        // What npm does for the `bin` of a part of a workspace, and no copy of what it made would have.
+        check("changed src/index.js", |dir| {
+            fs::set_permissions(dir.join("src/index.js"), fs::Permissions::from_mode(0o755)).unwrap();
         });
         // That of a test of a package is not run.
         let nested = format!("{prisma}\n");

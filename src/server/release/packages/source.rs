@@ -17,6 +17,8 @@ use crate::crypto::Sha256;
 /// Of all of them together. Lock files of large projects have five; a `.yarn/cache` that is in the repository has more,
 /// and then there is nothing to be fetched that would take long.
 const MAX_BYTES: u64 = 32 << 20;
+/// Of all `package.json` together, which take some twenty times as much once they are understood. A thousand have two.
+const MAX_PACKAGES: u64 = 4 << 20;
 
 /// Read by a manager, by their names.
 const NAMES: [&str; 19] = [
@@ -41,18 +43,28 @@ const NAMES: [&str; 19] = [
     ".mise.toml",
     ".bun-version",
 ];
-const LOCKS: [&str; 6] =
-    ["package-lock.json", "npm-shrinkwrap.json", "pnpm-lock.yaml", "yarn.lock", "bun.lock", "bun.lockb"];
+/// What each manager holds on to; with another's lock file alone its versions float.
+const LOCKS: [(&str, &[&str]); 4] = [
+    ("npm", &["package-lock.json", "npm-shrinkwrap.json"]),
+    ("pnpm", &["pnpm-lock.yaml"]),
+    ("yarn", &["yarn.lock"]),
+    ("bun", &["bun.lock", "bun.lockb", "package-lock.json"]),
+];
 /// Programs that a manager runs within itself.
 const PROGRAMS: [&str; 5] = [".pnpmfile.cjs", ".pnpmfile.mjs", ".pnpmfile.js", "pnpmfile.js", "binding.gyp"];
+/// In place of a `package.json`, with all that it may say.
+const OTHER_PACKAGES: [&str; 2] = ["package.json5", "package.yaml"];
 const ENDINGS: [&str; 5] = [".patch", ".diff", ".tgz", ".tar.gz", ".tar"];
 
 /// How a dependency is written that lies here. Archives are among what is read.
-const LOCAL: [&str; 6] = ["file:", "link:", "portal:", "./", "../", "~/"];
+const LOCAL: [&str; 7] = ["file:", "link:", "portal:", "exec:", "./", "../", "~/"];
 
 /// Where a `package.json` names dependencies.
 const KINDS: [&str; 7] =
     ["dependencies", "devDependencies", "optionalDependencies", "peerDependencies", "resolutions", "overrides", "pnpm"];
+
+/// The system's settings of npm, which are read wherever it lies.
+pub(super) const GLOBAL_NPMRC: [&str; 3] = ["/etc/npmrc", "/usr/etc/npmrc", "/usr/local/etc/npmrc"];
 
 /// Reads a file that has no more bytes than this.
 type Read<'a> = dyn Fn(&str, u64) -> Result<Vec<u8>, Doubt> + 'a;
@@ -65,17 +77,19 @@ pub(super) struct Source {
     pub own: BTreeSet<String>,
 }
 
-/// What an installer in `dir` would read of `before`, which is all that the archive brought; `scripts` is whether it runs
-/// any, and `read` reads one file.
-pub(super) fn look(before: &Listing, dir: &str, scripts: bool, read: &Read<'_>) -> Result<Source, Doubt> {
+/// What an installer, `tool` in `dir`, would read of `before`, which is all that the archive brought; `scripts` is whether
+/// it runs any, and `read` reads one file.
+pub(super) fn look(before: &Listing, dir: &str, tool: &str, scripts: bool, read: &Read<'_>) -> Result<Source, Doubt> {
     let at = |name: &str| if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
-    if !LOCKS.iter().any(|lock| before.contains_key(&at(lock))) {
+    let mut locks = LOCKS.iter().filter(|(of, _)| *of == tool).flat_map(|(_, locks)| *locks);
+    if !locks.any(|lock| before.contains_key(&at(lock))) {
         return Err(Doubt("no lock file says which packages".into()));
     }
     if before.contains_key(&at("node_modules")) {
         return Err(Doubt("there is a node_modules already".into()));
     }
-    let (mut files, mut packages, mut room) = (BTreeMap::new(), BTreeMap::new(), MAX_BYTES);
+    let (mut files, mut packages) = (BTreeMap::new(), BTreeMap::new());
+    let (mut room, mut of_packages) = (MAX_BYTES, MAX_PACKAGES);
     for (path, node) in before.iter().filter(|(path, _)| !in_packages(path)) {
         if !is_read(path)? || matches!(node, Node::Folder { .. }) {
             continue;
@@ -83,16 +97,28 @@ pub(super) fn look(before: &Listing, dir: &str, scripts: bool, read: &Read<'_>) 
         if !matches!(node, Node::File(_)) {
             return Err(Doubt(format!("{path} is not a file")));
         }
-        let bytes = read(path, room)?;
+        let is_package = name(path) == "package.json";
+        let bytes = read(path, if is_package { room.min(of_packages) } else { room })?;
         room = room.saturating_sub(bytes.len() as u64);
         files.insert(path.clone(), sha256(&bytes));
-        if name(path) == "package.json" {
-            // One that is no JSON belongs to no package, or the installer will say so.
-            packages.insert(path.clone(), serde_json::from_slice(&bytes).unwrap_or(Value::Null));
+        if is_package {
+            of_packages = of_packages.saturating_sub(bytes.len() as u64);
+            // A manager reads more than JSON: a mark in front, comments, numbers of any size.
+            packages.insert(path.clone(), serde_json::from_slice(&bytes).map_err(|e| Doubt::of(path, e))?);
         }
+        check_settings(path, &bytes)?;
     }
     for (path, package) in &packages {
-        local(package).into_iter().try_for_each(|wanted| is_here(before, path, &wanted))?;
+        local(package).into_iter().try_for_each(|wanted| is_here(before, &packages, path, &wanted))?;
+        for program in bins(path, package)? {
+            let bytes = match before.get(&program) {
+                None => None,
+                Some(Node::File(stamp)) => Some((stamp.may_run(), read(&program, room)?)),
+                Some(_) => return Err(Doubt(format!("{program} is not a file"))),
+            };
+            room = room.saturating_sub(bytes.as_ref().map_or(0, |(_, bytes)| bytes.len() as u64));
+            files.insert(format!("bin {program}"), bytes.map_or("none".into(), |(runs, bytes)| first(runs, &bytes)));
+        }
     }
     if scripts {
         let all = is_several(before, &packages);
@@ -115,10 +141,12 @@ pub(super) fn sha256(bytes: &[u8]) -> String {
 fn is_read(path: &str) -> Result<bool, Doubt> {
     let name = name(path);
     let is_below = |folder: &str| path.starts_with(folder) || path.contains(&format!("/{folder}"));
-    if PROGRAMS.contains(&name) || is_below(".yarn/plugins/") {
+    if PROGRAMS.contains(&name) || OTHER_PACKAGES.contains(&name) || is_below(".yarn/plugins/") {
         return Err(Doubt(format!("{path} may read the source")));
     }
-    Ok(NAMES.contains(&name) || ENDINGS.iter().any(|end| name.ends_with(end)) || is_below(".yarn/"))
+    // Bun and Yarn take variables from there.
+    let is_env = name == ".env" || name.starts_with(".env.");
+    Ok(is_env || NAMES.contains(&name) || ENDINGS.iter().any(|end| name.ends_with(end)) || is_below(".yarn/"))
 }
 
 /// Whether more than one of them may be installed at once.
@@ -143,19 +171,104 @@ fn local(package: &Value) -> Vec<String> {
     found.into_iter().filter(is_local).map(str::to_owned).collect()
 }
 
+/// The programs of a package: a manager makes a link or a small script for each that is there, by its first line, and lets
+/// it be run.
+fn bins(path: &str, package: &Value) -> Result<Vec<String>, Doubt> {
+    let doubt = |what: &str| Doubt(format!("{path} has programs in {what}"));
+    if !package["directories"]["bin"].is_null() {
+        return Err(doubt("a folder"));
+    }
+    let targets: Vec<&Value> = match &package["bin"] {
+        Value::Object(bins) => bins.values().collect(),
+        Value::Null => Vec::new(),
+        other => vec![other],
+    };
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let place = |target: &Value| joined(folder, target.as_str()?);
+    targets.into_iter().map(|target| place(target).ok_or_else(|| doubt(&target.to_string()))).collect()
+}
+
+/// What of a program matters to who makes a link to it.
+fn first(runs: bool, bytes: &[u8]) -> String {
+    let line = bytes.split(|b| *b == b'\n').next().filter(|line| line.starts_with(b"#!")).unwrap_or_default();
+    format!("runs {runs} {}", sha256(line))
+}
+
+/// Refuses settings by which a manager runs a program, or reads others from another place. `path` tells which file it is;
+/// one that holds no such settings is fine.
+pub(super) fn check_settings(path: &str, text: &[u8]) -> Result<(), Doubt> {
+    const FILES: [&str; 9] = [
+        ".npmrc",
+        "npmrc",
+        "rc",
+        ".yarnrc",
+        ".yarnrc.yml",
+        "bunfig.toml",
+        ".bunfig.toml",
+        "pnpm-workspace.yaml",
+        "config.yaml",
+    ];
+    /// In small letters, without what some write between words.
+    const LEADING: [&str; 14] = [
+        "configdependencies",
+        "git",
+        "globalpnpmfile",
+        "injectenvironmentfiles",
+        "lockfilefilename",
+        "nodegyp",
+        "nodeoptions",
+        "onloadscript",
+        "plugins",
+        "pnpmfile",
+        "scanner",
+        "scriptshell",
+        "shell",
+        "userconfig",
+    ];
+    if !FILES.contains(&name(path)) {
+        return Ok(());
+    }
+    for line in String::from_utf8_lossy(text).lines() {
+        let line = line.trim_start_matches([' ', '\t', '-', '"', '\'', '\u{feff}']);
+        let end = line.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_')).unwrap_or(line.len());
+        let (key, value) = line.split_at(end);
+        // Else it is an item of a list, or a word.
+        if !value.trim_start_matches(['"', '\'']).starts_with([':', '=', ' ', '\t', '[']) {
+            continue;
+        }
+        let key = key.replace(['-', '_'], "").to_ascii_lowercase();
+        let value = value.trim_matches([' ', '\t', ':', '=', '"', '\'']).trim_start_matches("./");
+        let leads = match key.as_str() {
+            // What lies below `.yarn` in the release is read.
+            "yarnpath" => path.starts_with('/') || !value.starts_with(".yarn/releases/") || value.contains(".."),
+            // As Debian's npm says of itself.
+            "globalconfig" => !GLOBAL_NPMRC.contains(&value),
+            key => LEADING.contains(&key),
+        };
+        if leads {
+            return Err(Doubt(format!("{path} sets {key}, which may read the source")));
+        }
+    }
+    Ok(())
+}
+
 /// A folder of the source that has a package with a name, or an archive that is read: the name tells, when all is
 /// installed, whether it was copied or linked.
-fn is_here(before: &Listing, package: &str, wanted: &str) -> Result<(), Doubt> {
+fn is_here(before: &Listing, packages: &BTreeMap<String, Value>, package: &str, wanted: &str) -> Result<(), Doubt> {
     let doubt = || Doubt(format!("{package} depends on {wanted}"));
     let place = wanted.split_once(':').map_or(wanted, |(_, place)| place);
     let folder = package.rsplit_once('/').map_or("", |(folder, _)| folder);
     let place = joined(folder, place).ok_or_else(doubt)?;
     let is_archive = ENDINGS.iter().any(|end| place.ends_with(end));
-    let needed = if is_archive { place.clone() } else { format!("{place}/package.json") };
-    match before.contains_key(needed.trim_start_matches('/')) && !in_packages(&needed) {
-        true => Ok(()),
-        false => Err(doubt()),
-    }
+    let is_good = match is_archive {
+        true => before.contains_key(&place) && !in_packages(&place),
+        false => {
+            let needed = format!("{place}/package.json");
+            let name = packages.get(needed.trim_start_matches('/')).and_then(|package| package["name"].as_str());
+            name.is_some_and(|name| !name.is_empty())
+        }
+    };
+    if is_good { Ok(()) } else { Err(doubt()) }
 }
 
 /// `place` as seen from `folder`, without `.` and `..`; `None` when it leads out of the root, or says so.

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 
 use super::Doubt;
-use super::made::rewritten;
+use super::made::{MAX_TEXT, rewritten};
 use super::record::Record;
 use super::tree::{Listing, Node, Stamp, Tree};
 
@@ -78,6 +78,8 @@ fn copy(
 ) -> Result<Stamp, Doubt> {
     let (file, _) = from.file(path)?;
     to.make_file(path, stamp.mode, |new| match places {
+        // Only a record that we have not written names another as a text.
+        Some(_) if stamp.size > MAX_TEXT => Err(io::ErrorKind::FileTooLarge.into()),
         Some(places) => {
             let mut text = Vec::new();
             file.take(stamp.size).read_to_end(&mut text)?;

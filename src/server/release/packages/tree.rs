@@ -58,6 +58,12 @@ pub(super) struct Stamp {
     pub inode: u64,
 }
 
+impl Stamp {
+    pub fn may_run(self) -> bool {
+        self.mode & 0o100 != 0
+    }
+}
+
 /// An open folder.
 pub(super) struct Tree {
     root: OwnedFd,

@@ -2,7 +2,7 @@ use super::*;
 use crate::server::release::packages::tree::Stamp;
 
 /// Files as `path=content`, a link as `path>target`.
-fn looked(files: &[&str], dir: &str, scripts: bool) -> Result<Source, Doubt> {
+fn looked(files: &[&str], dir: &str, tool: &str, scripts: bool) -> Result<Source, Doubt> {
     let stamp = Stamp { mode: 0o644, size: 0, written: (0, 0), inode: 1 };
     let (mut before, mut contents) = (Listing::new(), BTreeMap::new());
     for file in files {
@@ -17,7 +17,7 @@ fn looked(files: &[&str], dir: &str, scripts: bool) -> Result<Source, Doubt> {
         before.insert(path.into(), node);
         contents.insert(path.to_owned(), content.as_bytes().to_vec());
     }
-    look(&before, dir, scripts, &|path, limit| match contents[path].len() as u64 > limit {
+    look(&before, dir, tool, scripts, &|path, limit| match contents[path].len() as u64 > limit {
         true => Err(Doubt("too much".into())),
         false => Ok(contents[path].clone()),
     })
@@ -40,7 +40,7 @@ fn what_an_installer_reads_is_found_wherever_it_lies() {
         "src/index.js",
         "README.md",
     ];
-    let source = looked(&files, "", true).unwrap();
+    let source = looked(&files, "", "npm", true).unwrap();
     let names: Vec<&str> = source.files.keys().map(String::as_str).collect();
     let read = [
         ".npmrc",
@@ -59,7 +59,7 @@ fn what_an_installer_reads_is_found_wherever_it_lies() {
     let changed = |n: usize, to: &str| {
         let mut files = files;
         files[n] = to;
-        looked(&files, "", true).unwrap()
+        looked(&files, "", "npm", true).unwrap()
     };
     assert_eq!(changed(9, "src/index.js=changed"), source);
     assert_eq!(changed(10, "src/more.js"), source);
@@ -74,7 +74,11 @@ fn what_an_installer_reads_is_found_wherever_it_lies() {
 #[test]
 fn who_may_read_more_is_installed_anew() {
     let check = |files: &[&str], dir: &str, scripts: bool, expected: Option<&str>| {
-        let said = looked(files, dir, scripts).err().map(|doubt| doubt.0);
+        // The manager whose lock file there is.
+        let has = |lock: &str| files.iter().any(|file| file.split('=').next().unwrap().ends_with(lock));
+        let tools = [("bun.lock", "bun"), ("pnpm-lock.yaml", "pnpm"), ("yarn.lock", "yarn")];
+        let tool = tools.iter().find(|(lock, _)| has(lock)).map_or("npm", |(_, tool)| tool);
+        let said = looked(files, dir, tool, scripts).err().map(|doubt| doubt.0);
         match (said, expected) {
             (None, None) => {}
             (Some(said), Some(words)) if said.contains(words) => {}
@@ -113,14 +117,95 @@ fn who_may_read_more_is_installed_anew() {
     depends("workspace:*", "x", None);
     depends("file:lib/a", "lib/b", Some("depends on file:lib/a"));
     depends("file:../a", "a/package.json={}", Some("depends on"));
+    depends("file:lib/a", "lib/a/package.json={}", Some("depends on file:lib/a"));
+    depends("exec:./gen.js", "gen.js", Some("depends on exec:"));
     depends("file:/opt/a", "opt/a/package.json={}", Some("depends on"));
     depends("link:~/a", "a/package.json={}", Some("depends on"));
-    depends("file:lib/a", "lib/a/package.json={\"scripts\":{\"install\":\"x\"}}", Some("the install script of lib/a"));
+    depends(
+        "file:lib/a",
+        "lib/a/package.json={\"name\":\"a\",\"scripts\":{\"install\":\"x\"}}",
+        Some("the install script of lib/a"),
+    );
     let deep = r#"package.json={"overrides":{"a":{"b":"file:/opt/b"}}}"#;
     check(&[deep, "bun.lock"], "", true, Some("depends on file:/opt/b"));
 
+    for bad in ["\u{feff}{}", "{} // x", "{\"a\":1e999}", ""] {
+        with(&format!("lib/package.json={bad}"), Some("lib/package.json: "));
+    }
+    with("lib/package.yaml=x", Some("package.yaml may read"));
+    with("lib/package.json={\"directories\":{\"bin\":\"bin\"}}", Some("has programs in a folder"));
+    with("lib/package.json={\"bin\":\"../../x\"}", Some("has programs in"));
+    with("lib/package.json={\"bin\":{\"a\":1}}", Some("has programs in"));
+
+    let large = format!("package.json={{\"name\":\"{}\"}}", "x".repeat(MAX_PACKAGES as usize));
+    check(&[&large, "package-lock.json"], "", true, Some("too much"));
     let large = format!("package-lock.json={}", "x".repeat(1 + (MAX_BYTES as usize)));
     check(&[PACKAGE, &large], "", true, Some("too much"));
+}
+
+#[test]
+fn a_manager_holds_on_to_its_own_lock_file() {
+    let check = |tool: &str, lock: &str, good: bool| {
+        assert_eq!(looked(&[PACKAGE, lock], "", tool, true).is_ok(), good, "{tool} {lock}");
+    };
+    check("npm", "npm-shrinkwrap.json", true);
+    check("npm", "yarn.lock", false);
+    check("pnpm", "package-lock.json", false);
+    check("yarn", "yarn.lock", true);
+    // It takes that over.
+    check("bun", "package-lock.json", true);
+    check("bun", "yarn.lock", false);
+    check("other", "package-lock.json", false);
+}
+
+#[test]
+fn of_a_program_counts_what_a_link_to_it_needs() {
+    let with = |file: &str| {
+        let part = r#"cli/package.json={"name":"cli","bin":{"a":"./run.js"}}"#;
+        let root = r#"package.json={"workspaces":["cli"]}"#;
+        looked(&[root, part, "package-lock.json", file], "", "npm", true).unwrap()
+    };
+    let first = with("cli/run.js=#!/usr/bin/env node\n1");
+    assert_eq!(with("cli/run.js=#!/usr/bin/env node\n2"), first);
+    for other in ["cli/run.js=#!/usr/bin/env node\r\n1", "cli/run.js=1", "cli/other.js", "cli/run.js=#!/bin/sh\n1"] {
+        assert_ne!(with(other), first, "{other}");
+    }
+    assert_ne!(super::first(true, b"#!/bin/sh\n"), super::first(false, b"#!/bin/sh\n"));
+}
+
+#[test]
+fn variables_that_a_manager_takes_from_a_file_count() {
+    let with = |file: &str| looked(&[PACKAGE, "bun.lock", file], "", "bun", true).unwrap();
+    for (one, other) in [(".env=A=1", ".env=A=2"), (".env.production=1", ".env.production=2"), (".env.yarn=1", "x")] {
+        assert_ne!(with(one), with(other), "{one}");
+    }
+    assert_eq!(with(".envoy=1"), with(".envoy=2"));
+}
+
+#[test]
+fn settings_that_lead_to_programs_are_refused() {
+    let check = |path: &str, text: &str, good: bool| {
+        assert_eq!(check_settings(path, text.as_bytes()).is_ok(), good, "{path}: {text}");
+    };
+    check(".npmrc", "fund=false\n@a:registry=https://git.example/\n//git.example/:_authToken=a/b\n", true);
+    check(".npmrc", "\u{feff}node-options = --require ./x.js", false);
+    check(".npmrc", "a=1\n\"script-shell\"=./sh", false);
+    check("apps/web/.npmrc", "userconfig=./other", false);
+    check("/usr/share/nodejs/npm/npmrc", "globalconfig = /etc/npmrc", true);
+    check(".npmrc", "globalconfig = ./npmrc", false);
+    check("/home/.config/pnpm/rc", "global-pnpmfile=/x.js", false);
+    check("pnpm-workspace.yaml", "packages:\n  - a\npnpmfile: config/a.cjs", false);
+    check("pnpm-workspace.yaml", "packages:\n  - plugins/*\n  - shell\n  - 'git'\n", true);
+    check(".yarnrc.yml", "nodeLinker: node-modules\nyarnPath: .yarn/releases/yarn-4.1.0.cjs", true);
+    check(".yarnrc", "yarn-path \"./.yarn/releases/yarn-1.22.cjs\"", true);
+    check(".yarnrc.yml", "yarnPath: .yarn/releases/../../x.cjs", false);
+    check("/home/.yarnrc.yml", "yarnPath: .yarn/releases/yarn.cjs", false);
+    check(".yarnrc", "yarn-path \"./tools/yarn.js\"", false);
+    check(".yarnrc.yml", "plugins:\n  - ./tools/plugin.cjs", false);
+    check("bunfig.toml", "[install.security]\nscanner = \"x\"", false);
+    check("README.md", "shell: x", true);
+    let said = looked(&[PACKAGE, "pnpm-lock.yaml", ".npmrc=pnpmfile=./x.cjs"], "", "pnpm", true).unwrap_err().0;
+    assert!(said.contains(".npmrc sets pnpmfile"), "{said}");
 }
 
 #[test]

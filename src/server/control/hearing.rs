@@ -26,6 +26,12 @@ pub(super) const QUIET: Duration = Duration::from_secs(30);
 /// So many times longer while it uploads. Its beats stand behind what ssh sends ahead (2 MiB for a channel, and what the
 /// socket takes), which a line of 256 kbit/s needs two minutes for.
 const BEHIND_UPLOAD: u32 = 6;
+/// This part of [`QUIET`], a beat, passes between the first look that finds it silent for too long and the one after which
+/// it is gone. What it said while we did not run ourselves, because the machine stood still, comes in after the first.
+const AGAIN: u32 = 6;
+/// Beats that are heard one after the other: more than come in a minute. A flood of them must not keep what else is to be
+/// told from being told.
+const AT_ONCE: usize = 16;
 
 /// Reads what a client says.
 pub(super) struct Hearing<'a> {
@@ -61,6 +67,7 @@ impl<'a> Hearing<'a> {
     /// From now on it says something well before this is over.
     pub fn expect_beats(&mut self, quiet: Duration) {
         self.quiet = Some(quiet);
+        self.patience.again.set(quiet / AGAIN);
     }
 
     /// The next call; `None` at the end. One that `holds` something and is silent for too long is an error.
@@ -69,11 +76,19 @@ impl<'a> Hearing<'a> {
             return Ok(Some(waiting));
         }
         self.patience.quiet.set(self.limit(holds));
-        let heard = self.reader.next_line().map(|line| line.map(understand));
+        let heard = self.next_or_doubt(holds);
         self.patience.quiet.set(None);
-        match heard {
-            Err(_) if self.is_silent(holds) => Err(self.given_up()),
-            heard => heard,
+        heard
+    }
+
+    fn next_or_doubt(&mut self, holds: Holds) -> Result<Option<Heard>> {
+        loop {
+            let doubted = self.patience.doubted.get().is_some();
+            match self.reader.next_line().map(|line| line.map(understand)) {
+                Err(_) if self.is_silent(holds) => return Err(self.given_up()),
+                Err(_) if !doubted && self.patience.doubted.get().is_some() => {}
+                heard => return heard,
+            }
         }
     }
 
@@ -82,7 +97,11 @@ impl<'a> Hearing<'a> {
     /// # Errors
     /// Unreachable when it `holds` something and nothing came for too long; those of a stream that is out of step.
     pub fn listen(&mut self, holds: Holds) -> Result<()> {
-        while self.waiting.is_none() {
+        for _ in 0..AT_ONCE {
+            if self.waiting.is_some() {
+                // Beats that come behind a call are not read, so nothing is known.
+                break;
+            }
             self.patience.at_once.set(true);
             let next = self.reader.try_line().map(|next| match next {
                 Next::Line(line) => Some(understand(line)),
@@ -97,7 +116,6 @@ impl<'a> Hearing<'a> {
                 None => return Ok(()),
             }
         }
-        // Beats that come behind a call are not read, so nothing is known.
         Ok(())
     }
 
@@ -110,7 +128,7 @@ impl<'a> Hearing<'a> {
     }
 
     fn is_silent(&self, holds: Holds) -> bool {
-        self.limit(holds).is_some_and(|limit| self.patience.heard.get().elapsed() >= limit)
+        self.limit(holds).is_some_and(|limit| self.patience.is_silent(limit))
     }
 
     fn given_up(&self) -> Error {
@@ -140,16 +158,34 @@ pub(super) struct Patience<'a> {
     quiet: Cell<Option<Duration>>,
     /// When some came last.
     heard: Cell<Instant>,
+    /// When it was first seen that this is too long ago.
+    doubted: Cell<Option<Instant>>,
+    /// How long it may then still take.
+    again: Cell<Duration>,
 }
 
 impl<'a> Patience<'a> {
     pub fn new(stream: &'a UnixStream, until: Option<Instant>) -> Self {
         let (at_once, quiet, heard) = (Cell::new(false), Cell::new(None), Cell::new(Instant::now()));
-        Patience { stream, until: Cell::new(until), at_once, quiet, heard }
+        let (doubted, again) = (Cell::new(None), Cell::default());
+        Patience { stream, until: Cell::new(until), at_once, quiet, heard, doubted, again }
+    }
+
+    /// Whether nothing came for longer than this, and nothing since that was first seen.
+    fn is_silent(&self, limit: Duration) -> bool {
+        if self.heard.get().elapsed() < limit {
+            return false;
+        }
+        let doubted = self.doubted.get().unwrap_or_else(Instant::now);
+        self.doubted.set(Some(doubted));
+        doubted.elapsed() >= self.again.get()
     }
 
     fn left(&self) -> Option<Duration> {
-        let quiet = self.quiet.get().map(|quiet| self.heard.get() + quiet);
+        let quiet = self.quiet.get().map(|quiet| match self.doubted.get() {
+            None => self.heard.get() + quiet,
+            Some(doubted) => doubted + self.again.get(),
+        });
         let until = self.until.get().into_iter().chain(quiet).min()?;
         Some(until.saturating_duration_since(Instant::now()))
     }
@@ -171,12 +207,15 @@ impl Read for &Patience<'_> {
             stream.read(buf)?
         };
         self.heard.set(Instant::now());
+        self.doubted.set(None);
         Ok(read)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -189,5 +228,54 @@ mod tests {
         hearing.expect_beats(QUIET);
         let seconds = |holds| hearing.limit(holds).map(|limit| limit.as_secs());
         assert_eq!([Holds::Nothing, Holds::Something, Holds::Upload].map(seconds), [None, Some(30), Some(180)]);
+    }
+
+    /// As if nothing of it had run for a minute.
+    fn stand_still(patience: &Patience<'_>) {
+        let ago = |then: Instant| then.checked_sub(Duration::from_secs(60)).unwrap();
+        patience.heard.set(ago(patience.heard.get()));
+        patience.doubted.set(patience.doubted.get().map(ago));
+    }
+
+    #[test]
+    fn a_client_is_not_gone_because_we_stood_still() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let patience = Patience::new(&ours, None);
+        let mut hearing = Hearing::new(&patience);
+        hearing.expect_beats(QUIET);
+        hearing.listen(Holds::Something).unwrap();
+        stand_still(&patience);
+        hearing.listen(Holds::Something).unwrap();
+        // Its beats come in later than we run again.
+        theirs.write_all(b"{\"id\":0,\"request\":\"beat\"}\n").unwrap();
+        hearing.listen(Holds::Something).unwrap();
+        assert!(patience.doubted.get().is_none() && hearing.patience.heard.get().elapsed() < QUIET);
+        // And when a call is waited for.
+        stand_still(&patience);
+        let speaks = std::thread::spawn(move || {
+            theirs.write_all(b"{\"id\":7,\"request\":\"info\"}\n").unwrap();
+            theirs
+        });
+        assert!(matches!(hearing.next(Holds::Something), Ok(Some(Heard::Call(call))) if call.id == 7));
+        let _theirs = speaks.join().unwrap();
+        stand_still(&patience);
+        hearing.listen(Holds::Something).unwrap();
+        stand_still(&patience);
+        let e = hearing.listen(Holds::Something).unwrap_err();
+        assert_eq!(e.kind(), Kind::Unreachable);
+        assert!(hearing.next(Holds::Something).is_err_and(|e| e.kind() == Kind::Unreachable));
+    }
+
+    #[test]
+    fn a_flood_of_beats_ends_for_who_has_something_to_tell() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let patience = Patience::new(&ours, None);
+        let mut hearing = Hearing::new(&patience);
+        let flood = "{\"id\":0,\"request\":\"beat\"}\n".repeat(AT_ONCE) + "{\"id\":7,\"request\":\"info\"}\n";
+        theirs.write_all(flood.as_bytes()).unwrap();
+        hearing.listen(Holds::Nothing).unwrap();
+        assert!(hearing.waiting.is_none(), "it was not read to its end");
+        hearing.listen(Holds::Nothing).unwrap();
+        assert!(hearing.waiting.is_some());
     }
 }

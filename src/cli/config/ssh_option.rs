@@ -6,6 +6,8 @@ use crate::error::{Error, Kind, Result};
 /// Letters that mean the same to both programs. Another one of `ssh`'s means something else to `sftp`, or nothing: its
 /// `-p` keeps times, and the number behind it would be the host.
 const LETTERS: &str = "46CFJciov";
+/// Those of them that stand alone: a word behind one would be the host. Any other without a word would take the host for it.
+const ALONE: &str = "46Cv";
 /// What would put something else on our channel, end it, or hide why it ended. In small letters.
 const OURS: [&str; 13] = [
     "controlmaster",
@@ -46,6 +48,9 @@ impl SshOption {
         if !LETTERS.contains(letter) {
             return fail("is not an option of both ssh and sftp", "write it by its name, such as \"Port=2222\" for -p");
         }
+        if ALONE.contains(letter) != (arguments.len() == 1) {
+            return fail("is no option of ssh", hint);
+        }
         let name = match letter {
             "o" => name(arguments.get(1).map_or("", String::as_str)),
             _ => String::new(),
@@ -85,11 +90,12 @@ fn arguments(option: &str) -> Option<Vec<String>> {
     }
 }
 
-/// `Name=value`, `Name value` and `"Name" value` are one to `ssh`, in letters of any size.
+/// `Name=value`, `Name value`, `"Name" value` and `Na"me" value` are one to `ssh`, in letters of any size.
 fn name(option: &str) -> String {
-    let option = option.trim_start_matches([' ', '"']);
-    let end = option.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(option.len());
-    option[..end].to_ascii_lowercase()
+    let plain: String = option.trim_start().chars().filter(|c| *c != '"').collect();
+    let plain = plain.trim_start();
+    let end = plain.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(plain.len());
+    plain[..end].to_ascii_lowercase()
 }
 
 #[cfg(test)]
@@ -116,7 +122,9 @@ mod tests {
             assert_eq!(e.kind(), Kind::Config);
             assert!(e.to_string().contains(expected) && e.next_step().is_some(), "{written}: {e}");
         };
-        for bad in ["", "fast", "--fast", "-", "-o", "-o  ", "=1", "A=\n", "-FF /x", "- x"] {
+        for bad in
+            ["", "fast", "--fast", "-", "-o", "-o  ", "=1", "A=\n", "-FF /x", "- x", "-F", "-J ", "-4 host", "-v x"]
+        {
             check(bad, "is no option of ssh");
         }
         check(&format!("User={}", "a".repeat(MAX_OPTION)), "is no option of ssh");
@@ -128,6 +136,8 @@ mod tests {
             "remotecommand x",
             " RemoteCommand=x",
             "\"RemoteCommand\" x",
+            "Remote\"Command\" x",
+            "R\"emoteCommand\"=x",
             "RequestTTY\t=force",
             "-o RequestTTY=force",
             "ControlPath /tmp/x",

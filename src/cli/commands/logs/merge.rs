@@ -97,7 +97,11 @@ impl Merge {
             Piece::UpToDate if self.time == Time::PastFirst => u64::MAX,
             Piece::Missed(_) | Piece::Lost(_) | Piece::UpToDate => 0,
         });
-        let is_past = first.as_ref().is_some_and(|(_, _, piece)| **piece != Piece::UpToDate);
+        let is_past = first.as_ref().is_some_and(|(_, _, piece)| match piece {
+            Piece::Line(line) => !self.keeps_waiting(line.at_ms, now),
+            Piece::Missed(_) | Piece::Lost(_) => true,
+            Piece::UpToDate => false,
+        });
         if self.time == Time::PastFirst && !is_past {
             self.time = Time::Present;
             for queue in &mut self.queues {
@@ -126,6 +130,18 @@ impl Merge {
             Some((_, piece)) => Next::Piece(server, piece),
             None => Next::End,
         }
+    }
+}
+
+impl Merge {
+    /// Whether another server's present is older than a line of this time and has waited for long: then that is the
+    /// present, too, and its server an older one that never says so.
+    fn keeps_waiting(&self, at_ms: u64, now: Instant) -> bool {
+        self.queues.iter().any(|queue| {
+            let mut pieces = queue.pieces.iter();
+            matches!(pieces.next(), Some((at, Piece::UpToDate)) if now.saturating_duration_since(*at) >= CATCHING_UP)
+                && matches!(pieces.next(), Some((_, Piece::Line(line))) if line.at_ms < at_ms)
+        })
     }
 }
 
@@ -194,6 +210,23 @@ mod tests {
         merge.push(1, vec![line(4)], now + CATCHING_UP);
         assert_eq!(told(&mut merge, now + CATCHING_UP), (vec![], Next::Wait(Some(HOLD))));
         assert_eq!(told(&mut merge, now + CATCHING_UP + HOLD), (vec![(1, 4)], Next::Wait(None)));
+    }
+
+    #[test]
+    fn one_that_never_says_so_and_never_rests_does_not_keep_others_from_being_heard() {
+        let now = Instant::now();
+        let mut merge = Merge::new(2, true, now);
+        merge.push(0, vec![line(5), Piece::UpToDate, line(8)], now);
+        merge.push(1, vec![line(6), line(9)], now);
+        // It may be the past that takes so long.
+        assert_eq!(told(&mut merge, now), (vec![(0, 5), (1, 6), (1, 9)], Next::Wait(Some(CATCHING_UP))));
+        let later = now + CATCHING_UP;
+        merge.push(1, vec![line(7)], later);
+        assert_eq!(told(&mut merge, later), (vec![(1, 7)], Next::Wait(Some(CATCHING_UP))));
+        merge.push(1, vec![line(10)], later);
+        assert_eq!(told(&mut merge, later), (vec![], Next::Live));
+        assert_eq!(told(&mut merge, later).0, [(0, 8)]);
+        assert_eq!(told(&mut merge, later + HOLD).0, [(1, 10)]);
     }
 
     /// Of servers that had kept nothing.

@@ -181,7 +181,7 @@ impl<'a> Packages<'a> {
         if let Some(path) = record.made.keys().find(|path| known.before.contains_key(*path)) {
             return Err(Doubt(format!("the archive brought {path}")));
         }
-        let bytes: u64 = record.made.values().map(size).sum();
+        let bytes = bytes(&record.made);
         if disk::free_bytes(layout.data())? < bytes.saturating_add(SPARE_BYTES) {
             return Err(Doubt(format!("{bytes} bytes do not fit")));
         }
@@ -266,11 +266,13 @@ fn settings(release: &Path, programs: &[Program], home: &Path) -> Result<BTreeMa
     Ok(found)
 }
 
-fn size(node: &Node) -> u64 {
-    match node {
+/// Of all files together, as they say themselves, which may be more than a disk has.
+fn bytes(made: &Listing) -> u64 {
+    let size = |node: &Node| match node {
         Node::File(stamp) => stamp.size,
         Node::Folder { .. } | Node::Link(_) | Node::Other => 0,
-    }
+    };
+    made.values().map(size).fold(0, u64::saturating_add)
 }
 
 /// Whether a path leads into a folder of packages.

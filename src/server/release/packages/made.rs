@@ -10,12 +10,14 @@ use memchr::memmem::Finder;
 
 use super::source::joined;
 use super::tree::{Listing, Node, Stamp, Tree};
-use super::{Doubt, in_packages, scripts};
+use super::{Doubt, bytes, in_packages, scripts};
 
 /// A text that mentions the release is written anew with each, so it is no large one; others are code.
 pub(super) const MAX_TEXT: u64 = 1 << 20;
 /// More of them than any compiler or shell leaves.
 const MAX_MENTIONS: usize = 20_000;
+/// Of all files together, as they say themselves: a hole of a terabyte takes no room on a disk and hours to look through.
+const MAX_SEARCHED: u64 = 8 << 30;
 /// More of a `package.json` is not read, and no manager would.
 const MAX_PACKAGE: u64 = 4 << 20;
 const PIECE: usize = 256 << 10;
@@ -75,6 +77,9 @@ pub(super) fn mentions(tree: &Tree, made: &Listing, paths: &[String]) -> Result<
     let finders: Vec<Finder<'_>> = paths.iter().map(Finder::new).collect();
     let longest = paths.iter().map(String::len).max().unwrap_or_default();
     let mut buffer = vec![0; PIECE + longest];
+    if bytes(made) > MAX_SEARCHED {
+        return Err(Doubt(format!("there are more than {MAX_SEARCHED} bytes of packages")));
+    }
     let mut found = Vec::new();
     let files = made.iter().filter_map(|(path, node)| match node {
         Node::File(stamp) if stamp.size > 0 => Some((path, stamp)),
@@ -261,6 +266,11 @@ mod tests {
         let (_dir, tree, made) = after(|dir| write(dir, "node_modules/a.node", format!("\0{old}\0"))).unwrap();
         let why = mentions(&tree, &made, std::slice::from_ref(&old)).unwrap_err().0;
         assert!(why.contains("a.node mentions its release and is no text"), "{why}");
+
+        let hole = |dir: &Path| fs::File::create(dir.join("hole")).unwrap().set_len(MAX_SEARCHED + 1).unwrap();
+        let (_dir, tree, made) = after(hole).unwrap();
+        let why = mentions(&tree, &made, std::slice::from_ref(&old)).unwrap_err().0;
+        assert!(why.contains("bytes of packages"), "{why}");
 
         let paths = BTreeMap::from([(old.clone(), "/data/apps/shop/releases/v22".to_owned())]);
         let check = |text: &str, expected: &str| {

@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::Doubt;
-use super::tree::{Listing, MAX_NODES, Node, Tree};
+use super::tree::{Listing, MAX_NAMES, MAX_NODES, Node, Tree};
 use crate::disk;
 use crate::error::{Context, Result};
 
@@ -23,8 +23,8 @@ use crate::error::{Context, Result};
 pub(crate) const NAME: &str = ".packages";
 /// Of a line: a path has at most 4096 bytes, and a link leads to as many; each may be escaped.
 const MAX_LINE: u64 = 64 << 10;
-/// Of all lines: paths of 200 bytes for all that a listing may have.
-const MAX_BYTES: u64 = 200 * MAX_NODES as u64;
+/// Of all lines: half as much again as the names of all that a listing may have.
+const MAX_BYTES: usize = MAX_NAMES / 2 * 3;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Record {
@@ -51,7 +51,8 @@ pub(super) fn begin(release: &Path) -> Result<bool> {
     }
 }
 
-/// Written through no disk cache: whoever marks the release as prepared syncs all of it first.
+/// Written through no disk cache: whoever marks the release as prepared syncs all of it first. One that would be too long
+/// to be loaded says nothing.
 pub(super) fn put(release: &Path, record: &Record) -> Result<()> {
     let doing = || format!("record the packages of {}", release.display());
     let mut text = serde_json::to_string(&record.head).context(doing)?;
@@ -59,6 +60,9 @@ pub(super) fn put(release: &Path, record: &Record) -> Result<()> {
     for line in &record.made {
         text.push_str(&serde_json::to_string(&line).context(doing)?);
         text.push('\n');
+        if text.len() > MAX_BYTES {
+            return blank(release);
+        }
     }
     disk::replace(&release.join(NAME), text.as_bytes(), 0o600)
 }
@@ -104,7 +108,7 @@ pub(super) fn load(release: &Path) -> Result<Record, Doubt> {
 fn open(release: &Path) -> Result<(impl BufRead + use<>, SystemTime), Doubt> {
     let (file, _) = Tree::open(release)?.file(NAME)?;
     let written = file.metadata().and_then(|meta| meta.modified()).map_err(|e| Doubt::of(&NAME, e))?;
-    Ok((BufReader::new(file.take(MAX_BYTES)), written))
+    Ok((BufReader::new(file.take(MAX_BYTES as u64)), written))
 }
 
 /// `None` at the end. A line that is cut short, as by [`MAX_BYTES`], is no line.

@@ -19,6 +19,9 @@ use super::Doubt;
 
 /// More is no application; each takes some hundred bytes of memory for as long as a release is prepared.
 pub(super) const MAX_NODES: usize = 400_000;
+/// Of all paths and of what links say: 200 bytes for each node. A path may have thousands, and who ran in the release chose
+/// them.
+pub(super) const MAX_NAMES: usize = 200 * MAX_NODES;
 /// As for whoever hands such a tree over (`owner`): each level costs a descriptor while it is walked.
 const MAX_DEPTH: usize = 200;
 /// Bits of a mode that an installer's files may have: not those that lend rights.
@@ -78,8 +81,9 @@ impl Tree {
     /// All that is in it, but for what lies in its root under one of these names.
     pub fn list(&self, but: &[&str]) -> Result<Listing, Doubt> {
         let mut listing = Listing::new();
+        let mut room = MAX_NAMES;
         let root = rustix::fs::openat(&self.root, c".", FOLDER, Mode::empty()).map_err(|e| Doubt::of(&".", e))?;
-        list(&root, "", 0, but, &mut listing)?;
+        list(&root, "", 0, but, &mut listing, &mut room)?;
         Ok(listing)
     }
 
@@ -160,7 +164,15 @@ impl Tree {
     }
 }
 
-fn list(folder: &OwnedFd, path: &str, depth: usize, but: &[&str], listing: &mut Listing) -> Result<(), Doubt> {
+/// `room` is left for names.
+fn list(
+    folder: &OwnedFd,
+    path: &str,
+    depth: usize,
+    but: &[&str],
+    listing: &mut Listing,
+    room: &mut usize,
+) -> Result<(), Doubt> {
     if depth > MAX_DEPTH {
         return Err(Doubt(format!("folders are nested deeper than {MAX_DEPTH}")));
     }
@@ -179,9 +191,12 @@ fn list(folder: &OwnedFd, path: &str, depth: usize, but: &[&str], listing: &mut 
         if listing.len() >= MAX_NODES {
             return Err(Doubt(format!("there are more than {MAX_NODES} files")));
         }
+        let said = if let Node::Link(target) = &node { target.len() } else { 0 };
+        let left = room.checked_sub(below.len() + said);
+        *room = left.ok_or_else(|| Doubt("the names of all files are too long".into()))?;
         listing.insert(below.clone(), node);
         if let Some(inner) = inner {
-            list(&inner, &below, depth + 1, but, listing)?;
+            list(&inner, &below, depth + 1, but, listing, room)?;
         }
     }
     Ok(())
@@ -211,4 +226,27 @@ fn stamp(stat: &Stat) -> Stamp {
     #[allow(clippy::unnecessary_cast)]
     let size = stat.st_size as u64;
     Stamp { mode: stat.st_mode & MODE, size, written, inode: stat.st_ino }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn names_of_any_length_take_so_much_room_and_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a".repeat(200)).join("b".repeat(200));
+        fs::create_dir_all(&deep).unwrap();
+        fs::write(deep.join("c"), "").unwrap();
+        symlink("d".repeat(1000), deep.join("e")).unwrap();
+        // The folders, the file, and the link with what it says.
+        let needed = 200 + 401 + 403 + 403 + 1000;
+        let root = Tree::open(dir.path()).unwrap().root;
+        let listed = |mut room: usize| list(&root.try_clone().unwrap(), "", 0, &[], &mut Listing::new(), &mut room);
+        assert!(listed(needed).is_ok());
+        assert!(listed(needed - 1).unwrap_err().0.contains("too long"));
+    }
 }

@@ -224,7 +224,15 @@ pub(crate) fn build(
     let turn = turn::take(&dir, interrupt, &mut |whom| say(Said::Waiting(whom))).map_err(unwritable)?;
     preset::lock::save(&project.dir, order.locked.as_ref())?;
     let making = Making { project, order, artifacts: &artifacts, anew, waited: turn.waited, interrupt, say };
-    order.targets.iter().map(|target| making.artifact(*target)).collect()
+    // Who wants nothing from before has the sources read, whatever is remembered of them.
+    let checked = if anew { order.source.check() } else { Ok(()) };
+    let built = checked.and_then(|()| order.targets.iter().map(|target| making.artifact(*target)).collect());
+    match &built {
+        // A file is not what it was, or not what it was remembered to be.
+        Err(e) if e.kind() == Kind::Refused => bundle::forget(&project.dir),
+        _ => bundle::remember(&project.dir, &order.source),
+    }
+    built
 }
 
 /// A build in its turn.

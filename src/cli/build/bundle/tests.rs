@@ -264,7 +264,8 @@ fn names_are_bytes_and_links_are_what_they_say() {
     // Without a repository, and without git, it is the same set.
     fs::remove_dir_all(root.join(".git")).unwrap();
     assert_eq!(collect(root).unwrap().hash, with_git.hash);
-    let walked = read::entries(root, sorted(walk::files(root, None).unwrap()).unwrap()).unwrap();
+    let paths = sorted(walk::files(root, None).unwrap()).unwrap();
+    let (walked, _) = read::entries(root, paths, &Known::default()).unwrap();
     assert_eq!(hash(&walked), with_git.hash);
 }
 
@@ -274,6 +275,6 @@ fn a_file_that_cannot_be_read_is_named() {
     write(&dir.path().join("a"), "");
     // Longer than a path may be: below the limit where it was made, above it where it is read.
     let path = PathBuf::from("a").join("x".repeat(4096));
-    let e = read::entries(dir.path(), vec!["a".into(), path]).unwrap_err();
+    let e = read::entries(dir.path(), vec!["a".into(), path], &Known::default()).unwrap_err();
     assert!(e.to_string().contains("read ") && e.to_string().contains("/a/xxx"), "{e}");
 }

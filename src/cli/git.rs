@@ -70,7 +70,8 @@ pub(crate) struct Seen {
 #[derive(Debug, Default)]
 pub(crate) struct Files {
     pub paths: Vec<PathBuf>,
-    /// Those that git was told to take for unchanged (`update-index --assume-unchanged`), whatever they hold.
+    /// Those that git takes for unchanged whatever they hold, and though they may not be there: it was told so
+    /// (`update-index --assume-unchanged`), they are outside of a sparse checkout, or a submodule was not fetched.
     pub unwatched: Vec<PathBuf>,
 }
 
@@ -165,7 +166,8 @@ fn list(root: &Path, below: &Path, options: &[OsString], depth: u32, files: &mut
             }
             files.paths.push(path);
         } else if !root.join(&path).join(".git").exists() {
-            // A submodule that was not fetched: nothing is there.
+            // A submodule that was not fetched: nothing is there, and git has nothing to say about that.
+            files.unwatched.push(path);
         } else if depth == MAX_NESTING {
             let message = format!("{} is a repository in too many others", root.join(&path).display());
             return Err(Error::new(Kind::Config, message));

@@ -77,10 +77,9 @@ pub(crate) fn collect(dir: &Path) -> Result<Source> {
             .hint("is the folder named in a .gitignore?"));
     }
     let hash = hash(&entries);
-    let is_there = |path: &PathBuf| entries.binary_search_by(|e| bytes(&e.path).cmp(bytes(path))).is_ok();
-    // Of a file that git does not watch nobody knows whether it is the one of the commit.
-    let dirty = seen.commit.is_some()
-        && (seen.changes.iter().any(|path| !is_dropped(path)) || seen.files.unwatched.iter().any(is_there));
+    // Of what git does not watch nobody knows whether it is as in the commit, or there at all.
+    let mut unlike = seen.changes.iter().chain(&seen.files.unwatched);
+    let dirty = seen.commit.is_some() && unlike.any(|path| !is_dropped(path));
     let version = Version::of(seen.commit.as_ref().map(|c| c.id.as_str()), dirty, &hash)?;
     Ok(Source { root, app, entries, hash, version, subject: seen.commit.map(|c| c.subject), dirty })
 }

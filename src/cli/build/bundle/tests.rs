@@ -183,6 +183,9 @@ fn submodules_and_repositories_inside_are_part_of_the_source() {
     git(&root, &["submodule", "--quiet", "deinit", "--force", "left-empty"]);
     git(&root, &["commit", "--quiet", "-m", "Add the library"]);
     write(&root.join("lib/dist"), "");
+    assert!(collect(&root).unwrap().dirty, "what was not fetched is a part of the commit");
+    git(&root, &["rm", "--quiet", "left-empty"]);
+    git(&root, &["commit", "--quiet", "-m", "Without it"]);
     let clean = collect(&root).unwrap();
     let files = [".gitignore", ".gitmodules", "index.js", "lib/.gitignore", "lib/index.js"];
     assert_eq!(names(&clean), files);
@@ -214,6 +217,24 @@ fn a_file_that_git_does_not_watch_makes_no_clean_version() {
         assert!(version(root).starts_with(&format!("{clean}_")), "{flag}");
         git(root, &["update-index", &flag.replacen("--", "--no-", 1), "a"]);
     }
+}
+
+#[test]
+fn a_checkout_without_all_of_the_commit_is_not_the_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    git(root, &["init", "--quiet"]);
+    write(&root.join("apps/web/a"), "1");
+    write(&root.join("apps/api/b"), "1");
+    git(root, &["add", "."]);
+    git(root, &["commit", "--quiet", "-m", "First"]);
+    let clean = version(root);
+    assert!(!clean.contains('_'));
+    git(root, &["sparse-checkout", "set", "apps/web"]);
+    assert!(!root.join("apps/api").exists());
+    assert!(version(root).starts_with(&format!("{clean}_")), "{}", version(root));
+    git(root, &["sparse-checkout", "disable"]);
+    assert_eq!(version(root), clean);
 }
 
 #[test]

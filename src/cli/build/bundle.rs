@@ -71,6 +71,10 @@ pub(crate) fn collect(dir: &Path) -> Result<Source> {
     let home = env::home_dir().and_then(|home| home.canonicalize().ok());
     let (root, seen) = look(&dir, home.as_deref())?;
     let app = dir.strip_prefix(&root).map_err(|_| outside(&dir, &root))?.to_path_buf();
+    if let Some((folder, why)) = seen.files.closed.iter().find(|(folder, _)| !is_dropped(&folder.join("x"))) {
+        return Err(Error::new(Kind::Config, format!("read the folder {}: {why}", root.join(folder).display()))
+            .hint("make it readable for you, or name it in a .gitignore if it is no part of the source"));
+    }
     let entries = read::entries(&root, sorted(seen.files.paths)?)?;
     if !entries.iter().any(|e| e.path.starts_with(&app)) {
         return Err(Error::new(Kind::Config, format!("there are no files to ship in {}", dir.display()))
@@ -129,7 +133,7 @@ fn look(dir: &Path, home: Option<&Path>) -> Result<(PathBuf, Seen)> {
             let root = walk::root(dir).filter(|root| !is_for_dotfiles(root, dir, home)).unwrap_or(dir);
             let user = walk::rules_of_user(env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).as_deref(), home);
             let paths = walk::files(root, user.as_deref())?;
-            return Ok((root.into(), unversioned(Files { paths, unwatched: Vec::new() })));
+            return Ok((root.into(), unversioned(Files { paths, ..Files::default() })));
         }
     };
     match is_for_dotfiles(&root, dir, home) {

@@ -4,6 +4,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
 use crate::cli::git::tests::{git, write};
+use crate::disk;
 
 fn names(source: &Source) -> Vec<String> {
     source.entries.iter().map(|e| e.path.display().to_string()).collect()
@@ -287,6 +288,44 @@ fn names_are_bytes_and_links_are_what_they_say() {
     assert_eq!(collect(root).unwrap().hash, with_git.hash);
     let walked = read::entries(root, sorted(walk::files(root, None).unwrap()).unwrap()).unwrap();
     assert_eq!(hash(&walked), with_git.hash);
+}
+
+#[test]
+fn a_folder_that_cannot_be_read_is_an_error_that_names_it() {
+    // Root may read everything, but not what has a longer name than the kernel takes.
+    let deep = |root: &Path, top: &str| {
+        let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        let open = |at: &_, name: &str| rustix::fs::openat(at, name, flags, rustix::fs::Mode::empty()).unwrap();
+        fs::create_dir_all(root.join(top)).unwrap();
+        let mut at = std::os::fd::OwnedFd::from(fs::File::open(root.join(top)).unwrap());
+        for _ in 0..17 {
+            let name = "d".repeat(255);
+            rustix::fs::mkdirat(&at, &name, rustix::fs::Mode::RWXU).unwrap();
+            at = open(&at, &name);
+        }
+        rustix::fs::openat(&at, "x", rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY, rustix::fs::Mode::RWXU)
+            .unwrap();
+    };
+    for is_repository in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        write(&root.join("index.ts"), "");
+        if is_repository {
+            git(&root, &["init", "--quiet"]);
+        }
+        // Of what is left out anyway nobody is told.
+        deep(&root, "node_modules");
+        assert_eq!(names(&collect(&root).unwrap()), ["index.ts"]);
+        deep(&root, "data");
+        let e = collect(&root).unwrap_err();
+        let expected = format!("read the folder {}/data/ddd", root.display());
+        assert!(e.to_string().starts_with(&expected) && e.to_string().contains("file name too long"), "{e}");
+        assert!(e.kind() == Kind::Config && e.next_step().unwrap().contains(".gitignore"));
+        write(&root.join(".gitignore"), "data/\n");
+        assert_eq!(names(&collect(&root).unwrap()), [".gitignore", "index.ts"]);
+        disk::remove_tree(&root.join("data")).unwrap();
+        disk::remove_tree(&root.join("node_modules")).unwrap();
+    }
 }
 
 #[test]

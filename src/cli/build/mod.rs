@@ -3,7 +3,7 @@
 //! `bundle` says which files are the source and what their Version is, `checkout` what they lack, and `sources` keeps
 //! them; `preset` and `recipe` what is done with it by default, `packages` how dependencies are installed; `tree` makes a
 //! clean copy to run them in; `stage` runs them in an `environment`, or `container` in Docker, one build in its `turn`,
-//! and `verdict` has the words for those that fail; `assets` merges what is served as files, `entry` looks whether the
+//! after any `leftover` of another one, and `verdict` has the words for those that fail; `assets` merges what is served as files, `entry` looks whether the
 //! result can start, `glob` and `pick` choose what of it is shipped; `native` tells which machines it is for, and `fit`
 //! which server gets it; `cache` remembers what was made of what, installed `modules` included.
 //!
@@ -20,6 +20,7 @@ pub(crate) mod fit;
 pub(crate) mod glob;
 #[cfg(feature = "lab")]
 pub mod lab;
+mod leftover;
 mod many;
 pub(crate) mod modules;
 pub(crate) mod native;
@@ -57,6 +58,7 @@ use preset::lock::Locked;
 use preset::resolve::Wish;
 use recipe::{Modules, Recipe};
 use stage::Step;
+use turn::Turn;
 
 /// A .gitignore beyond this is somebody's own.
 const MAX_GITIGNORE: u64 = 64 << 10;
@@ -203,7 +205,7 @@ pub(crate) fn build(
     disk::make_dirs(&artifacts, 0o755).and_then(|()| keep_out_of_git(&dir)).map_err(unwritable)?;
     let turn = turn::take(&dir, interrupt, &mut |whom| say(Said::Waiting(whom))).map_err(unwritable)?;
     preset::lock::save(&project.dir, order.locked.as_ref())?;
-    let making = Making { project, order, artifacts: &artifacts, anew, waited: turn.waited, interrupt, say };
+    let making = Making { project, order, artifacts: &artifacts, anew, turn: &turn, interrupt, say };
     order.targets.iter().map(|target| making.artifact(*target)).collect()
 }
 
@@ -213,14 +215,14 @@ struct Making<'a> {
     order: &'a Order,
     artifacts: &'a Path,
     anew: bool,
-    waited: bool,
+    turn: &'a Turn,
     interrupt: &'a Interrupt,
     say: &'a dyn Fn(Said<'_>),
 }
 
 impl Making<'_> {
     fn artifact(&self, target: Target) -> Result<Built> {
-        let Making { project, order, artifacts, anew, waited, interrupt, say } = *self;
+        let Making { project, order, artifacts, anew, turn, interrupt, say } = *self;
         let key = cache::key(project, order, target)?;
         let file = cache::file(artifacts, target, &key);
         let keep_sources = |from: &Path| -> Result<()> {
@@ -233,7 +235,7 @@ impl Making<'_> {
             let how = "from the cache, nothing changed".into();
             return Ok(Built { target, file, packed, natives, cached: true, how });
         }
-        if waited && bundle::collect(&project.dir)?.hash != order.source.hash {
+        if turn.waited && bundle::collect(&project.dir)?.hash != order.source.hash {
             return Err(Error::new(Kind::Refused, "the sources changed while another build was waited for")
                 .hint("run it again"));
         }
@@ -282,7 +284,7 @@ impl Making<'_> {
     }
 
     fn steps(&self, tree: &Path, rule: &Rule<'_>, target: Target) -> Result<()> {
-        let Making { project, order, interrupt, say, .. } = *self;
+        let Making { project, order, turn, interrupt, say, .. } = *self;
         let Some(image) = order.place.image(target) else {
             let environment = order.environment.for_target(target);
             for step in &order.steps {
@@ -290,7 +292,7 @@ impl Making<'_> {
                 step.warning.iter().for_each(|warning| say(Said::Warning(warning)));
                 say(Said::Running(&step.title()));
                 let mut on = |line: &str| say(Said::Output(line));
-                stage::run(tree, &order.source, &environment, step, interrupt, &mut on)?;
+                stage::run(tree, &order.source, &environment, step, turn, interrupt, &mut on)?;
             }
             return Ok(());
         };
@@ -301,8 +303,17 @@ impl Making<'_> {
             ships: &|path| rule.ships(path) || assets.iter().any(|a| path.starts_with(a)),
         };
         let (source, steps, runtime) = (&order.source, &order.steps[..], project.runtime);
-        let work =
-            container::Work { project: &project.dir, runtime, source, steps, target, image, tree, wanted: &wanted };
+        let work = container::Work {
+            project: &project.dir,
+            runtime,
+            source,
+            steps,
+            target,
+            image,
+            tree,
+            wanted: &wanted,
+            turn,
+        };
         container::run(&work, interrupt, say)
     }
 }

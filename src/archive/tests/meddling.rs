@@ -120,12 +120,12 @@ fn refuses_to_pack_what_could_not_be_unpacked() {
     let mode = Mode::from_raw_mode(0o644);
     rustix::fs::mknodat(rustix::fs::CWD, root.join("pipe"), FileType::Fifo, mode, 0).unwrap();
     for (name, why) in [
-        (path("leak"), "it links to `/etc/passwd`, which may be outside"),
+        (path("leak"), "it links to `/etc/passwd`, which is an absolute path"),
         (path("up"), "it links to `../x`, which may be outside"),
         (path("../root/leak"), "its name is absolute, has `.` or `..`"),
         (root.join("leak"), "its name is absolute"),
         (path(""), "its name is empty"),
-        (path("line\nend"), "control characters"),
+        (path("line\nend"), r"pack line\nend: its name has control characters"),
         (path("socket"), "only files, links and folders can be packed"),
         (path("pipe"), "only files, links and folders can be packed"),
         (deep, "folders deep"),

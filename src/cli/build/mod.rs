@@ -332,8 +332,8 @@ fn unwritable(e: Error) -> Error {
 fn unpackable(e: Error) -> Error {
     match e.kind() {
         Kind::Refused if e.next_step().is_none() => e.with_kind(Kind::Build).hint(
-            "the server takes plain names and links that stay inside of the release: change it, or leave it out by \
-             `exclude` in [build] of tako.toml",
+            "the server takes plain names, and links that are relative and stay inside of the release (`ln -sr` makes \
+             such): change it, or leave it out by `exclude` in [build] of tako.toml",
         ),
         _ => e,
     }

@@ -36,7 +36,7 @@ pub(super) fn keep<'a>(artifacts: &Path, source: &'a Source, from: &Path) -> Res
     let paths: Vec<PathBuf> = held.iter().map(|entry| entry.path.clone()).collect();
     // While it is packed it has our process id in its name as well.
     let unchecked = artifacts.join(format!("{}-source.tar.part", source.version));
-    let kept = archive::pack::pack(from, &paths, &unchecked).and_then(|_| {
+    let kept = archive::pack::pack_to_keep(from, &paths, &unchecked).and_then(|_| {
         if from == source.root {
             source.check()?;
         }

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
-use super::{Task, Ui};
 use super::look::{Glyph, Paint, paint};
 use super::tree::Id;
+use super::{Task, Ui};
 
 /// A line of the progress tree that goes away when this is dropped.
 pub(crate) struct Waiting {

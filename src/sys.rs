@@ -18,6 +18,8 @@ use rustix::process::{Pid, Resource, Rlimit, Signal};
 // One room, in five files for its length.
 pub(crate) use attach::{Attach, Attached, Ends, Size, attach, resize};
 pub(crate) use pipes::MAX_BOOTSTRAP;
+#[cfg(test)]
+pub(crate) use spawn::shell;
 pub(crate) use spawn::{BOOTSTRAP_FD, Child, Limits, Spawn, Spawned, User, spawn};
 
 /// Sends `signal` to every process of the group that [`spawn`] made; a group that is gone is fine.

@@ -9,6 +9,7 @@ need() { # program, Debian package
 }
 need cc gcc
 need setpriv util-linux
+need ip iproute2
 need git git
 need ssh openssh-client
 need sshd openssh-server

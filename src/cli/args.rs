@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::cli::commands::Exit;
-use crate::cli::commands::table::{COMMANDS, GLOBAL_FLAGS};
+use crate::cli::commands::table::{COMMANDS, GLOBAL_FLAGS, elsewhere};
 use crate::cli::nearest::did_you_mean;
 use crate::cli::ui::Ui;
 use crate::error::{Context, Error, Kind, Result};
@@ -140,8 +140,9 @@ impl Args {
             _ => "value",
         };
         value.parse().map(Some).map_err(|_| {
+            let help = self.known_flags().find(|f| f.name == name).map(|f| format!("`--{name} {what}`: {}", f.help));
             Error::new(Kind::Usage, format!("`--{name} {}` is not a valid {what}", value.escape_debug()))
-                .hint(self.help_hint())
+                .hint(help.unwrap_or_else(|| self.help_hint()))
         })
     }
 
@@ -255,7 +256,10 @@ impl Args {
             true => format!("there is no flag `{shown}` before the command"),
             false => format!("`{}` has no flag `{shown}`", spelled(&self.path)),
         };
-        let hint = guess.map_or_else(|| self.help_hint(), |g| g.replace('`', "`--").replacen("`--?", "`?", 1));
+        let hint = match elsewhere::flag(&shown, |name| self.known_flags().any(|f| f.name == name)) {
+            Some(ours) => format!("here that is `{ours}`"),
+            None => guess.map_or_else(|| self.help_hint(), |g| g.replace('`', "`--").replacen("`--?", "`?", 1)),
+        };
         Error::new(Kind::Usage, message).hint(hint)
     }
 
@@ -305,7 +309,10 @@ fn find(choices: &'static [Command], name: &str) -> Option<&'static Command> {
 fn unknown_command(path: &[&'static Command], choices: &[Command], word: &str) -> Error {
     let shown: String = word.chars().take(80).flat_map(char::escape_debug).collect();
     let names = choices.iter().filter(|c| !c.hidden).map(|c| c.name);
-    let hint = did_you_mean(word, names).unwrap_or_else(|| format!("see `{} --help`", spelled(path)));
+    let hint = match elsewhere::command(word).filter(|_| path.is_empty()) {
+        Some(ours) => format!("here that is `{ours}`"),
+        None => did_you_mean(word, names).unwrap_or_else(|| format!("see `{} --help`", spelled(path))),
+    };
     Error::new(Kind::Usage, format!("there is no command `{} {shown}`", spelled(path))).hint(hint)
 }
 
@@ -390,6 +397,9 @@ mod tests {
         check("servers ad", "there is no command `tako servers ad`", "did you mean `add`?");
         check("servers", "`tako servers` needs one of add, rm, ls, check, status", "see `tako servers --help`");
         check("deploy --evn x", "`tako deploy` has no flag `--evn`", "did you mean `--env`?");
+        check("rollback", "there is no command `tako rollback`", "here that is `tako releases rollback`");
+        check("logs --follow", "`tako logs` has no flag `--follow`", "here that is `--tail`");
+        check("deploy --follow", "`tako deploy` has no flag `--follow`", "see `tako deploy --help`");
         check("deploy -z", "`tako deploy` has no flag `-z`", "see `tako deploy --help`");
         check("deploy --env", "`--env` needs a value", "");
         check("deploy --yes=1", "`--yes` takes no value", "");
@@ -404,6 +414,7 @@ mod tests {
         let a = args("servers add host --port many").unwrap();
         let e = a.parsed::<u16>("port").unwrap_err();
         assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Usage, "`--port many` is not a valid PORT"));
+        assert!(e.next_step().unwrap().starts_with("`--port PORT`: "), "{e:?}");
         assert_eq!(args("servers add host --port 22").unwrap().parsed::<u16>("port").unwrap(), Some(22));
     }
 

@@ -1,6 +1,9 @@
-//! What a project's files say when `tako.toml` says nothing: its runtime, the file to run, and what `package.json` has.
+//! What a project's files say when `tako.toml` says nothing: its runtime, the file to run, and what `package.json` and
+//! Deno's own file have.
 //!
 //! An unreadable file says nothing here; the tool that needs it will say what is wrong with it.
+
+pub(crate) mod deno;
 
 use std::path::Path;
 
@@ -8,6 +11,7 @@ use serde_json::Value;
 
 use crate::disk::read_if_there;
 use crate::proto::manifest::Runtime;
+use deno::DenoFile;
 
 /// A package.json beyond this is not one.
 const MAX_PACKAGE_JSON: u64 = 1 << 20;
@@ -86,16 +90,39 @@ pub(crate) const FAMILIES: [(&str, &str); 9] = [
     ("vite", "vite"),
 ];
 /// Who uses one of these beside Vite has a server, so that the files alone are not the app.
-const SERVERS: [&str; 6] = ["express", "fastify", "hono", "koa", "elysia", "h3"];
+const SERVERS: [&str; 9] =
+    ["express", "fastify", "hono", "koa", "elysia", "h3", "@hono/hono", "@oak/oak", "@fresh/core"];
 
 /// The preset that the project's dependencies suggest.
 pub(crate) fn family(dir: &Path, runtime: Runtime) -> Option<&'static str> {
     if runtime == Runtime::Binary {
         return None;
     }
-    let package = Package::of(dir)?;
-    let (_, family) = FAMILIES.into_iter().find(|(name, _)| package.needs(name))?;
-    (family != "vite" || !SERVERS.into_iter().any(|server| package.needs(server))).then_some(family)
+    let needs = Needs::of(dir, runtime);
+    let (_, family) = FAMILIES.into_iter().find(|(name, _)| needs.file_with(name).is_some())?;
+    (family != "vite" || !SERVERS.into_iter().any(|server| needs.file_with(server).is_some())).then_some(family)
+}
+
+/// What a project needs, to run or to build, in whichever file it says so.
+pub(crate) struct Needs {
+    package: Option<Package>,
+    deno: Option<DenoFile>,
+}
+
+impl Needs {
+    pub fn of(dir: &Path, runtime: Runtime) -> Needs {
+        // Others do not read it.
+        let deno = (runtime == Runtime::Deno).then(|| DenoFile::of(dir)).flatten();
+        Needs { package: Package::of(dir), deno }
+    }
+
+    /// The file that names `package`, if it is needed.
+    pub fn file_with(&self, package: &str) -> Option<&'static str> {
+        if self.package.as_ref().is_some_and(|known| known.needs(package)) {
+            return Some("package.json");
+        }
+        self.deno.as_ref().filter(|deno| deno.imports(package)).map(|deno| deno.name)
+    }
 }
 
 /// The file that package.json starts, and what in it says so: the first script that runs one, else `main`. One that is
@@ -156,8 +183,7 @@ impl Package {
         self.0.get("main")?.as_str()
     }
 
-    /// Whether it needs `package`, to run or to build.
-    pub fn needs(&self, package: &str) -> bool {
+    fn needs(&self, package: &str) -> bool {
         ["dependencies", "devDependencies"]
             .iter()
             .any(|kind| self.0.get(kind).is_some_and(|k| k.get(package).is_some()))
@@ -169,11 +195,12 @@ impl Package {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::fs;
 
-    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+    /// A project of these files.
+    pub(crate) fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in files {
             let path = dir.path().join(name);
@@ -245,6 +272,22 @@ mod tests {
         check(r#"{"dependencies":["next"]}"#, None);
         check("[]", None);
         check("{", None);
+    }
+
+    #[test]
+    fn the_imports_of_deno_suggest_a_preset_too() {
+        let check = |name: &str, file: &str, expected| {
+            let dir = folder(&[(name, file)]);
+            assert_eq!(family(dir.path(), Runtime::Deno), expected, "{file}");
+            assert_eq!(family(dir.path(), Runtime::Node), None, "only Deno reads it: {file}");
+        };
+        check("deno.json", r#"{"imports":{"astro":"npm:astro@5"}}"#, Some("astro"));
+        check("deno.jsonc", "{ // the site\n\"imports\": {\"kit\": \"npm:@sveltejs/kit@2\",}}", Some("sveltekit"));
+        check("deno.json", r#"{"imports":{"vite":"npm:vite@7"}}"#, Some("vite"));
+        check("deno.json", r#"{"imports":{"vite":"npm:vite@7","hono":"jsr:@hono/hono@4"}}"#, None);
+        check("deno.json", r#"{"imports":{"vite":"npm:vite@7","fresh":"jsr:@fresh/core@2"}}"#, None);
+        check("deno.json", r#"{"imports":{"astro":"./astro.ts"}}"#, None);
+        check("deno.json", "{ torn", None);
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub(crate) struct Project {
     pub build: Build,
     /// `[limits]`; the times in it are defaults.
     pub limits: Limits,
+    /// `[vars]` alone, for an environment that the file does not have.
+    pub vars: BTreeMap<String, String>,
     pub envs: BTreeMap<EnvName, Env>,
 }
 

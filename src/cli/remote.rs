@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
 use super::child::{Owned, Tail};
 use super::config::inventory::Server;
@@ -30,7 +30,7 @@ use super::ui::Ui;
 use crate::crypto;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::PROTOCOL;
-use crate::proto::control::{Answer, Body, Call, Greeting, Hello, Notice, Reply, Request};
+use crate::proto::control::{Answer, BEAT, Body, Call, Greeting, Hello, Notice, Reply, Request};
 use crate::proto::wire;
 use hello::{Greeted, find_hello, incompatible};
 use inlet::Inlet;
@@ -140,8 +140,9 @@ impl Remote {
         link.stands().map_err(|e| (e, Retry::Never))?;
         tell(&format!("{name}: said hello after {} ms", started.elapsed().as_millis()));
         let protocol = PROTOCOL.common(hello.protocol).ok_or_else(|| (incompatible(&name, &hello), Retry::Never))?;
-        let greeting = Greeting { protocol, client: env!("CARGO_PKG_VERSION").into(), who: who() };
-        let calls = start_writer(stdin, greeting);
+        let beats = hello.hears_beats;
+        let greeting = Greeting { protocol, client: env!("CARGO_PKG_VERSION").into(), who: who(), beats };
+        let calls = start_writer(stdin, greeting, if beats { BEAT } else { Duration::MAX });
         let interrupt = interrupt.clone();
         Ok(Remote { name, hello, noise, next_id: 1, calls, answers, heard, link, interrupt, no_sftp: false })
     }
@@ -156,6 +157,11 @@ impl Remote {
 
     pub fn hello(&self) -> &Hello {
         &self.hello
+    }
+
+    /// Since its last word.
+    pub fn silent_for(&self) -> Duration {
+        self.heard.ago()
     }
 
     /// Asks and waits for the one reply; `on` hears the notices before it.
@@ -340,12 +346,18 @@ fn start_reader(stdout: ChildStdout, heard: Arc<LastHeard>) -> (Receiver<Greeted
     (hellos, answers)
 }
 
-/// Writes the greeting and then calls, so that a server which does not read cannot hang us.
-fn start_writer(mut stdin: ChildStdin, greeting: Greeting) -> Sender<Call> {
+/// Writes the greeting and then calls, so that a server which does not read cannot hang us; and when there is nothing to
+/// say for a `beat`, that we are there.
+fn start_writer(mut stdin: impl Write + Send + 'static, greeting: Greeting, beat: Duration) -> Sender<Call> {
     let (call, calls) = bounded::<Call>(1);
     thread::spawn(move || {
         let mut sent = wire::send(&mut stdin, &greeting);
-        while let (Ok(()), Ok(call)) = (&sent, calls.recv()) {
+        while sent.is_ok() {
+            let call = match calls.recv_timeout(beat) {
+                Ok(call) => call,
+                Err(RecvTimeoutError::Timeout) => Call { id: 0, request: Request::Beat },
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             sent = wire::send(&mut stdin, &call);
         }
         let _ = stdin.flush();

@@ -6,7 +6,8 @@
 //!                             all servers, or nothing is changed ───────────────────┘
 //! ```
 //!
-//! `bind` connects and asks, `lock` keeps others out, `prepare` brings the release, `live` puts it live and hears how
+//! `bind` connects and asks, `lock` keeps others out, `prepare` brings the release, `there` asks who had to wait whether it
+//! is still there, `live` puts it live and hears how
 //! that ends, also after Ctrl-C or when the connection was lost; `tell` has the words.
 //!
 //! **Invariant**: until every server has the release ready to start, an error leaves all of them as they were; after
@@ -17,6 +18,7 @@ pub(crate) mod bind;
 mod lock;
 mod prepare;
 mod release_command;
+mod there;
 pub(crate) mod live;
 pub(crate) mod tell;
 
@@ -192,7 +194,9 @@ pub(crate) fn ship(ui: &Ui, shipment: &Shipment<'_>, interrupt: &Interrupt) -> R
         let became_live = lock::all_servers(ui, shipment, &mut bound, &working)?;
         ends.extend(became_live.into_iter().map(|b| leave_alone(ui, b)));
         prepare::all_servers(ui, shipment, &built, &mut bound, &or_give_up).map_err(rejected)?;
+        there::still(&mut bound)?;
         release_command::run(ui, shipment, &mut bound).map_err(rejected)?;
+        there::still(&mut bound)?;
         drop(phase);
         times.upload = uploading.elapsed();
         interrupt.check()?;

@@ -37,6 +37,7 @@ use crate::crypto::{self, Sha256};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use askpass::question::is_fingerprint;
+use askpass::refusal::{Refusal, Whose, Why};
 use askpass::{Answers, Relay};
 use destination::Destination;
 use kept::Kept;
@@ -112,6 +113,8 @@ pub(crate) struct Session {
     /// Until the connection stands.
     relay: Option<Relay>,
     pin: Option<String>,
+    /// Somebody is there to be asked, and the `ssh` here cannot ask through us.
+    is_mute: bool,
 }
 
 /// The control socket and the log of one session. What is ours alone is removed on drop.
@@ -142,11 +145,11 @@ impl Session {
         kept::sweep(&dir, SystemTime::now());
         // A connection that stands shows no host key, so whoever asks about it makes one.
         let kept = match means.keep && !alone && *host_keys == HostKeys::AsConfigured {
-            true => Kept::find(&dir, &[means.key(), destination.key()].concat(), interrupt)?,
+            true => Kept::find(&dir, &[means.key(&destination.arguments), destination.key()].concat(), interrupt)?,
             false => None,
         };
         let files = Files::new(&dir, kept)?;
-        let mut command = program("TAKO_SSH", "ssh");
+        let mut command = program("TAKO_SSH", "ssh", &destination.arguments);
         let mut options = files.options();
         options.extend(match host_keys {
             HostKeys::AsConfigured => None,
@@ -158,14 +161,15 @@ impl Session {
             HostKeys::AsConfigured | HostKeys::AcceptNew => None,
         };
         let ui = means::ui().filter(|ui| ui.is_interactive());
+        // With nobody to ask and nothing to compare, our `ssh` asks nothing. That of a jump host does, which is heard to be
+        // refused in words.
+        let asks = ui.is_some() || pin.is_some();
+        let is_mute = asks && !files.is_reused() && !asks_a_program(means.version());
         let mut relay = None;
-        if !files.is_reused() && (ui.is_some() || pin.is_some()) {
-            let old = means.version().is_none_or(|version| version < ASKS_A_PROGRAM);
-            if !old {
-                let answers = Answers { server: server.name.to_string(), ui: ui.cloned(), pin: pin.clone() };
-                relay = Some(Relay::start(&dir, &mut command, answers, interrupt)?);
-                options.push("BatchMode=no".into());
-            }
+        if !files.is_reused() && !is_mute {
+            let answers = Answers { to: server.clone(), ui: ui.cloned(), pin: pin.clone() };
+            relay = Some(Relay::start(&dir, &mut command, answers, interrupt)?);
+            options.extend(asks.then(|| "BatchMode=no".to_string()));
         }
         if !destination::OLD.load(Ordering::Acquire) {
             // `sftp` has a session type of its own.
@@ -181,11 +185,14 @@ impl Session {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         means::tell(&format!("{}: {}", server.name, spelled(&command)));
         let mut ssh = Owned::spawn(&mut command).map_err(|e| cannot_start("ssh", "TAKO_SSH", e))?;
+        if let Some(relay) = &mut relay {
+            relay.belongs_to(ssh.child.id());
+        }
         let stdin = ssh.child.stdin.take().expect("stdin was asked to be a pipe");
         let stdout = ssh.child.stdout.take().expect("stdout was asked to be a pipe");
         let stderr = Tail::of(ssh.child.stderr.take().expect("stderr was asked to be a pipe"), KEPT_LINES);
         let server = server.name.to_string();
-        Ok((Session { server, ssh, stderr, files, destination, relay, pin }, stdin, stdout))
+        Ok((Session { server, ssh, stderr, files, destination, relay, pin, is_mute }, stdin, stdout))
     }
 
     /// Whether the connection was there before us.
@@ -216,10 +223,11 @@ impl Session {
         let facts = Facts::of(&log);
         match facts.host_key {
             Some((_, offered)) if offered == pin => Ok(()),
-            offered => Err(askpass::Refusal::Differs {
+            offered => Err(Refusal {
+                whose: Whose::Server,
                 host: self.destination.host.clone(),
                 offered: offered.map_or_else(|| "none that ssh tells of".into(), |(kind, key)| format!("{kind} {key}")),
-                expected: pin,
+                why: Why::Differs { expected: pin },
             }
             .error(&self.server)),
         }
@@ -261,7 +269,17 @@ impl Session {
             class if in_vain || class.is_retryable() => Retry::Soon,
             _ => Retry::Never,
         };
-        (class.error(&self.server, &ending), retry)
+        let error = class.error(&self.server, &ending);
+        let old = "the ssh on this machine is older than OpenSSH 8.4 and cannot ask through tako";
+        let error = match class {
+            Class::HostKeyNew if self.is_mute => error.hint(format!(
+                "{old}: run `{}` once, compare the key that it shows, and try again",
+                self.destination.login
+            )),
+            Class::Auth if self.is_mute => error.hint(format!("{old}: give it an agent that has the key (`ssh-add`)")),
+            _ => error,
+        };
+        (error, retry)
     }
 }
 
@@ -324,6 +342,12 @@ fn runtime_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// Whether an `ssh` of this version asks the program that we name. An older one, or one that does not tell, is asked for
+/// nothing on a terminal of its own: it runs in batch mode and fails with what it lacks.
+fn asks_a_program(version: Option<(u32, u32)>) -> bool {
+    version.is_some_and(|version| version >= ASKS_A_PROGRAM)
+}
+
 /// For a person to read.
 fn spelled(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
@@ -362,6 +386,41 @@ mod tests {
         assert!(without.control.is_none());
         // Not the one of the user's ssh_config either.
         assert!(without.options().contains(&"ControlPath=none".into()), "{:?}", without.options());
+    }
+
+    #[test]
+    fn only_an_ssh_that_asks_a_program_is_made_to_ask() {
+        let check = |said: &str, expected: bool| {
+            assert_eq!(asks_a_program(means::version_in(said)), expected, "{said}");
+        };
+        // Debian 10, 11 and 12.
+        check("OpenSSH_7.9p1 Debian-10+deb10u4, OpenSSL 1.1.1n  15 Mar 2022", false);
+        check("OpenSSH_8.4p1 Debian-5+deb11u3, OpenSSL 1.1.1w  11 Sep 2023", true);
+        check("OpenSSH_9.2p1 Debian-2+deb12u10, OpenSSL 3.0.19 27 Jan 2026", true);
+        // CentOS 7 and 8, Ubuntu 20.04.
+        check("OpenSSH_7.4p1, OpenSSL 1.0.2k-fips  26 Jan 2017", false);
+        check("OpenSSH_8.0p1, OpenSSL 1.1.1k  FIPS 25 Mar 2021", false);
+        check("OpenSSH_8.2p1 Ubuntu-4ubuntu0.13, OpenSSL 1.1.1f  31 Mar 2020", false);
+        // macOS 10.15, 12 and 15.
+        check("OpenSSH_8.1p1, LibreSSL 2.7.3", false);
+        check("OpenSSH_8.6p1, LibreSSL 3.3.6", true);
+        check("OpenSSH_9.9p2, LibreSSL 3.3.6", true);
+        check("OpenSSH_for_Windows_8.1p1, LibreSSL 3.0.2", false);
+        check("OpenSSH_10.0p2 Debian-7, OpenSSL 3.5.1 1 Jul 2025", true);
+        check("a wrapper says hello\nOpenSSH_9.2p1, OpenSSL 3.0.19", true);
+        for other in [
+            "Dropbear v2022.83",
+            "Sun_SSH_2.2, SSH protocols 1.5/2.0",
+            "",
+            "OpenSSH_",
+            "OpenSSH_x.y",
+            "OpenSSH_9",
+            "OpenSSH_99999999999999999999.1p1",
+            "OpenSSH_.4",
+            "\u{0}\u{fffd}OpenSSH",
+        ] {
+            check(other, false);
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! age; a change that an old peer would misread raises the protocol version.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -39,6 +40,9 @@ pub(crate) struct Hello {
     pub clock_ms: u64,
     /// Where uploads go: an absolute folder, on the file system of the releases.
     pub incoming: String,
+    /// It understands `Beat`.
+    #[serde(default)]
+    pub hears_beats: bool,
 }
 
 /// The first line from the client.
@@ -50,7 +54,13 @@ pub(crate) struct Greeting {
     pub client: String,
     /// Who is there, for locks and the release log: `ana@laptop`.
     pub who: String,
+    /// It will send a `Beat` whenever it has said nothing else for [`BEAT`], so that its silence means that it is gone.
+    #[serde(default)]
+    pub beats: bool,
 }
+
+/// How often a client says that it is there; a few of them may be late together without harm.
+pub(crate) const BEAT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Call {
@@ -98,7 +108,12 @@ pub(crate) enum Request {
     /// for whatever reason, is gone then, and the client sends the whole archive.
     Unpack { app: AppId, version: Version, artifact: Artifact },
     /// Makes the release able to start: runtime there, dependencies installed; needs the lock. → `Reply::Done`.
-    Prepare { manifest: Manifest },
+    Prepare {
+        manifest: Manifest,
+        /// Installs them also where those of an earlier release would do.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        anew: bool,
+    },
     /// Puts a prepared release live; needs the lock. Notices tell the steps. → `Reply::Deployed`.
     Deploy(Deploy),
     /// → `Reply::Status`, of every app when `app` is `None`.
@@ -143,6 +158,8 @@ pub(crate) enum Request {
     /// The next piece of an upload, where there is no sftp; needs the lock. → `Reply::Incoming`. Several may be sent ahead;
     /// when one is refused, so are those after it.
     Put(Piece),
+    /// The client is there. At any time, and without an answer.
+    Beat,
 }
 
 /// A piece of an upload on this connection. The last one gives the file its name, the others are in [`part_of`] it.
@@ -317,6 +334,10 @@ pub(crate) enum Notice {
         lines: Vec<LogLine>,
         #[serde(default)]
         missed: u64,
+        /// What was kept has been told up to here; what comes after it is told as it is said. A server that does not know
+        /// of this never says so.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        up_to_date: bool,
     },
     /// Of a command, in the order of each stream.
     Output { stream: Stream, bytes: Blob },

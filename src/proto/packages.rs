@@ -101,12 +101,15 @@ pub(crate) fn choose(runtime: Runtime, folder: &Folder<'_>) -> Option<Choice> {
 }
 
 /// What installs the dependencies that an app has in production, where a lock file says which: the tool and its
-/// arguments.
-pub(crate) fn production(runtime: Runtime, folder: &Folder<'_>) -> Option<Vec<&'static str>> {
+/// arguments. `version` is that of the runtime which is there, as far as it is known.
+pub(crate) fn production(runtime: Runtime, version: Option<&str>, folder: &Folder<'_>) -> Option<Vec<&'static str>> {
     let has = folder.has;
     match runtime {
         Runtime::Binary => None,
-        Runtime::Deno => Some(choose(runtime, folder)?.install().split(' ').collect()),
+        Runtime::Deno => {
+            let all = choose(runtime, folder)?.install().split(' ');
+            Some(all.chain(version.is_some_and(leaves_out).then_some("--prod")).collect())
+        }
         Runtime::Bun | Runtime::Node => {
             let choice = choose(runtime, folder)?;
             match (choice.manager, choice.lock) {
@@ -171,6 +174,13 @@ impl Manager {
             other => other,
         }
     }
+}
+
+/// Whether a Deno of this version knows `--prod`, which came with 2.8; before, it ends at a flag that it does not know.
+/// As of 2.9 it still lays down what a lock file has, development dependencies among it.
+fn leaves_out(version: &str) -> bool {
+    let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(2), Some(8))
 }
 
 fn deno(folder: &Folder<'_>) -> Option<Choice> {
@@ -283,7 +293,7 @@ mod tests {
     #[test]
     fn a_server_installs_what_production_needs_and_only_from_a_lock_file() {
         let check = |runtime, files: &[&str], expected: Option<&str>| {
-            let plan = with(files, |folder| production(runtime, folder)).map(|argv| argv.join(" "));
+            let plan = with(files, |folder| production(runtime, None, folder)).map(|argv| argv.join(" "));
             assert_eq!(plan.as_deref(), expected, "{runtime:?} {files:?}");
         };
         check(Runtime::Node, &["package.json"], None);
@@ -307,5 +317,22 @@ mod tests {
         check(Runtime::Deno, &["deno.json", "deno.lock"], Some("deno install --frozen"));
         check(Runtime::Deno, &["main.ts"], None);
         check(Runtime::Binary, &["package-lock.json"], None);
+    }
+
+    #[test]
+    fn deno_leaves_development_out_where_it_knows_how() {
+        let check = |version: Option<&str>, files: &[&str], expected: &str| {
+            let plan = with(files, |folder| production(Runtime::Deno, version, folder)).unwrap();
+            assert_eq!(plan.join(" "), expected, "{version:?}");
+        };
+        let (package, locked) = (&["package.json"], &["package.json", "deno.lock"]);
+        for knows in ["2.8.0", "2.9.6", "2.10", "3.0.0", "2.8.0-rc.1"] {
+            check(Some(knows), package, "deno install --prod");
+            check(Some(knows), locked, "deno install --frozen --prod");
+        }
+        for unknown in [None, Some("2.7.14"), Some("1.46.3"), Some("2"), Some(""), Some("canary")] {
+            check(unknown, package, "deno install");
+            check(unknown, locked, "deno install --frozen");
+        }
     }
 }

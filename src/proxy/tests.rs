@@ -21,6 +21,7 @@ mod filing;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -35,7 +36,7 @@ use super::{Notice, Proxy, Settings, certs, start};
 use crate::proto::route::Route;
 
 /// Long enough for a busy machine, short enough to fail.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running data plane.
 struct World {
@@ -188,7 +189,12 @@ impl Origin {
         let (conns, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (serve, count, stopped) = (Arc::new(serve), conns.clone(), stop.clone());
         std::thread::spawn(move || {
-            while let Ok((stream, _)) = listener.accept() {
+            while !stopped.load(Ordering::SeqCst) {
+                // Where a test takes all descriptors there is none for the next connection either, for a while.
+                let Ok((stream, _)) = listener.accept() else {
+                    std::thread::park_timeout(Duration::from_millis(1));
+                    continue;
+                };
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
@@ -229,6 +235,27 @@ impl Drop for Origin {
         self.stop.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.endpoint.addr);
     }
+}
+
+/// An address where nobody listens. The port is taken: a free one may be another test's at any moment.
+struct Nobody {
+    endpoint: Endpoint,
+    _port: OwnedFd,
+}
+
+impl Nobody {
+    fn new() -> Self {
+        let port = tcp_socket();
+        rustix::net::bind(&port, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let at = rustix::net::getsockname(&port).unwrap();
+        Nobody { endpoint: endpoint_at(at.try_into().unwrap()), _port: port }
+    }
+}
+
+/// Not yet bound, and close-on-exec as those of the standard library.
+fn tcp_socket() -> OwnedFd {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap()
 }
 
 fn ok(body: &[u8]) -> Vec<u8> {
@@ -359,7 +386,8 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::yield_now();
+        // Not a mere yield: who waits is not to take the time of those it waits for.
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 

@@ -439,21 +439,9 @@ mod tests {
     }
 
     fn sh(script: &str, leaf: &Leaf) -> Spawned {
-        let argv = ["/bin/sh", "-c", script].map(Into::into);
-        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
         let group = leaf.open().unwrap();
         let cgroup = Some(std::os::fd::AsFd::as_fd(&group));
-        sys::spawn(&Spawn {
-            argv: &argv,
-            dir: "/".into(),
-            env,
-            bootstrap: None,
-            user: None,
-            cgroup,
-            limits: sys::Limits::default(),
-            outlives_us: None,
-        })
-        .unwrap()
+        sys::spawn(&Spawn { cgroup, ..Spawn::plain(&sys::shell(script)) }).unwrap()
     }
 
     fn until(what: &str, is_so: impl Fn() -> bool) {

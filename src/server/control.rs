@@ -5,6 +5,7 @@
 
 mod attend;
 mod connection;
+mod hearing;
 
 use std::fs;
 use std::io::{self, PipeReader, PipeWriter};

@@ -269,7 +269,7 @@ mod tests {
     use super::*;
 
     fn sh(script: &str, limit: Duration, unwanted: &dyn Fn() -> bool) -> Result<Ended> {
-        let argv = ["/bin/sh", "-c", script].map(OsString::from);
+        let argv = sys::shell(script);
         let env = environment("/usr/bin:/bin".into(), Path::new("/tmp"), Path::new("/tmp"));
         Run { argv: &argv, dir: "/".into(), env, limit, user: None, low: false, kept: None }.finish(unwanted)
     }
@@ -328,7 +328,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let kept = dir.path().join("install.log");
         let run = |script: &str| {
-            let argv = ["/bin/sh", "-c", script].map(OsString::from);
+            let argv = sys::shell(script);
             let env = environment("/usr/bin:/bin".into(), dir.path(), dir.path());
             let run = Run { argv: &argv, dir: "/".into(), env, limit: LONG, user: None, low: true, kept: Some(&kept) };
             run.finish(&|| false).unwrap().lines

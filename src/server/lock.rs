@@ -1,11 +1,13 @@
 //! Deploy locks: one client at a time changes an app.
 //!
 //! A lock lives in memory and belongs to a live connection, so it can never be stale. A file `.deploy_lock` in the
-//! app's folder tells people who holds it, and whoever tidies up which release is about to come; who has the lock is
-//! never decided by that file.
+//! app's folder tells people who holds it, from where, since when and how far they are, and whoever tidies up which
+//! release is about to come; who has the lock is never decided by that file. It is replaced in one step, so it is whole
+//! at any moment, and what a crash leaves of it goes at the next start.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -40,6 +42,10 @@ pub(crate) enum Purpose {
 pub(crate) struct Held {
     locks: Arc<Locks>,
     pub app: AppId,
+    /// Who writes the file has this.
+    pen: Mutex<()>,
+    /// The file lacks what is known.
+    is_behind: AtomicBool,
 }
 
 struct Holder {
@@ -47,6 +53,7 @@ struct Holder {
     purpose: Purpose,
     version: Option<Version>,
     since: Instant,
+    since_told: jiff::Timestamp,
     /// How far it is.
     step: Option<String>,
 }
@@ -59,6 +66,8 @@ struct Told {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     version: Option<Version>,
     since: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    step: Option<String>,
 }
 
 /// Which releases somebody with the lock may be laying out.
@@ -104,14 +113,21 @@ impl Locks {
             if let Some(holder) = held.get(app) {
                 return Err(holder.busy(app, Instant::now(), purpose));
             }
-            let holder =
-                Holder { who: who.into(), purpose, version: version.cloned(), since: Instant::now(), step: None };
+            let holder = Holder {
+                who: who.into(),
+                purpose,
+                version: version.cloned(),
+                since: Instant::now(),
+                since_told: jiff::Timestamp::now(),
+                step: purpose.first_step().map(Into::into),
+            };
             held.insert(app.clone(), holder);
         }
         // From here on nobody else touches the file.
-        let lock = Held { locks: self.clone(), app: app.clone() };
+        let lock =
+            Held { locks: self.clone(), app: app.clone(), pen: Mutex::default(), is_behind: AtomicBool::default() };
         crash::point("lock: taken and not told");
-        lock.tell(who, purpose, version);
+        lock.tell();
         crash::point("lock: told");
         Ok(lock)
     }
@@ -122,19 +138,30 @@ impl Locks {
 }
 
 impl Held {
-    /// What is being done now, for those who find it locked. That is told from memory alone: the file would cost a
-    /// write at every step.
+    /// What is being done now, for those who find it locked and for those who look at the file.
     pub fn at(&self, step: &str) {
-        if let Some(holder) = self.locks.held().get_mut(&self.app) {
-            holder.step = Some(step.into());
+        match self.locks.held().get_mut(&self.app) {
+            Some(holder) if holder.step.as_deref() != Some(step) => holder.step = Some(step.into()),
+            _ => return,
+        }
+        self.tell();
+    }
+
+    /// Brings the file up to what is known. One writes at a time and nobody waits: who finds another at it leaves it to
+    /// that one, so that an older step never comes over a newer one.
+    fn tell(&self) {
+        self.is_behind.store(true, Ordering::SeqCst);
+        while self.is_behind.load(Ordering::SeqCst) {
+            let Ok(_pen) = self.pen.try_lock() else { return };
+            self.is_behind.store(false, Ordering::SeqCst);
+            let told = self.locks.held().get(&self.app).map(Holder::told);
+            told.iter().for_each(|told| self.write(told));
         }
     }
 
-    /// The file is a courtesy: failing to write it is no reason not to deploy.
-    fn tell(&self, who: &str, purpose: Purpose, version: Option<&Version>) {
-        let now = jiff::Timestamp::now();
-        let (who, doing, version) = (who.to_owned(), purpose.as_str().to_owned(), version.cloned());
-        let told = Told { who, doing, version, since: format!("{now:.0}") };
+    /// The file is a courtesy: failing to write it is no reason not to deploy. It need not survive a power cut either, and
+    /// so no step waits for the disk.
+    fn write(&self, told: &Told) {
         let layout = &self.locks.layout;
         let written = disk::make_dirs(&layout.app(&self.app), 0o750).and_then(|()| {
             let mut text = serde_json::to_vec(&told).unwrap_or_default();
@@ -158,6 +185,16 @@ impl Drop for Held {
 }
 
 impl Holder {
+    fn told(&self) -> Told {
+        Told {
+            who: self.who.clone(),
+            doing: self.purpose.as_str().into(),
+            version: self.version.clone(),
+            since: format!("{:.0}", self.since_told),
+            step: self.step.clone(),
+        }
+    }
+
     /// What is told to one who wants it for `wanted`.
     fn busy(&self, app: &AppId, now: Instant, wanted: Purpose) -> Error {
         let seconds = now.saturating_duration_since(self.since).as_secs();
@@ -176,6 +213,14 @@ impl Holder {
 }
 
 impl Purpose {
+    /// Who deploys sends the release first.
+    fn first_step(self) -> Option<&'static str> {
+        match self {
+            Purpose::Deploy => Some("uploading"),
+            Purpose::Rollback | Purpose::Scale | Purpose::Delete | Purpose::Secrets => None,
+        }
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Purpose::Deploy => "deployed",
@@ -207,7 +252,7 @@ mod tests {
         let held = locks.take(&shop, "ana@laptop", Purpose::Deploy, Some(&version)).unwrap();
         let e = locks.take(&shop, "bo@ci", Purpose::Scale, None).err().unwrap();
         assert_eq!(e.kind(), Kind::Busy);
-        assert_eq!(e.to_string(), "shop is being deployed by ana@laptop for 0s (4f2c9ab)");
+        assert_eq!(e.to_string(), "shop is being deployed by ana@laptop for 0s (4f2c9ab, uploading)");
         assert!(e.next_step().unwrap().starts_with("try again"));
         held.at("rolling 1/2");
         let e = locks.take(&shop, "bo@ci", Purpose::Deploy, None).err().unwrap();
@@ -232,10 +277,49 @@ mod tests {
         assert!(dir.path().join("apps/shop/releases").exists());
     }
 
+    fn file(dir: &tempfile::TempDir) -> serde_json::Value {
+        let bytes = fs::read(dir.path().join("apps/shop/.deploy_lock")).unwrap();
+        assert!(bytes.ends_with(b"}\n"), "one line for `cat`");
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    #[test]
+    fn the_file_tells_the_step_and_stays_as_it_is_otherwise() {
+        let (dir, locks) = locks();
+        let shop = AppId::parse("shop").unwrap();
+        let version = Version::parse("4f2c9ab").unwrap();
+        let held = locks.take(&shop, "ana@laptop", Purpose::Deploy, Some(&version)).unwrap();
+        let mut expected = file(&dir);
+        assert_eq!((&expected["who"], &expected["step"]), (&"ana@laptop".into(), &"uploading".into()));
+        held.at("rolling 1/2");
+        expected["step"] = "rolling 1/2".into();
+        assert_eq!(file(&dir), expected);
+        assert!(coming(&locks.layout, &shop).includes("4f2c9ab"), "a step hides nothing from who tidies up");
+    }
+
+    #[test]
+    fn whoever_tells_last_is_in_the_file_and_it_is_whole_at_any_moment() {
+        let (dir, locks) = locks();
+        let held = locks.take(&AppId::parse("shop").unwrap(), "ana@laptop", Purpose::Deploy, None).unwrap();
+        std::thread::scope(|scope| {
+            for teller in 0..4 {
+                let held = &held;
+                scope.spawn(move || (0..50).for_each(|n| held.at(&format!("step {n} of {teller}"))));
+            }
+            (0..50).for_each(|_| assert_eq!(file(&dir)["who"], "ana@laptop"));
+        });
+        let step = locks.held().values().next().unwrap().step.clone();
+        assert_eq!(file(&dir)["step"].as_str(), step.as_deref());
+        let names: Vec<_> =
+            fs::read_dir(dir.path().join("apps/shop")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, [".deploy_lock"], "nothing is left beside it");
+    }
+
     #[test]
     fn says_how_long_it_has_been() {
-        let since = Instant::now();
-        let holder = Holder { who: "ana".into(), purpose: Purpose::Deploy, version: None, since, step: None };
+        let (since, since_told) = (Instant::now(), jiff::Timestamp::UNIX_EPOCH);
+        let holder =
+            Holder { who: "ana".into(), purpose: Purpose::Deploy, version: None, since, since_told, step: None };
         let e = holder.busy(&AppId::parse("shop").unwrap(), since + Duration::from_millis(40_900), Purpose::Scale);
         assert_eq!(e.to_string(), "shop is being deployed by ana for 40s");
     }

@@ -6,6 +6,7 @@
 
 pub(crate) mod bases;
 mod describe;
+mod packages;
 mod prepare;
 
 use std::fs;
@@ -33,7 +34,7 @@ const KEEP_MS: u64 = 30 * 24 * 3600 * 1000;
 /// Besides the live and the previous one.
 const KEEP_OTHERS: usize = 10;
 /// What we write into a release.
-const OUR_FILES: [&str; 5] = ["app.json", "mise.toml", ".complete", ".prepared", "logs"];
+const OUR_FILES: [&str; 6] = ["app.json", "mise.toml", ".complete", ".prepared", packages::record::NAME, "logs"];
 /// What must stay free beside an unpacked release, for logs and state.
 pub(super) const SPARE_BYTES: u64 = 64 << 20;
 
@@ -248,7 +249,7 @@ fn lay_out(
 /// From an unpacked archive to a release: our own files in it, then the marker, then the name.
 fn finish(layout: &Layout, id: &AppId, version: &Version, staging: &Path, user: Option<User>) -> Result<()> {
     // What an archive brings under our names is not ours.
-    for name in [".complete", ".prepared", "logs"] {
+    for name in [".complete", ".prepared", packages::record::NAME, "logs"] {
         remove_any(&staging.join(name))?;
     }
     disk::swap_symlink(&staging.join("logs"), Path::new("../../shared/logs"))?;

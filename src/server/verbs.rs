@@ -37,6 +37,17 @@ pub(crate) struct Session {
     locks: BTreeMap<AppId, Arc<Held>>,
     /// Tells the work that was started for this client that it need not go on.
     gone: Arc<AtomicBool>,
+    /// It has claimed what is there of an upload, and not asked for its unpacking.
+    uploading: bool,
+}
+
+/// What is lost to others while a client is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holds {
+    Nothing,
+    Something,
+    /// The same, and what it says now comes behind the bytes of an upload.
+    Upload,
 }
 
 /// How a request goes on.
@@ -74,7 +85,7 @@ pub(crate) fn serve(daemon: &Arc<Daemon>, session: &mut Session, request: Reques
         Request::Unlock { app } => unlock(session, &app),
         Request::Incoming { file } => arrived(daemon, &file),
         Request::Unpack { app, version, artifact } => unpack(daemon, session, app, version, artifact),
-        Request::Prepare { manifest } => prepare(daemon, session, manifest),
+        Request::Prepare { manifest, anew } => prepare(daemon, session, manifest, anew),
         Request::Deploy(order) => deploy(daemon, session, order),
         Request::Status { app } => status(daemon, app.as_ref()),
         Request::Logs(query) => logs(daemon, &query),
@@ -86,6 +97,8 @@ pub(crate) fn serve(daemon: &Arc<Daemon>, session: &mut Session, request: Reques
         Request::RunRelease(order) => running::release(daemon, session, order),
         // Of a command that ended meanwhile.
         Request::Input(_) => Ok(Outcome::Nothing),
+        // It was heard, which is all.
+        Request::Beat => Ok(Outcome::Nothing),
         Request::Discard { app, version } => running::discard(daemon, session, &app, version),
         Request::SecretsHash { app } => secrets_hash(daemon, &app),
         Request::Secrets { app, secrets: new } => secrets(daemon, session, &app, new),
@@ -147,8 +160,6 @@ fn lock(daemon: &Daemon, session: &mut Session, app: AppId, version: Option<&Ver
         return Err(Error::new(Kind::Refused, format!("one client can lock {MAX_LOCKS} apps at most")));
     }
     let held = daemon.locks.take(&app, &session.who, Purpose::Deploy, version)?;
-    // Until it is unpacked.
-    held.at("uploading");
     session.locks.insert(app, Arc::new(held));
     Ok(Outcome::Reply(Reply::Done))
 }
@@ -162,9 +173,10 @@ fn arrived(daemon: &Daemon, file: &str) -> Result<Outcome> {
     Ok(Outcome::Reply(Reply::Incoming { bytes: incoming::size(&daemon.layout, file)?, sha256: None }))
 }
 
-fn claim(daemon: &Arc<Daemon>, session: &Session, app: &AppId, file: String, of: u64) -> Result<Outcome> {
+fn claim(daemon: &Arc<Daemon>, session: &mut Session, app: &AppId, file: String, of: u64) -> Result<Outcome> {
     daemon.may_change()?;
     let held = session.held(app)?;
+    session.uploading = true;
     let (daemon, gone) = (daemon.clone(), session.gone.clone());
     work(held, move |_| {
         let incoming::Claimed { bytes, sha256 } = incoming::claim(&daemon.layout, &file, of, &gone)?;
@@ -181,7 +193,7 @@ fn put(daemon: &Daemon, session: &Session, piece: &Piece) -> Result<Outcome> {
 
 fn unpack(
     daemon: &Arc<Daemon>,
-    session: &Session,
+    session: &mut Session,
     app: AppId,
     version: Version,
     artifact: Artifact,
@@ -190,10 +202,11 @@ fn unpack(
     let held = session.held(&app)?;
     let (layout, user) = (daemon.layout.clone(), daemon.users.of(&app)?);
     held.at("unpacking");
+    session.uploading = false;
     work(held, move |_| release::unpack(&layout, &app, &version, &artifact, user).map(|()| Reply::Done))
 }
 
-fn prepare(daemon: &Arc<Daemon>, session: &Session, manifest: Manifest) -> Result<Outcome> {
+fn prepare(daemon: &Arc<Daemon>, session: &Session, manifest: Manifest, anew: bool) -> Result<Outcome> {
     daemon.may_change()?;
     vet::manifest(&manifest)?;
     let held = session.held(&manifest.app)?;
@@ -206,7 +219,9 @@ fn prepare(daemon: &Arc<Daemon>, session: &Session, manifest: Manifest) -> Resul
         };
         let Daemon { layout, runtimes, users, .. } = &*daemon;
         let user = users.of(&manifest.app)?;
-        Preparing { layout, runtimes, manifest: &manifest, user, gone: &gone }.run(&mut say)?;
+        Preparing { layout, runtimes, manifest: &manifest, user, anew, gone: &gone }.run(&mut say)?;
+        // From here on it may wait for the other servers.
+        lock.at("prepared");
         Ok(Reply::Done)
     })
 }
@@ -341,12 +356,20 @@ fn work(held: Arc<Held>, job: impl FnOnce(&Sender<Said>) -> Result<Reply> + Send
 
 impl Session {
     pub fn new(who: String) -> Self {
-        Session { who, locks: BTreeMap::new(), gone: Arc::default() }
+        Session { who, locks: BTreeMap::new(), gone: Arc::default(), uploading: false }
     }
 
     /// What an actor is told of this client: it keeps the lock for as long as it is at it, whatever becomes of us.
     fn holding(&self, held: Arc<Held>) -> Who {
         Who { name: self.who.clone(), hold: Some(Box::new(move |step| held.at(step))) }
+    }
+
+    pub fn holds(&self) -> Holds {
+        match (self.locks.is_empty(), self.uploading) {
+            (true, _) => Holds::Nothing,
+            (false, false) => Holds::Something,
+            (false, true) => Holds::Upload,
+        }
     }
 
     /// The client is gone: what it held is free, and what was done for it alone ends.

@@ -104,15 +104,14 @@ pub(crate) fn resize(terminal: impl AsFd, size: Size) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsString;
     use std::io::{Read, Write};
     use std::time::{Duration, Instant};
 
+    use super::super::spawn::shell;
     use super::*;
 
     fn sh(script: &str, how: Attach) -> Attached {
-        let argv = ["/bin/sh", "-c", script].map(OsString::from);
-        attach(&Spawn::plain(&argv), how).unwrap()
+        attach(&Spawn::plain(&shell(script)), how).unwrap()
     }
 
     /// All that comes until `enough` says so, or the end.

@@ -279,17 +279,15 @@ fn unknown(e: rustix::io::Errno) -> rustix::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsString;
     use std::fs::File;
     use std::io::Read;
 
-    use super::super::spawn::{Child, pointers, strings};
+    use super::super::spawn::{Child, pointers, shell, strings};
     use super::*;
 
     #[test]
     fn starts_a_program_that_has_no_group_and_no_clone3_too() {
-        let argv = ["/bin/sh", "-c", "echo $((6 * 7))"].map(OsString::from);
-        let argv = strings(argv.into_iter()).unwrap();
+        let argv = strings(shell("echo $((6 * 7))").into_iter()).unwrap();
         let (mut out, theirs) = io::pipe().unwrap();
         let theirs = OwnedFd::from(theirs);
         let child = Unborn {

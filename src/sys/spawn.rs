@@ -57,6 +57,12 @@ impl<'a> Spawn<'a> {
     }
 }
 
+/// The words that have a shell do `script`, for tests.
+#[cfg(test)]
+pub(crate) fn shell(script: &str) -> [OsString; 3] {
+    ["/bin/sh", "-c", script].map(OsString::from)
+}
+
 /// Limits of a program and all that it starts (setrlimit(2)); `None` leaves ours.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
@@ -214,23 +220,16 @@ mod tests {
     use crate::sys::birth::OOM_SCORE;
     use crate::sys::kill_group;
 
-    fn sh(script: &str, bootstrap: Option<&[u8]>) -> (String, Option<i32>) {
-        let argv = ["/bin/sh", "-c", script].map(OsString::from);
-        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
-        let mut spawned = spawn(&Spawn {
-            argv: &argv,
-            dir: "/".into(),
-            env,
-            bootstrap,
-            user: None,
-            cgroup: None,
-            limits: Limits::default(),
-            outlives_us: None,
-        })
-        .unwrap();
+    /// What it prints, and how it ends.
+    fn said(spec: &Spawn<'_>) -> (String, Option<i32>) {
+        let mut spawned = spawn(spec).unwrap();
         let mut out = String::new();
         spawned.stdout.read_to_string(&mut out).unwrap();
         (out, spawned.child.wait().unwrap().code())
+    }
+
+    fn sh(script: &str, bootstrap: Option<&[u8]>) -> (String, Option<i32>) {
+        said(&Spawn { bootstrap, ..Spawn::plain(&shell(script)) })
     }
 
     #[test]
@@ -256,23 +255,9 @@ mod tests {
         if !rustix::process::geteuid().is_root() {
             return; // only root may
         }
-        let argv = ["/bin/sh", "-c", "id -u; id -G; grep CapPrm /proc/self/status"].map(OsString::from);
-        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let argv = shell("id -u; id -G; grep CapPrm /proc/self/status");
         let user = Some(User { uid: 70_001, gid: 70_002 });
-        let spec = Spawn {
-            argv: &argv,
-            dir: "/".into(),
-            env,
-            bootstrap: None,
-            user,
-            cgroup: None,
-            limits: Limits::default(),
-            outlives_us: None,
-        };
-        let mut spawned = spawn(&spec).unwrap();
-        let mut out = String::new();
-        spawned.stdout.read_to_string(&mut out).unwrap();
-        spawned.child.wait().unwrap();
+        let (out, _) = said(&Spawn { user, ..Spawn::plain(&argv) });
         assert_eq!(out, "70001\n70002\nCapPrm:\t0000000000000000\n");
     }
 
@@ -282,19 +267,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let birth = std::fs::File::create_new(dir.path().join("birth")).unwrap();
         let script = "echo one; until test -e go; do sleep 0.01; done; echo two; echo three; exec sleep 600";
-        let argv = ["/bin/sh", "-c", script].map(OsString::from);
-        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let argv = shell(script);
         let (dir, outlives_us) = (dir.path(), Some(birth.as_fd()));
-        let spec = Spawn {
-            argv: &argv,
-            dir: dir.into(),
-            env,
-            bootstrap: None,
-            user: None,
-            cgroup: None,
-            limits: Limits::default(),
-            outlives_us,
-        };
+        let spec = Spawn { dir: dir.into(), outlives_us, ..Spawn::plain(&argv) };
         let mut spawned = spawn(&spec).unwrap();
         let told = std::fs::read_to_string(dir.join("birth")).unwrap();
         assert!(told.starts_with(&format!("{} (", spawned.child.id())), "{told}");
@@ -322,64 +297,24 @@ mod tests {
 
     #[test]
     fn a_program_has_the_limits_that_it_is_given() {
-        let argv = ["/bin/sh", "-c", "ulimit -d; ulimit -u 2>/dev/null || ulimit -p"].map(OsString::from);
-        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let argv = shell("ulimit -d; ulimit -u 2>/dev/null || ulimit -p");
         let limits = Limits { processes: Some(7), data: Some(64 << 20), nice: 0 };
-        let spec = Spawn {
-            argv: &argv,
-            dir: "/".into(),
-            env,
-            bootstrap: None,
-            user: None,
-            cgroup: None,
-            limits,
-            outlives_us: None,
-        };
-        let mut spawned = spawn(&spec).unwrap();
-        let mut out = String::new();
-        spawned.stdout.read_to_string(&mut out).unwrap();
-        spawned.child.wait().unwrap();
+        let (out, _) = said(&Spawn { limits, ..Spawn::plain(&argv) });
         assert_eq!(out, "65536\n7\n");
     }
 
     #[test]
     fn a_limit_beyond_our_own_is_our_own() {
-        let argv = ["/bin/sh", "-c", "ulimit -Hu 2>/dev/null || ulimit -Hp"].map(OsString::from);
-        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let argv = shell("ulimit -Hu 2>/dev/null || ulimit -Hp");
         let limits = Limits { processes: Some(u64::MAX - 1), ..Limits::default() };
-        let mut spawned = spawn(&Spawn {
-            argv: &argv,
-            dir: "/".into(),
-            env,
-            bootstrap: None,
-            user: None,
-            cgroup: None,
-            outlives_us: None,
-            limits,
-        })
-        .unwrap();
-        let mut out = String::new();
-        spawned.stdout.read_to_string(&mut out).unwrap();
-        spawned.child.wait().unwrap();
+        let (out, _) = said(&Spawn { limits, ..Spawn::plain(&argv) });
         let ours = rustix::process::getrlimit(Resource::Nproc).maximum;
         assert!(ours.is_none() || out.trim() == ours.unwrap().to_string(), "{out} beside {ours:?}");
     }
 
     #[test]
     fn stops_the_whole_group() {
-        let argv = ["/bin/sh", "-c", "sleep 60 & sleep 60"].map(OsString::from);
-        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
-        let mut spawned = spawn(&Spawn {
-            argv: &argv,
-            dir: "/".into(),
-            env,
-            bootstrap: None,
-            user: None,
-            cgroup: None,
-            limits: Limits::default(),
-            outlives_us: None,
-        })
-        .unwrap();
+        let mut spawned = spawn(&Spawn::plain(&shell("sleep 60 & sleep 60"))).unwrap();
         kill_group(spawned.pid, Signal::KILL).unwrap();
         // The pipe ends only when every process that holds it is gone.
         assert_eq!(spawned.stdout.read_to_end(&mut Vec::new()).unwrap(), 0);
@@ -390,34 +325,14 @@ mod tests {
     #[test]
     fn says_when_there_is_no_such_program() {
         let argv = [OsString::from("/nowhere/program")];
-        let spec = Spawn {
-            argv: &argv,
-            dir: "/".into(),
-            env: vec![],
-            bootstrap: None,
-            user: None,
-            cgroup: None,
-            limits: Limits::default(),
-            outlives_us: None,
-        };
-        assert_eq!(spawn(&spec).err().unwrap().kind(), io::ErrorKind::NotFound);
+        assert_eq!(spawn(&Spawn::plain(&argv)).err().unwrap().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
     fn a_failed_start_says_why_and_leaves_no_child() {
         let start = |argv: &[&str], dir: &str| {
             let argv: Vec<OsString> = argv.iter().map(OsString::from).collect();
-            let spec = Spawn {
-                argv: &argv,
-                dir: dir.into(),
-                env: vec![],
-                bootstrap: None,
-                user: None,
-                cgroup: None,
-                limits: Limits::default(),
-                outlives_us: None,
-            };
-            spawn(&spec).err().unwrap()
+            spawn(&Spawn { dir: dir.into(), ..Spawn::plain(&argv) }).err().unwrap()
         };
         assert_eq!(start(&["/etc"], "/").kind(), io::ErrorKind::PermissionDenied);
         assert_eq!(start(&["/bin/true"], "/nowhere").kind(), io::ErrorKind::NotFound);

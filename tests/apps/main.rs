@@ -36,9 +36,7 @@ pub struct App {
     runtime: Option<&'static str>,
     /// Programs without which there is nothing to try.
     tools: &'static [&'static str],
-    /// Variables of the developer's shell, which its build reads.
-    shell: &'static [(&'static str, &'static str)],
-    /// What its page says besides the edition: a variable of `[vars]`, or of that shell.
+    /// What its page says besides the edition: a variable of `[vars]`.
     page: &'static str,
     /// Where that page is.
     at: &'static [&'static str],
@@ -61,7 +59,6 @@ const PLAIN: App = App {
     name: "",
     runtime: None,
     tools: &[],
-    shell: &[],
     page: "hello from vars",
     at: &["/"],
     hello: Some("/hello/"),
@@ -96,7 +93,6 @@ apps! {
     vite_spa: App {
         name: "vite-spa",
         tools: NPM,
-        shell: &[("VITE_GREETING", "hello from vars")],
         at: &["/", "/a/route/of/the/client"],
         hello: None,
         echo: None,
@@ -106,7 +102,6 @@ apps! {
     vite_on_deno: App {
         name: "vite-deno",
         tools: &["deno"],
-        shell: &[("VITE_GREETING", "hello from vars")],
         at: &["/", "/a/route/of/the/client"],
         hello: None,
         echo: None,
@@ -200,7 +195,7 @@ impl World {
         let mut command = self.user.command(args);
         command.current_dir(&self.project.dir);
         // Tools of a build keep what they need at home; what is Tako's there was moved already.
-        command.env("HOME", std::env::var_os("HOME").unwrap()).envs(self.app.shell.iter().copied());
+        command.env("HOME", std::env::var_os("HOME").unwrap());
         let ran = Ran::from(args, command.output().unwrap());
         assert_eq!(ran.code, 0, "{ran}--- server\n{}", self.server.log());
         ran

@@ -2,11 +2,13 @@
 //! line changed, and per instance what the swap takes beyond the app's own boot. Prints min, median and max; judges nothing.
 #![allow(clippy::unwrap_used, clippy::print_stdout, dead_code)]
 
+mod rows;
 #[path = "../it/sandbox.rs"]
 mod sandbox;
 
 use std::time::{Duration, Instant};
 
+use rows::{heading, row};
 use sandbox::{Server, Sshd, User};
 
 const RUNS: usize = 15;
@@ -14,7 +16,7 @@ const INSTANCES: [u32; 2] = [1, 4];
 
 fn main() {
     println!("{RUNS} deploys each of tests/data/apps/mixed, loopback SSH; milliseconds");
-    println!("{:<52} {:>8} {:>8} {:>8}", "", "min", "median", "max");
+    heading();
     INSTANCES.into_iter().for_each(measure);
 }
 
@@ -61,16 +63,4 @@ fn measure(instances: u32) {
     row("    without the build", one_line_besides);
     row("  the app's own boot, per instance", boots);
     row("  swap beyond that boot, per instance", swaps);
-}
-
-fn row(what: &str, mut times: Vec<Duration>) {
-    assert!(!times.is_empty(), "{what}: nothing was measured");
-    times.sort();
-    let ms = |d: Duration| d.as_secs_f64() * 1000.0;
-    println!(
-        "{what:<52} {:>8.1} {:>8.1} {:>8.1}",
-        ms(times[0]),
-        ms(times[times.len() / 2]),
-        ms(times[times.len() - 1])
-    );
 }

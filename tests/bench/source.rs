@@ -3,10 +3,14 @@
 //! an artifact. Prints min, median and max; judges nothing.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod rows;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use rows::{heading, row};
 
 const RUNS: usize = 11;
 /// A large web project without its packages.
@@ -19,7 +23,7 @@ fn main() {
     let tree = dir.path().join("tree");
     make(&tree, TREE);
     println!("{} files of {} bytes; {RUNS} runs each, in turn; milliseconds", TREE.0, TREE.1);
-    println!("{:<52} {:>8} {:>8} {:>8}", "", "min", "median", "max");
+    heading();
     collect(&tree, dir.path());
     sha256sum(&tree);
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -28,7 +32,7 @@ fn main() {
         theirs.push(sha256sum(&tree));
     }
     let (ours, theirs) = (row("tako, from start to version", ours), row("find | xargs sha256sum", theirs));
-    println!("ratio of the medians {:.2}", ours.as_secs_f64() / theirs.as_secs_f64());
+    println!("ratio of the medians {:.2}", ours / theirs);
     fs::remove_dir_all(&tree).unwrap();
 
     let many = dir.path().join("many");
@@ -86,12 +90,4 @@ fn make(root: &Path, (files, size): (usize, usize)) {
     for args in [&["init", "--quiet"][..], &["add", "."], &["commit", "--quiet", "-m", "First"]] {
         assert!(Command::new("git").args(named).args(args).current_dir(root).status().unwrap().success());
     }
-}
-
-fn row(what: &str, mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    let ms = |d: Duration| d.as_secs_f64() * 1000.0;
-    let median = times[times.len() / 2];
-    println!("{what:<52} {:>8.1} {:>8.1} {:>8.1}", ms(times[0]), ms(median), ms(times[times.len() - 1]));
-    median
 }

@@ -3,6 +3,7 @@
 //! processes and connections a deploy takes per server. Prints min, median and max; judges nothing.
 #![allow(clippy::unwrap_used, clippy::print_stdout, dead_code)]
 
+mod rows;
 #[path = "../it/sandbox.rs"]
 mod sandbox;
 
@@ -11,6 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rows::{heading, row};
 use sandbox::{Server, Sshd, User};
 use serde_json::Value;
 
@@ -32,7 +34,7 @@ fn main() {
     user.must(&["deploy", "--yes"]);
 
     println!("{RUNS} runs each in turn, three servers, loopback SSH; milliseconds");
-    println!("{:<52} {:>8} {:>8} {:>8}", "", "min", "median", "max");
+    heading();
     let (mut bare, mut cold, mut warm) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..RUNS {
         bare.push(time(|| at_once(&sshds)));
@@ -120,16 +122,4 @@ fn time(act: impl FnOnce()) -> Duration {
     let started = Instant::now();
     act();
     started.elapsed()
-}
-
-fn row(what: &str, mut times: Vec<Duration>) {
-    assert!(!times.is_empty(), "{what}: nothing was measured");
-    times.sort();
-    let ms = |d: Duration| d.as_secs_f64() * 1000.0;
-    println!(
-        "{what:<52} {:>8.1} {:>8.1} {:>8.1}",
-        ms(times[0]),
-        ms(times[times.len() / 2]),
-        ms(times[times.len() - 1])
-    );
 }

@@ -1,6 +1,8 @@
 //! How fast an artifact of 50 MiB that does not compress comes to a server, over a real `sshd` on loopback: by `tako deploy`,
-//! and the same file by plain `sftp` and `scp`, in turns; on a connection that stands, and with making one. Prints min,
-//! median and max in MB/s, and the ratio of the medians; judges nothing.
+//! and the same file by plain `sftp` and `scp`, in turns; on a connection that stands, and with making one. Each turn begins
+//! with another one, and each waits until the apps that were deployed before have started and the machine is at rest, because
+//! encryption takes all of two cores. Prints min, median and max in MB/s, and the median of the ratios in each turn; judges
+//! nothing.
 #![allow(clippy::unwrap_used, clippy::print_stdout, dead_code)]
 
 #[path = "../it/sandbox.rs"]
@@ -15,6 +17,8 @@ use sandbox::{Server, Sshd, User};
 use serde_json::Value;
 
 const RUNS: u64 = 9;
+/// Ours, sftp and scp, each on a connection that stands and with making one.
+const WAYS: u64 = 6;
 const SIZE: usize = 50 << 20;
 
 /// The first has it built, the next makes a connection, to the third one stands.
@@ -36,32 +40,75 @@ fn main() {
         let file = sftp.build(n);
         let bytes = fs::metadata(&file).unwrap().len();
         let rate = |took: Duration| bytes as f64 / 1e6 / took.as_secs_f64();
-        let (sent, connect) = sftp.deploy("cold", &["--no-mux"]);
-        ours_cold.push(rate(sent + connect));
-        sftp.user.must(&["status", "--server", "warm"]);
-        ours.push(rate(sftp.deploy("warm", &[]).0));
-        for (is_cold, rates) in [(false, &mut put), (true, &mut put_cold)] {
-            rates.push(rate(peer.sftp(&file, is_cold)));
-        }
-        for (is_cold, rates) in [(false, &mut scp), (true, &mut scp_cold)] {
-            rates.push(rate(peer.scp(&file, is_cold)));
+        for turn in 0..WAYS {
+            rest();
+            match (n + turn) % WAYS {
+                0 => ours.push(rate({
+                    sftp.user.must(&["status", "--server", "warm"]);
+                    sftp.deploy("warm", &[]).0
+                })),
+                1 => put.push(rate(peer.sftp(&file, false))),
+                2 => scp.push(rate(peer.scp(&file, false))),
+                3 => ours_cold.push(rate({
+                    let (sent, connect) = sftp.deploy("cold", &["--no-mux"]);
+                    sent + connect
+                })),
+                4 => put_cold.push(rate(peer.sftp(&file, true))),
+                _ => scp_cold.push(rate(peer.scp(&file, true))),
+            }
         }
         pieces.build(n);
         pieces.user.must(&["status", "--server", "warm"]);
+        rest();
         by_pieces.push(rate(pieces.deploy("warm", &[]).0));
     }
     println!("{RUNS} runs each, in turns; {SIZE} bytes that do not compress, loopback SSH; MB/s");
     println!("{:<52} {:>8} {:>8} {:>8}", "", "min", "median", "max");
-    let ours = row("tako deploy, its upload", ours);
-    let put = row("sftp put, on a connection that stands", put);
-    let scp = row("scp, on a connection that stands", scp);
-    let ours_cold = row("tako deploy, connecting and its upload", ours_cold);
-    let put_cold = row("sftp put, connecting", put_cold);
-    let scp_cold = row("scp, connecting", scp_cold);
-    let by_pieces = row("tako deploy, its upload without sftp", by_pieces);
-    println!("tako / sftp          {:>6.2} x    connecting  {:>6.2} x", ours / put, ours_cold / put_cold);
-    println!("tako / scp           {:>6.2} x    connecting  {:>6.2} x", ours / scp, ours_cold / scp_cold);
-    println!("without sftp / with  {:>6.2} x", by_pieces / ours);
+    for (what, rates) in [
+        ("tako deploy, its upload", &ours),
+        ("sftp put, on a connection that stands", &put),
+        ("scp, on a connection that stands", &scp),
+        ("tako deploy, connecting and its upload", &ours_cold),
+        ("sftp put, connecting", &put_cold),
+        ("scp, connecting", &scp_cold),
+        ("tako deploy, its upload without sftp", &by_pieces),
+    ] {
+        row(what, rates);
+    }
+    let ratio = |of: &[f64], to: &[f64]| median(&of.iter().zip(to).map(|(of, to)| of / to).collect::<Vec<_>>());
+    println!(
+        "tako / sftp          {:>6.2} x    connecting  {:>6.2} x",
+        ratio(&ours, &put),
+        ratio(&ours_cold, &put_cold)
+    );
+    println!(
+        "tako / scp           {:>6.2} x    connecting  {:>6.2} x",
+        ratio(&ours, &scp),
+        ratio(&ours_cold, &scp_cold)
+    );
+    println!("without sftp / with  {:>6.2} x", ratio(&by_pieces, &ours));
+}
+
+/// Until nine tenths of the processors' time are nobody's, or it is a busy machine.
+fn rest() {
+    const WINDOW: Duration = Duration::from_millis(100);
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let until = Instant::now() + PATIENCE;
+    let look = || -> (u64, u64) {
+        let stat = fs::read_to_string("/proc/stat").unwrap();
+        // proc(5): `cpu`, then user, nice, system, idle, iowait and more, in ticks.
+        let ticks: Vec<u64> =
+            stat.lines().next().unwrap().split_whitespace().skip(1).map(|n| n.parse().unwrap()).collect();
+        (ticks[3] + ticks[4], ticks.iter().sum())
+    };
+    while Instant::now() < until {
+        let (idle, all) = look();
+        std::thread::sleep(WINDOW);
+        let (idle_now, all_now) = look();
+        if (idle_now - idle) * 10 >= (all_now - all) * 9 {
+            return;
+        }
+    }
 }
 
 impl World {
@@ -177,11 +224,14 @@ fn noise(seed: u64) -> Vec<u8> {
     (0..SIZE / 8).flat_map(|_| next()).collect()
 }
 
-/// Prints a line; its median.
-fn row(what: &str, mut values: Vec<f64>) -> f64 {
+fn row(what: &str, values: &[f64]) {
     assert!(!values.is_empty(), "{what}: nothing was measured");
-    values.sort_by(f64::total_cmp);
-    let (min, median, max) = (values[0], values[values.len() / 2], values[values.len() - 1]);
-    println!("{what:<52} {min:>8.1} {median:>8.1} {max:>8.1}");
-    median
+    let (min, max) = (values.iter().copied().fold(f64::MAX, f64::min), values.iter().copied().fold(0.0, f64::max));
+    println!("{what:<52} {min:>8.1} {:>8.1} {max:>8.1}", median(values));
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
 }

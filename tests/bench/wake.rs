@@ -4,6 +4,7 @@
 
 #[path = "../it/http.rs"]
 mod http;
+mod rows;
 #[path = "../it/sandbox.rs"]
 mod sandbox;
 
@@ -13,6 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use http::Client;
+use rows::{heading, row};
 use sandbox::{HOST, Running, Server, Sshd, User, wait_for};
 
 const RUNS: usize = 15;
@@ -51,7 +53,7 @@ const APPS: [App; 3] = [
 
 fn main() {
     println!("{RUNS} wakes of each; milliseconds");
-    println!("{:<52} {:>8} {:>8} {:>8}", "", "min", "median", "max");
+    heading();
     for app in &APPS {
         let program = app.by_hand[0];
         let known =
@@ -115,13 +117,4 @@ fn boot(argv: &[&str], dir: &Path) -> Duration {
     assert!(line.starts_with("TAKO:READY:"), "{line}");
     child.kill();
     took
-}
-
-/// Prints a row and returns its median.
-fn row(what: &str, mut times: Vec<Duration>) -> f64 {
-    times.sort();
-    let ms = |d: Duration| d.as_secs_f64() * 1000.0;
-    let (min, median, max) = (ms(times[0]), ms(times[times.len() / 2]), ms(times[times.len() - 1]));
-    println!("{what:<52} {min:>8.1} {median:>8.1} {max:>8.1}");
-    median
 }

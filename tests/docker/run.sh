@@ -152,7 +152,11 @@ ok "neither variables nor packages nor secrets of this machine are in the contai
 PATH=$bin tako_in two rehearse
 ended 0 "a rehearsal with nothing changed"
 says "nothing changed"
-ok "with nothing changed Docker is not even asked"
+ok "with nothing changed Docker need not even be there"
+tako_in two rehearse
+ended 0 "a rehearsal with nothing changed, and Docker"
+says "nothing changed"
+ok "with nothing changed nothing is built while the image is the same"
 [ "$(cat "$tree/bin/builds")" = 1 ] || fail "the first build for a target found something in its cache"
 echo "/* changed */" >>"$run/apps/two/app.c"
 tako_in two rehearse
@@ -163,6 +167,20 @@ volumes=$(docker volume ls --quiet | sort)
 ! printf '%s\n' "$volumes" | grep -v '^tako-build-cache-' >/dev/null || fail "other volumes are left: $volumes"
 none_left "the second build"
 ok "containers are fresh, and what they cached is there again: a volume for each kind and target"
+c=$(docker create tako-test:v1 true)
+docker tag tako-test:v1 tako-test:before
+docker commit --change 'ENV MOVED=1' "$c" tako-test:v1 >/dev/null
+docker rm "$c" >/dev/null
+tako_in two rehearse
+ended 0 "a build with a tag that was moved"
+says "another one than last time"
+grep -q "^MOVED=1" "$tree/bin/env" || fail "the build did not run in the image that the tag is now"
+[ "$(cat "$tree/bin/builds")" = 3 ] || fail "not both targets were built again"
+tako_in two rehearse
+says "nothing changed"
+docker tag tako-test:before tako-test:v1
+docker rmi tako-test:before >/dev/null
+ok "after a tag was moved both targets are built again, once"
 
 # 3. An image with a user of its own.
 c=$(docker create tako-test:v1 true)

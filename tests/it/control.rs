@@ -42,7 +42,12 @@ fn a_lock_lives_as_long_as_its_connection() {
     let fault = second.call(lock.clone()).unwrap_err();
     assert_eq!(fault["kind"], "busy");
     assert!(fault["message"].as_str().unwrap().contains("test@here"), "{fault}");
-    assert!(server.app("shop").join(".deploy_lock").exists());
+    let file = std::fs::read(server.app("shop").join(".deploy_lock")).unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&file).unwrap();
+    assert_eq!(
+        (&told["who"], &told["version"], &told["step"]),
+        (&json!("test@here"), &json!("v1"), &json!("uploading"))
+    );
     first.vanish();
     wait_for("the lock to be free", || second.call(lock.clone()).ok());
 }

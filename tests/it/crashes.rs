@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -58,6 +59,11 @@ static ARTIFACT: LazyLock<Artifact> = LazyLock::new(|| {
     head.set_size(PROGRAM.len() as u64);
     head.set_mode(0o755);
     tar.append_data(&mut head, "run", &PROGRAM[..]).unwrap();
+    // Who installs with them is said by the manifest.
+    for name in ["package.json", "package-lock.json"] {
+        head.set_size(2);
+        tar.append_data(&mut head, name, &b"{}"[..]).unwrap();
+    }
     let tar = tar.into_inner().unwrap();
     let packed = zstd::encode_all(&tar[..], 1).unwrap();
     let sha256 = ring::digest::digest(&ring::digest::SHA256, &tar);
@@ -68,6 +74,18 @@ static ARTIFACT: LazyLock<Artifact> = LazyLock::new(|| {
     std::io::Write::write_all(&mut delta, &tar).unwrap();
     let delta = delta.finish().unwrap();
     Artifact { packed, about, delta }
+});
+
+/// An `npm` that needs no network.
+static NPM: LazyLock<TempDir> = LazyLock::new(|| {
+    let dir = TempDir::new().unwrap();
+    let npm = dir.path().join("npm");
+    fs::write(&npm, "#!/bin/sh\nmkdir -p node_modules/a && echo whole > node_modules/a/index.js\n").unwrap();
+    // Each app's own user runs it.
+    for path in [dir.path(), &npm] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    dir
 });
 
 /// All that changes together, as it is wanted or as it is found.
@@ -90,6 +108,8 @@ enum From {
     Nothing,
     /// [`before`] is live.
     Live,
+    /// The same, with packages that were installed.
+    Installed,
     /// It was; the server that is tested is one that starts on what was left in order, as [`before`].
     Stopped,
     /// It was, with one instance more; that server was killed, and its instances run.
@@ -120,7 +140,7 @@ fn scenarios() -> Vec<Scenario> {
         Scenario {
             name: "first deploy",
             from: From::Nothing,
-            act: |s, c| ship(s, c, &next(), ""),
+            act: |s, c| ship(s, c, &next(), "npm"),
             after: Some(next()),
         },
         Scenario { name: "deploy", from: From::Live, act: |s, c| ship(s, c, &next(), ""), after: Some(next()) },
@@ -133,6 +153,13 @@ fn scenarios() -> Vec<Scenario> {
                 ship_as(s, c, &next(), "", &ARTIFACT.delta, &about)
             },
             after: Some(next()),
+        },
+        Scenario {
+            name: "deploy with packages of the one before",
+            from: From::Installed,
+            // Another variable would be another installation.
+            act: |s, c| ship(s, c, &State { color: "green".into(), ..next() }, "npm"),
+            after: Some(State { color: "green".into(), ..next() }),
         },
         Scenario {
             name: "deploy of the same release",
@@ -204,8 +231,11 @@ fn ship_as(
     artifact.as_object_mut().unwrap().extend(about.as_object().unwrap().clone());
     fs::write(server.data().join("incoming").join(artifact["file"].as_str().unwrap()), bytes).unwrap();
     control.call(json!({"unpack": {"app": "shop", "version": version, "artifact": artifact}}))?;
-    let manifest = json!({"app": "shop", "version": version, "runtime": "binary", "main": "run", "health": "/",
+    let mut manifest = json!({"app": "shop", "version": version, "runtime": "binary", "main": "run", "health": "/",
                           "vars": {"COLOR": color, "PART": part}, "limits": {"idle_timeout_s": IDLE}});
+    if part == "npm" {
+        manifest["install"] = json!(["npm", "ci"]);
+    }
     control.call(json!({"prepare": {"manifest": manifest}}))?;
     let routes: Vec<&str> = [HOST, SECOND].into_iter().take(1 + usize::from(*second)).collect();
     let secrets = json!({"hash": format!("hash of {secret}"), "values": {"KEY": secret}});
@@ -246,7 +276,7 @@ impl Run {
         let mut server = Server::nowhere();
         let file = server.dir.path().join("crash");
         fs::create_dir(server.data()).unwrap();
-        if !matches!(scenario.from, From::Nothing) {
+        if !matches!(scenario.from, From::Nothing | From::Installed) {
             copy(STOPPED.path(), &server.data());
         }
         if let From::Killed = scenario.from {
@@ -264,10 +294,16 @@ impl Run {
         if starts {
             fs::write(&file, point).unwrap();
         }
-        server.launch(&[], &[("TAKO_CRASH", &file)]);
+        let path = format!("{}:{}", NPM.path().display(), std::env::var("PATH").unwrap());
+        server.launch(&[], &[("TAKO_CRASH", &file), ("PATH", Path::new(&path))]);
         if !starts {
             server.meet();
-            if let From::Live = scenario.from {
+            if let From::Installed = scenario.from {
+                let v0 = State { version: "v0".into(), color: "red".into(), ..before() };
+                let mut control = Control::open(&server).unwrap();
+                [v0, before()].iter().for_each(|state| ship(&server, &mut control, state, "npm").unwrap());
+            }
+            if let From::Live | From::Installed = scenario.from {
                 live(&server);
             }
             // In one step: it may be read at any time.
@@ -418,6 +454,9 @@ fn crash_at(scenario: &Scenario, point: &str) -> bool {
     let old = if matches!(scenario.from, From::Nothing) { None } else { Some(before()) };
     let found = settled(&server, &what);
     assert!(found == old || found == scenario.after, "{what}: {found:?}\n{}", server.log());
+    if let From::Nothing | From::Installed = scenario.from {
+        packages_are_whole(&server, &what);
+    }
     let last = state("v9", "white", "nine", true, 1);
     let done = ship(&server, &mut Control::open(&server).unwrap(), &last, "");
     assert!(done.is_ok(), "the deploy after {what}: {done:?}\n{}", server.log());
@@ -425,6 +464,18 @@ fn crash_at(scenario: &Scenario, point: &str) -> bool {
     assert!(server.shut_down(), "{what}\n{}", server.log());
     assert_eq!(server.groups(), BTreeSet::new(), "{what}");
     found == scenario.after
+}
+
+/// In every release that can be started.
+fn packages_are_whole(server: &Server, what: &str) {
+    let releases = server.app("shop").join("releases");
+    for version in server.releases("shop") {
+        let release = releases.join(&version);
+        if release.join(".prepared").exists() {
+            let package = fs::read_to_string(release.join("node_modules/a/index.js")).unwrap_or_default();
+            assert_eq!(package, "whole\n", "{what}: {version}\n{}", server.log());
+        }
+    }
 }
 
 #[test]

@@ -38,6 +38,25 @@ fn one_that_never_gets_ready() {
 }
 
 #[test]
+fn on_the_server_a_file_tells_who_is_at_it_and_how_far() {
+    let (server, _sshd, user) = super::deploy::world();
+    user.use_app("never-ready", false);
+    user.write("tako.toml", &user.read("tako.toml").replace("startup_timeout = 2", "startup_timeout = 600"));
+    let mut deploy = crate::sandbox::Running(user.command(&["deploy", "--yes"]).spawn().unwrap());
+    let told = wait_for("the instance to be waited for", || {
+        let file = std::fs::read(server.app("shop").join(".deploy_lock")).ok()?;
+        // Whole whenever it is read.
+        let told: serde_json::Value = serde_json::from_slice(&file).unwrap();
+        (told["step"] == "rolling 1/1").then_some(told)
+    });
+    let busy = user.run(&["deploy", "--yes"]);
+    let who = told["who"].as_str().unwrap();
+    busy.assert_failed(7, &[&format!("being deployed by {who} for "), "rolling 1/1"]);
+    assert!(told["version"].is_string() && told["since"].as_str().unwrap().ends_with('Z'), "{told}");
+    deploy.kill();
+}
+
+#[test]
 fn one_that_exits_at_once() {
     let (server, _sshd, _user, v1, ran) = replace_by("exits", None);
     ran.assert_failed(4, &["exited with code 3 before it was ready", "boom: cannot connect to db", "hint: "]);

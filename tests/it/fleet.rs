@@ -4,8 +4,11 @@
 //! waited for by the events that `tako deploy --json` tells.
 
 mod cancel;
+mod full;
+mod network;
 mod phases;
 mod plan;
+mod secrets;
 mod turns;
 
 use std::fs;
@@ -18,6 +21,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::netns::Net;
 use crate::sandbox::{Ran, Server, Sshd, User};
 
 /// Longer than anything here takes on a busy machine.
@@ -34,8 +38,24 @@ pub struct Fleet {
 
 impl Fleet {
     pub fn start() -> Fleet {
-        let servers = [(); 3].map(|()| Server::start());
-        let sshds = [0, 1, 2].map(|n: usize| Sshd::start(&servers[n]));
+        Fleet::of([(); 3].map(|()| Server::start()), |_, _| {})
+    }
+
+    /// Each on a network of its own.
+    pub fn on(net: &Net) -> Fleet {
+        let mut fleet = Fleet::of([0, 1, 2].map(|n| Server::at(&net.place(n))), |n, sshd| net.lead(n, sshd));
+        // So that a dead network is noticed in seconds. The first value wins, and these come before ours.
+        fleet.user = fleet.user.with_ssh("-oServerAliveInterval=1 -oServerAliveCountMax=4 -oConnectTimeout=2");
+        fleet
+    }
+
+    /// Of these servers; `lead` may put something in front of each.
+    pub fn of(servers: [Server; 3], lead: impl Fn(usize, &mut Sshd)) -> Fleet {
+        let sshds = [0, 1, 2].map(|n: usize| {
+            let mut sshd = Sshd::start(&servers[n]);
+            lead(n, &mut sshd);
+            sshd
+        });
         sshds[0].join(&sshds[1]);
         sshds[0].join(&sshds[2]);
         let user = User::new(&sshds[0]);
@@ -55,7 +75,9 @@ impl Fleet {
 
     fn know(&self, user: &User) {
         for (name, sshd) in NAMES.iter().zip(&self.sshds) {
-            user.must(&["servers", "add", "127.0.0.1", "--name", name, "--port", &sshd.port.to_string()]);
+            let port = sshd.port.to_string();
+            let port = if sshd.port == 22 { &[][..] } else { &["--port", &port] };
+            user.must(&[&["servers", "add", sshd.host(), "--name", name], port].concat());
         }
     }
 

@@ -5,12 +5,13 @@
 //! and goes with it.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::FallocateFlags;
 use serde_json::{Value, json};
 
+use crate::alone;
 use crate::builds::Shop;
 use crate::cli::skipped;
 use crate::http::Client;
@@ -31,37 +32,67 @@ const BUN: &str = "/bun/bun-v1.2.3";
 
 /// What runs out.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Short {
+pub enum Short {
     Pages,
     Files,
 }
 
-/// Whether this is the program that was started again; the others start it. Without root there is nothing to mount.
 fn is_alone(test: &str) -> bool {
-    if std::env::var_os("TAKO_OWN_MOUNTS").is_some() {
+    may_mount(&format!("full_disk::{test}"))
+}
+
+/// Whether this is the program that was started again; the others start it. Without root there is nothing to mount.
+pub fn may_mount(test: &str) -> bool {
+    if alone::is_alone() {
         return true;
     }
-    if !rustix::process::geteuid().is_root() {
-        skipped("root, who can mount a small file system,");
-        return false;
+    match rustix::process::geteuid().is_root() {
+        true => alone::again(test, &["-m"]),
+        false => skipped("root, who can mount a small file system,"),
     }
-    let test = format!("full_disk::{test}");
-    let this = std::env::current_exe().unwrap();
-    // What is mounted there cannot be removed from inside.
-    let dir = tempfile::tempdir().unwrap();
-    fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let mut again = Command::new("unshare");
-    again.arg("-m").arg(this).args(["--exact", &test, "--nocapture"]);
-    again.env("TAKO_OWN_MOUNTS", "1").env("TMPDIR", dir.path());
-    let ran = again.output().unwrap();
-    let said = String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
-    assert!(ran.status.success() && said.contains("1 passed"), "{said}");
     false
+}
+
+/// A small file system on a folder.
+pub struct Disk(PathBuf);
+
+impl Disk {
+    pub fn mount(at: &Path) -> Disk {
+        let options = format!("size={SIZE},nr_inodes={INODES},mode=755");
+        mount(&["-t", "tmpfs", "-o", &options, "small"], at);
+        // There is no room to make it when all files are taken.
+        fs::write(at.join("filler"), "").unwrap();
+        Disk(at.into())
+    }
+
+    /// Takes everything but so much.
+    pub fn leave(&self, short: Short, count: u64) {
+        let stat = rustix::fs::statvfs(&self.0).unwrap();
+        match short {
+            Short::Pages => {
+                let taken = File::options().write(true).open(self.0.join("filler")).unwrap();
+                let bytes = (stat.f_bavail * stat.f_frsize).saturating_sub(count * PAGE);
+                if bytes > 0 {
+                    rustix::fs::fallocate(&taken, FallocateFlags::empty(), 0, bytes).unwrap();
+                }
+            }
+            Short::Files => {
+                let inodes = stat.f_files - stat.f_ffree + count;
+                mount(&["-o", &format!("remount,nr_inodes={inodes}")], &self.0);
+            }
+        }
+    }
+
+    pub fn make_room(&self) {
+        fs::write(self.0.join("filler"), "").unwrap();
+        mount(&["-o", &format!("remount,nr_inodes={INODES}")], &self.0);
+    }
 }
 
 /// A server whose data lie on a file system of their own.
 struct World {
     server: Server,
+    disk: Disk,
     web: Web,
 }
 
@@ -83,43 +114,13 @@ impl World {
         web.put(&format!("{BUN}/SHASUMS256.txt"), Page::Whole(sums.into()));
 
         let server = Server::nowhere();
-        let options = format!("size={SIZE},nr_inodes={INODES},mode=755");
-        mount(&["-t", "tmpfs", "-o", &options, "small"], server.dir.path());
-        // There is no room to make it when all files are taken.
-        fs::write(server.dir.path().join("filler"), "").unwrap();
-        World { server, web }
+        let disk = Disk::mount(server.dir.path());
+        World { server, disk, web }
     }
 
     fn boot(&mut self) {
         let mirror = self.web.url();
         self.server.boot_with(&["--runtime-mirror", &mirror, "--access-log", "off"]);
-    }
-
-    fn data(&self) -> &Path {
-        self.server.dir.path()
-    }
-
-    /// Takes everything but so much.
-    fn leave(&self, short: Short, count: u64) {
-        let stat = rustix::fs::statvfs(self.data()).unwrap();
-        match short {
-            Short::Pages => {
-                let taken = File::options().write(true).open(self.data().join("filler")).unwrap();
-                let bytes = (stat.f_bavail * stat.f_frsize).saturating_sub(count * PAGE);
-                if bytes > 0 {
-                    rustix::fs::fallocate(&taken, FallocateFlags::empty(), 0, bytes).unwrap();
-                }
-            }
-            Short::Files => {
-                let inodes = stat.f_files - stat.f_ffree + count;
-                mount(&["-o", &format!("remount,nr_inodes={inodes}")], self.data());
-            }
-        }
-    }
-
-    fn make_room(&self) {
-        fs::write(self.data().join("filler"), "").unwrap();
-        mount(&["-o", &format!("remount,nr_inodes={INODES}")], self.data());
     }
 
     /// All that the state says but what it tells of deploys that failed.
@@ -167,7 +168,7 @@ impl World {
                 let _ = fs::remove_file(self.server.app("shop").join("releases").join(version).join(".prepared"));
             }
             if let Some((_, short, count)) = full.filter(|_| is_full) {
-                self.leave(short, count);
+                self.disk.leave(short, count);
             }
             if let Err(fault) = control.call(request) {
                 done = Err((name.to_owned(), fault));
@@ -283,7 +284,7 @@ fn a_deploy_that_meets_a_full_disk_changes_nothing_wherever_it_is() {
                 assert_clear(verb, version, &fault);
                 w.serves(live);
                 assert_eq!(w.state(), before, "{verb} {short:?} {count}");
-                w.make_room();
+                w.disk.make_room();
                 // The client's own, which it would take up again.
                 let _ = fs::remove_file(w.server.data().join(format!("incoming/{version}.tar.zst")));
                 w.assert_tidy(version);
@@ -294,7 +295,7 @@ fn a_deploy_that_meets_a_full_disk_changes_nothing_wherever_it_is() {
         // What is announced is compared with the room before it is unpacked.
         let is_checked_first = verb == "unpack" && short == Short::Pages;
         assert_eq!(works.is_none(), is_checked_first, "{verb} {short:?}");
-        w.make_room();
+        w.disk.make_room();
         if verb == "deploy" {
             live = version;
         }
@@ -319,7 +320,7 @@ fn a_server_starts_and_serves_on_a_full_disk_and_room_can_be_made_by_deleting() 
     w.deploy("v1", None).unwrap();
     w.deploy("v2", None).unwrap();
     for short in [Short::Files, Short::Pages] {
-        w.leave(short, 0);
+        w.disk.leave(short, 0);
         let before = w.state();
         let call = |request: Value| Control::open(&w.server).unwrap().call(request);
         for request in
@@ -338,13 +339,13 @@ fn a_server_starts_and_serves_on_a_full_disk_and_room_can_be_made_by_deleting() 
         });
         w.serves("v2");
         assert_eq!(w.state(), before);
-        w.make_room();
+        w.disk.make_room();
     }
-    w.leave(Short::Files, 0);
-    w.leave(Short::Pages, 0);
+    w.disk.leave(Short::Files, 0);
+    w.disk.leave(Short::Pages, 0);
     Control::open(&w.server).unwrap().call(json!({"delete": {"app": "shop"}})).unwrap();
     assert!(!w.server.app("shop").exists());
-    w.make_room();
+    w.disk.make_room();
     w.deploy("v1", None).unwrap();
     w.serves("v1");
 }
@@ -363,9 +364,9 @@ fn an_upload_that_meets_a_full_disk_says_so_to_the_user() {
     let v1 = user.result(&["deploy", "--yes", "--json"])["version"].as_str().unwrap().to_owned();
     user.write("change.txt", "two");
     for short in [Short::Pages, Short::Files] {
-        w.leave(short, 0);
+        w.disk.leave(short, 0);
         let ran = user.run(&["deploy", "--yes"]);
-        w.make_room();
+        w.disk.make_room();
         assert!(ran.code != 0 && ran.err.contains("box"), "{ran}");
         assert!(["room", "space", "free", "disk full"].iter().any(|word| ran.err.contains(word)), "{ran}");
         assert_eq!(w.server.current("shop").as_ref(), Some(&v1));
@@ -398,11 +399,11 @@ fn a_disk_that_fills_in_the_middle_of_an_upload_is_told_and_the_next_deploy_goes
             || fs::read_dir(&incoming).unwrap().flatten().find(|e| e.metadata().is_ok_and(|m| m.len() > 1 << 20));
         wait_for("it to be on the disk", arrived);
         // Some of it may still be on its way there.
-        w.leave(Short::Pages, MOST);
+        w.disk.leave(Short::Pages, MOST);
         relay.cut();
         let ran = Ran::from(&["deploy"], child.wait_with_output().unwrap());
         ran.assert_failed(4, &["the upload needs", " free", "make room on the server's disk"]);
-        w.make_room();
+        w.disk.make_room();
         assert!(w.server.releases("shop").is_empty());
         user.must(&["deploy", "--yes"]);
         assert_eq!(fs::read_dir(&incoming).unwrap().count(), 0);
@@ -418,26 +419,26 @@ fn a_first_deploy_on_a_full_disk_leaves_no_app_behind() {
     w.boot();
     let works = (0..MOST).find(|count| {
         w.upload("v1");
-        w.leave(Short::Files, *count);
+        w.disk.leave(Short::Files, *count);
         let mut control = Control::open(&w.server).unwrap();
         // Even the lock's file may find no room; the lock is taken all the same.
         control.call(json!({"lock": {"app": "shop", "version": "v1"}})).unwrap();
         control.call(json!({"unlock": {"app": "shop"}})).unwrap();
         drop(control);
-        w.make_room();
+        w.disk.make_room();
         match w.deploy("v1", Some(("unpack", Short::Files, *count))) {
             Ok(()) => true,
             Err((_, fault)) => {
                 assert_clear("unpack", "shop", &fault);
                 assert!(w.server.status("shop").is_none() && w.state().is_none());
-                w.make_room();
+                w.disk.make_room();
                 assert!(w.server.releases("shop").is_empty());
                 false
             }
         }
     });
     assert!(works.is_some_and(|count| count > 5), "{works:?}");
-    w.make_room();
+    w.disk.make_room();
     w.deploy("v1", None).unwrap();
     w.serves("v1");
 }

@@ -3,7 +3,7 @@
 //! `sandbox` is a private world (data, socket, home, server, sshd) that ends with its value; `http` is a client that
 //! counts every byte against us; `web` is what is downloaded from; `traffic` is steady load that forgives nothing; `small`
 //! is an app to measure around, `terminal` a screen to look at, `figures` what the server takes and `relay` a network that
-//! breaks. The other modules are the tests, by what a user does;
+//! breaks; `netns` are real ones, and `alone` a test in namespaces of its own. The other modules are the tests, by what a user does;
 //! `websocket` brings peers that others wrote. `tidy` holds the rules of the house.
 #![allow(clippy::unwrap_used)]
 
@@ -19,6 +19,8 @@ mod terminal;
 mod figures;
 
 mod relay;
+mod alone;
+mod netns;
 #[path = "../../src/cli/golden.rs"]
 mod golden;
 
@@ -44,6 +46,7 @@ mod programs;
 mod isolation;
 mod recovery;
 mod preparing;
+mod packages;
 mod builds;
 mod releases;
 mod full_disk;

@@ -26,7 +26,7 @@ pub fn path_without(tool: &str) -> String {
 }
 
 /// A user whose server has this in its environment.
-fn world(args: &[&str], env: &[(&str, &str)]) -> (Server, Sshd, User) {
+pub fn world(args: &[&str], env: &[(&str, &str)]) -> (Server, Sshd, User) {
     let server = Server::with_env(args, env);
     let sshd = Sshd::start(&server);
     let user = User::new(&sshd);
@@ -35,11 +35,11 @@ fn world(args: &[&str], env: &[(&str, &str)]) -> (Server, Sshd, User) {
     (server, sshd, user)
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub fn sha256(bytes: &[u8]) -> String {
     ring::digest::digest(&ring::digest::SHA256, bytes).as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn page(server: &Server) -> String {
+pub fn page(server: &Server) -> String {
     Client::plain(server.http, HOST).unwrap().get("/").unwrap().text().to_owned()
 }
 
@@ -127,7 +127,7 @@ pub fn registry() -> Web {
 }
 
 /// A project that needs a package of a registry.
-fn shop_with_a_dependency(lockfile: &str, runtime: &str, path: &str) -> (Server, Sshd, User, Web) {
+pub fn shop_with_a_dependency(lockfile: &str, runtime: &str, path: &str) -> (Server, Sshd, User, Web) {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/registry");
     let read = |name: &str| fs::read_to_string(data.join(name)).unwrap();
     let web = registry();
@@ -228,7 +228,7 @@ fn bun_installs_what_the_lockfile_says() {
 
 #[test]
 fn deno_installs_what_the_lockfile_says() {
-    installs_from("deno.lock", "deno", "deno install --frozen");
+    installs_from("deno.lock", "deno", "deno install --frozen --prod");
 }
 
 #[test]

@@ -1,17 +1,21 @@
-//! A relay in front of `sshd`: it counts what goes up, holds it at a byte of the test's choice, and cuts all connections when
-//! it is told, as networks do.
+//! A relay in front of `sshd`: it counts what goes up, holds it at a byte of the test's choice, is slow or dead both ways
+//! without a word, and cuts all connections when it is told, as networks do.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
+use std::time::Duration;
+
+/// At a time, and how long that takes on a slow one: about a megabit per second.
+const SLOW: (usize, Duration) = (16 << 10, Duration::from_millis(128));
 
 pub struct Relay {
     pub port: u16,
     shared: Arc<Shared>,
 }
 
-/// Told when what is held is cut.
+/// Told when what is held is cut, and when what is dead lives again.
 type Shared = (Mutex<State>, Condvar);
 
 #[derive(Default)]
@@ -20,6 +24,8 @@ struct State {
     limit: Option<u64>,
     connections: Vec<TcpStream>,
     held: bool,
+    dead: bool,
+    slow: bool,
 }
 
 impl State {
@@ -47,8 +53,9 @@ impl Relay {
                 drop(known);
                 let (up, down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 let counted = shared.clone();
-                thread::spawn(move || pass(up, server, Some(&counted)));
-                thread::spawn(move || pass(down, client, None));
+                let both = shared.clone();
+                thread::spawn(move || pass(up, server, &counted, true));
+                thread::spawn(move || pass(down, client, &both, false));
             }
         });
         relay
@@ -71,6 +78,20 @@ impl Relay {
         self.shared.0.lock().unwrap().held
     }
 
+    /// From now on nothing passes, either way, and nobody is told.
+    pub fn die(&self) {
+        self.shared.0.lock().unwrap().dead = true;
+    }
+
+    pub fn revive(&self) {
+        self.shared.0.lock().unwrap().dead = false;
+        self.shared.1.notify_all();
+    }
+
+    pub fn be_slow(&self, slow: bool) {
+        self.shared.0.lock().unwrap().slow = slow;
+    }
+
     pub fn cut(&self) {
         let mut state = self.shared.0.lock().unwrap();
         state.cut();
@@ -81,6 +102,7 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        self.revive();
         self.cut();
     }
 }
@@ -95,17 +117,28 @@ fn admit(shared: &Shared, n: usize) -> (usize, bool) {
     (admitted, left.is_some())
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, counted: Option<&Shared>) {
+/// Waits while nothing passes; how much may at a time, and how long that takes.
+fn pace(shared: &Shared) -> (usize, Duration) {
+    let state = shared.1.wait_while(shared.0.lock().unwrap(), |state| state.dead).unwrap();
+    if state.slow { SLOW } else { (64 << 10, Duration::ZERO) }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, shared: &Shared, is_counted: bool) {
     let mut buffer = vec![0; 64 << 10];
-    while let Ok(n) = from.read(&mut buffer) {
-        let (admitted, is_last) = counted.map_or((n, false), |shared| admit(shared, n));
+    loop {
+        let (most, time) = pace(shared);
+        let Ok(n) = from.read(&mut buffer[..most]) else { break };
+        // It may have died while we waited for it.
+        pace(shared);
+        thread::sleep(time * n as u32 / most as u32);
+        let (admitted, is_last) = if is_counted { admit(shared, n) } else { (n, false) };
         if n == 0 || to.write_all(&buffer[..admitted]).is_err() {
             break;
         }
-        if let (true, Some((state, cut))) = (is_last, counted) {
-            let mut state = state.lock().unwrap();
+        if is_last {
+            let mut state = shared.0.lock().unwrap();
             state.held = true;
-            drop(cut.wait_while(state, |state| state.held).unwrap());
+            drop(shared.1.wait_while(state, |state| state.held).unwrap());
         }
     }
     // Either side may be gone by now.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -64,9 +64,38 @@ impl Drop for Running {
     }
 }
 
+/// Where a server is, and how it is called there.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub host: String,
+    pub address: IpAddr,
+    /// The file of its network namespace. With one of its own a server has the ports that servers have.
+    pub namespace: Option<PathBuf>,
+}
+
+impl Place {
+    /// This machine, on ports that are free.
+    pub fn here() -> Place {
+        Place { host: "127.0.0.1".into(), address: Ipv4Addr::LOCALHOST.into(), namespace: None }
+    }
+
+    fn port(&self, usual: u16, else_: impl FnOnce() -> u16) -> u16 {
+        if self.namespace.is_some() { usual } else { else_() }
+    }
+
+    /// The program, to be run there.
+    fn command(&self, program: &Path) -> Command {
+        let Some(namespace) = &self.namespace else { return Command::new(program) };
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", namespace.display())).arg(program);
+        command
+    }
+}
+
 /// A `tako-server` with its data.
 pub struct Server {
     pub dir: TempDir,
+    place: Place,
     /// The program and whom it runs as, if that is not us.
     program: PathBuf,
     user: Option<u32>,
@@ -95,9 +124,26 @@ impl Server {
         server
     }
 
+    /// On another network.
+    pub fn at(place: &Place) -> Server {
+        let mut server = Server::nowhere();
+        server.place = place.clone();
+        server.boot();
+        server
+    }
+
     /// As another user than root, who cannot change to a third one.
     pub fn as_user(uid: u32) -> Server {
+        Server::as_user_at_home(uid, &[])
+    }
+
+    /// The same; with `env` it has a home of its own, too.
+    pub fn as_user_at_home(uid: u32, env: &[(&str, &str)]) -> Server {
         let mut server = Server::nowhere();
+        server.env = env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        if !env.is_empty() {
+            server.env.push(("HOME".into(), server.dir.path().display().to_string()));
+        }
         chown(server.dir.path(), Some(uid), Some(uid)).unwrap();
         // Where the build lies may be closed to others.
         server.program = server.dir.path().join("tako-server");
@@ -111,7 +157,8 @@ impl Server {
     pub fn nowhere() -> Server {
         let unset = SocketAddr::from(([127, 0, 0, 1], 0));
         let (dir, program) = (short_tempdir(), TAKO_SERVER.into());
-        Server { dir, program, user: None, process: None, env: Vec::new(), http: unset, https: unset }
+        let place = Place::here();
+        Server { dir, place, program, user: None, process: None, env: Vec::new(), http: unset, https: unset }
     }
 
     /// Starts the program on the data that is there.
@@ -127,7 +174,8 @@ impl Server {
     /// Starts the program and does not wait for it.
     pub fn launch(&mut self, args: &[&str], env: &[(&str, &Path)]) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("server.log")).unwrap();
-        let mut command = Command::new(if self.user.is_some() { Path::new("setpriv") } else { &self.program });
+        let mut command = self.place.command(if self.user.is_some() { Path::new("setpriv") } else { &self.program });
+        let listen = |usual| SocketAddr::new(self.place.address, self.place.port(usual, || 0)).to_string();
         if let Some(uid) = self.user.map(|uid| uid.to_string()) {
             // As a service manager starts it that lets it have the low ports.
             command.args(["--reuid", &uid, "--regid", &uid, "--clear-groups"]);
@@ -139,7 +187,7 @@ impl Server {
             .arg(self.data())
             .arg("--socket")
             .arg(self.socket())
-            .args(["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--workers", "2"])
+            .args(["--http", &listen(80), "--https", &listen(443), "--workers", "2"])
             .args(args)
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .envs(env.iter().copied())
@@ -326,9 +374,10 @@ impl Control {
     }
 }
 
-/// A real `sshd` on a loopback port, with keys of its own, whose users find our `tako-server`.
+/// A real `sshd`, with keys of its own, whose users find our `tako-server`.
 pub struct Sshd {
     dir: TempDir,
+    place: Place,
     pub port: u16,
     process: Running,
 }
@@ -359,12 +408,14 @@ impl Sshd {
         fs::copy(at("user.pub"), at("authorized_keys")).unwrap();
         let bins = Path::new(TAKO_SERVER).parent().unwrap();
         let path = std::env::var("PATH").unwrap();
-        let port = free_port();
+        let place = server.place.clone();
+        let port = place.port(22, free_port);
         let config = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {host}\nAuthorizedKeysFile {keys}\nPidFile none\nUsePAM no\n\
+            "ListenAddress {address}:{port}\nHostKey {host}\nAuthorizedKeysFile {keys}\nPidFile none\nUsePAM no\n\
              StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
              {lines}\nLogLevel VERBOSE\nSetEnv TAKO_SOCKET={socket} \"PATH={first}{bins}:{path}\" HOME={home}\n",
             // What the shell of whoever runs the tests does at a login is not for them, and may take long.
+            address = place.address,
             home = dir.path().display(),
             host = at("host").display(),
             keys = at("authorized_keys").display(),
@@ -374,8 +425,8 @@ impl Sshd {
         fs::write(at("sshd_config"), config).unwrap();
         // Where privilege separation is on (root), sshd insists on this folder.
         let _ = fs::create_dir_all("/run/sshd");
-        let process = Sshd::launch(dir.path(), port);
-        let sshd = Sshd { dir, port, process };
+        let process = Sshd::launch(dir.path(), &place, port);
+        let sshd = Sshd { dir, place, port, process };
         sshd.know(&fs::read_to_string(sshd.dir.path().join("host.pub")).unwrap());
         fs::write(
             sshd.dir.path().join("ssh_config"),
@@ -391,7 +442,11 @@ impl Sshd {
 
     /// Makes the user's known_hosts hold this key for the server, and nothing else.
     pub fn know(&self, public_key: &str) {
-        fs::write(self.dir.path().join("known_hosts"), format!("[127.0.0.1]:{} {public_key}", self.port)).unwrap();
+        let name = match self.port {
+            22 => self.place.host.clone(),
+            port => format!("[{}]:{port}", self.place.host),
+        };
+        fs::write(self.dir.path().join("known_hosts"), format!("{name} {public_key}")).unwrap();
     }
 
     /// The keys that its user knows.
@@ -409,6 +464,11 @@ impl Sshd {
         add("known_hosts", fs::read_to_string(other.dir.path().join("known_hosts")).unwrap());
     }
 
+    /// What its user calls it.
+    pub fn host(&self) -> &str {
+        &self.place.host
+    }
+
     /// Its keys, settings and log.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -424,9 +484,10 @@ impl Sshd {
         format!("-F {}", self.dir.path().join("ssh_config").display())
     }
 
-    fn launch(dir: &Path, port: u16) -> Running {
+    fn launch(dir: &Path, place: &Place, port: u16) -> Running {
         let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("sshd.log")).unwrap();
-        let child = Command::new("/usr/sbin/sshd")
+        let child = place
+            .command(Path::new("/usr/sbin/sshd"))
             .args(["-D", "-e", "-f"])
             .arg(dir.join("sshd_config"))
             .stdin(Stdio::null())
@@ -434,7 +495,7 @@ impl Sshd {
             .spawn()
             .expect("sshd is installed (make test installs it)");
         let process = Running(child);
-        wait_for("sshd to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
+        wait_for("sshd to listen", || TcpStream::connect((place.address, port)).ok());
         process
     }
 
@@ -462,7 +523,7 @@ impl Sshd {
 
     /// On the same port, after a stop.
     pub fn resume(&mut self) {
-        self.process = Sshd::launch(self.dir.path(), self.port);
+        self.process = Sshd::launch(self.dir.path(), &self.place, self.port);
     }
 
     /// How many connections were accepted so far.
@@ -489,6 +550,12 @@ impl User {
         let user = User { dir: TempDir::new().unwrap(), ssh_options: sshd.options() };
         fs::create_dir(user.project()).unwrap();
         user
+    }
+
+    /// Whose ssh is told this as well.
+    pub fn with_ssh(mut self, options: &str) -> User {
+        self.ssh_options = format!("{} {options}", self.ssh_options);
+        self
     }
 
     pub fn project(&self) -> PathBuf {

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use serde_json::Value;
 
 use crate::http::Client;
-use crate::sandbox::{HOST, Ran, Server, Sshd, User, wait_for};
+use crate::sandbox::{HOST, Ran, Running, Server, Sshd, User, wait_for};
 
 /// Two servers of one environment, and their user, who has deployed to both.
 struct Fleet {
@@ -162,11 +162,74 @@ fn logs_are_one_stream_of_all_servers_and_so_are_their_requests() {
 }
 
 #[test]
+fn the_last_lines_are_those_of_all_servers_together() {
+    let fleet = Fleet::new();
+    let user = &fleet.user;
+    let page = "const page = pages[";
+    user.write(
+        "index.mjs",
+        &user.read("index.mjs").replace(page, &format!("console.log(searchParams.get(\"say\"));\n  {page}")),
+    );
+    fleet.deploy();
+    let mut clients = [0, 1].map(|n| Client::plain(fleet.servers[n].http, HOST).unwrap());
+    let mut say = |server: usize, what: &str| {
+        assert_eq!(clients[server].get(&format!("/?say=said-{what}")).unwrap().status, 200);
+    };
+    let lines = |more: &[&str]| {
+        let ran = user.must(&[&["logs", "--grep", "said-", "--json"], more].concat());
+        events(&ran, "log")
+    };
+    let all_of = |count: usize| {
+        wait_for("all lines to be written down", || Some(lines(&["--since", "1h"])).filter(|all| all.len() == count))
+    };
+    for n in 0..6 {
+        say(0, &n.to_string());
+        say(1, &n.to_string());
+    }
+    (6..10).for_each(|n| say(0, &n.to_string()));
+    let all = all_of(16);
+    let times: Vec<u64> = all.iter().map(|line| line["at_ms"].as_u64().unwrap()).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    for count in [0, 1, 3, 7, 16, 40] {
+        let last = lines(&["--lines", &count.to_string()]);
+        assert_eq!(last, all[16 - count.min(16)..], "--lines {count}");
+    }
+    // Of four only the first server's are the last.
+    assert!(lines(&["--lines", "4"]).iter().all(|line| line["server"] == "one"));
+
+    (0..5).for_each(|_| say(1, "again"));
+    let all = all_of(21);
+    let shown = user.must(&["logs", "--grep", "said-", "--lines", "6"]).out;
+    let shown: Vec<&str> = shown.lines().collect();
+    assert!(shown.len() == 2 && shown[0].ends_with("[one] #1 said-9"), "{shown:?}");
+    assert!(shown[1].ends_with("[two] #1 said-again  × 5"), "{shown:?}");
+
+    // Before what is followed, too.
+    let told = user.dir.path().join("told");
+    let mut follow = user.command(&["logs", "--tail", "--lines", "6", "--grep", "said-", "--json"]);
+    let mut follow = Running(follow.stdout(std::fs::File::create(&told).unwrap()).spawn().unwrap());
+    let told = |count: usize| {
+        wait_for("what is followed to be told", || {
+            let text = std::fs::read_to_string(&told).unwrap();
+            let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            (lines.len() >= count).then_some(lines)
+        })
+    };
+    assert_eq!(told(6), all[15..]);
+    say(0, "now");
+    assert_eq!(told(7)[6]["text"], "said-now");
+    say(1, "then");
+    let told = told(8);
+    assert_eq!((told.len(), &told[7]["text"], &told[7]["server"]), (8, &"said-then".into(), &"two".into()));
+    follow.kill();
+}
+
+#[test]
 fn what_only_some_servers_take_is_told_with_what_is_where() {
     let mut fleet = Fleet::new();
     let first = fleet.deploy();
     fleet.user.write("change.txt", "two");
-    fleet.deploy();
+    let second = fleet.deploy();
     let port = fleet.sshds[1].port;
     fleet.sshds[1].stop();
     let partly = |ran: &Ran, what: &str| {
@@ -175,10 +238,51 @@ fn what_only_some_servers_take_is_told_with_what_is_where() {
     let user = &fleet.user;
     partly(&user.run(&["scale", "2"]), "changed");
     // A rollback has one goal for all, which is not known while one does not answer: nothing changes.
-    user.run(&["releases", "rollback", &first]).assert_failed(6, &["two"]);
+    let others = "`tako releases rollback --server one` goes back on the others alone";
+    user.run(&["releases", "rollback"]).assert_failed(6, &["two", others]);
+    user.run(&["deploy", "--yes"]).assert_failed(6, &["two", "`tako deploy --server one` leaves it out"]);
+    assert_eq!(fleet.servers[0].current("shop"), Some(second));
+    user.must(&["releases", "rollback", "--server", "one"]);
+    assert_eq!(fleet.servers[0].current("shop"), Some(first));
     partly(&user.run(&["delete", "--confirm", "shop"]), "deleted");
     assert!(!fleet.servers[0].app("shop").exists() && fleet.servers[1].app("shop").exists());
     assert!(port > 0);
     user.run(&["releases", "rollback", "--server", "on"]).assert_failed(2, &[]);
     user.run(&["status", "--server", "on"]).assert_failed(2, &["did you mean `one`?"]);
+}
+
+#[test]
+fn a_rollback_is_of_all_servers_or_of_none() {
+    let fleet = Fleet::new();
+    let (user, [one, two]) = (&fleet.user, &fleet.servers);
+    let first = fleet.deploy();
+    user.write("change.txt", "two");
+    let second = user.result(&["deploy", "--yes", "--server", "one", "--json"]);
+    let second = second["version"].as_str().unwrap();
+    let alone = format!("`tako releases rollback {second} --server one`");
+    user.must(&["releases", "rollback", "--server", "one"]);
+    user.run(&["releases", "rollback", second]).assert_failed(1, &["is not on two", "nothing was changed", &alone]);
+    assert_eq!([one, two].map(|server| server.current("shop")), [Some(first.clone()), Some(first.clone())]);
+
+    // What some have gone back from already, the others follow with: it is no step further back.
+    user.write("change.txt", "three");
+    let third = fleet.deploy();
+    user.must(&["releases", "rollback", "--server", "two"]);
+    assert_eq!([one, two].map(|server| server.current("shop")), [Some(third), Some(first.clone())]);
+    user.must(&["releases", "rollback"]);
+    assert_eq!([one, two].map(|server| server.current("shop")), [Some(first.clone()), Some(first)]);
+}
+
+#[test]
+fn one_server_by_two_names_is_told_before_anything_is_done() {
+    let fleet = Fleet::new();
+    let (user, port) = (&fleet.user, fleet.sshds[0].port.to_string());
+    let added = user.must(&["servers", "add", "127.0.0.1", "--name", "lab", "--port", &port]);
+    assert!(added.err.contains("one is the same server by another name"), "{added}");
+    user.write("tako.toml", &user.read("tako.toml").replace("\"two\"]", "\"two\", \"lab\"]"));
+    for command in [&["deploy", "--yes"][..], &["status"]] {
+        user.run(command).assert_failed(3, &["one and lab are the same server", "[envs.production]"]);
+    }
+    user.must(&["servers", "rm", "lab", "--yes"]);
+    user.run(&["status"]).assert_failed(3, &["there is no server `lab`", "tako servers add HOST --name lab"]);
 }

@@ -241,6 +241,41 @@ fn an_alias_of_ssh_config_is_enough() {
 }
 
 #[test]
+fn options_of_one_server_are_for_it_alone_and_win_over_those_for_all() {
+    let (server, sshd, user) = nearby();
+    let other = Sshd::start(&server);
+    sshd.join(&other);
+    fs::create_dir_all(user.home()).unwrap();
+    let config = user.home().join("config.toml");
+    // Where nothing listens: only what is more special leads anywhere.
+    fs::write(&config, "# mine\n[ssh]\noptions = [\"Port=1\", \"User=nobody-at-all\"]\n").unwrap();
+    let [one, two] = [&sshd, &other].map(|sshd| format!("Port={}", sshd.port));
+    user.run(&["servers", "add", "127.0.0.1", "--name", "one"]).assert_failed(6, &["one", "refused"]);
+    for (name, port) in [("one", &one), ("two", &two)] {
+        let words = ["servers", "add", "127.0.0.1", "--name", name, "--ssh-option", port, "--ssh-option", "User=root"];
+        user.must(&words);
+    }
+    assert_eq!(
+        (sshd.connections(), other.connections()),
+        (1, 1),
+        "each by its own, and none by the other's connection"
+    );
+    user.must(&["status", "--all"]);
+    assert_eq!((sshd.connections(), other.connections()), (1, 1));
+    let shown = user.must(&["servers", "ls"]);
+    assert!(shown.out.contains("SSH OPTIONS") && shown.out.contains(&format!("{two}, User=root")), "{shown}");
+    let listed = user.result(&["servers", "ls", "--json"]);
+    assert_eq!(listed["servers"][0]["ssh_options"], serde_json::json!([one, "User=root"]));
+    let checked = user.must(&["servers", "check", "one"]);
+    assert!(checked.out.contains(&format!("root@127.0.0.1 port {}", sshd.port)), "{checked}");
+    assert!(checked.out.contains(&format!("with {one}, User=root")), "{checked}");
+    let text = fs::read_to_string(&config).unwrap();
+    assert!(text.starts_with("# mine\n[ssh]\n"), "{text}");
+    fs::write(&config, text.replace("\"User=root\"", "\"RemoteCommand=id\"")).unwrap();
+    user.run(&["servers", "ls"]).assert_failed(3, &["`RemoteCommand=id` is for tako to set", "config.toml:"]);
+}
+
+#[test]
 fn a_jump_host_is_gone_through_and_named_when_it_fails() {
     let (server, sshd, user) = nearby();
     let mut jump = Sshd::start(&server);
@@ -344,6 +379,17 @@ fn a_login_that_fails_tells_which_keys_were_tried() {
     let (_server, sshd, user) = nearby();
     fs::write(sshd.file("authorized_keys"), "").unwrap();
     run(&user, &add(&sshd, &[])).assert_failed(6, &["box", "tried", "SHA256:", "agent"]);
+    must(&user, &add(&sshd, &["--no-check"]));
+    let tried = format!("tried {} ED25519 {}, as root", sshd.file("user").display(), fingerprint(&sshd, "user.pub"));
+    let words = [&tried, "no agent was asked", "the server lets in by publickey", "user.pub in ~/.ssh/authorized_keys"];
+    let ran = user.run(&["servers", "check", "box"]);
+    ran.assert_failed(6, &words);
+    let key = fs::read_to_string(sshd.file("user.pub")).unwrap();
+    assert!(!ran.err.contains("debug1") && !ran.err.contains(key.split(' ').nth(1).unwrap()), "{ran}");
+    let ran = user.run(&["servers", "check", "box", "--json"]);
+    let result: serde_json::Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
+    let detail = result["servers"][0]["detail"].as_array().unwrap();
+    assert!(detail.iter().any(|line| line == tried.as_str()), "{result}");
 }
 
 // --- Host keys
@@ -378,6 +424,50 @@ fn an_unknown_host_key_without_a_terminal_needs_a_flag() {
     // Now it is known; what is pinned is looked at all the same.
     pinned(&wrong).assert_failed(6, &["not the expected one", &right, &wrong]);
     assert_eq!(pinned(&right).code, 0);
+}
+
+/// A server `inner` behind a jump host, both of which nobody knows yet.
+fn behind_a_jump_host() -> (Server, [Sshd; 2], User, [String; 2]) {
+    let (server, sshd, user) = nearby();
+    let jump = Sshd::start(&server);
+    sshd.join(&jump);
+    let way = format!("Host inner\n  HostName 127.0.0.1\n  Port {}\n  ProxyJump 127.0.0.1:{}\n", sshd.port, jump.port);
+    configure(&sshd, &format!("StrictHostKeyChecking ask\n{way}"));
+    fs::write(sshd.known_hosts(), "").unwrap();
+    let keys = [fingerprint(&sshd, "host.pub"), fingerprint(&jump, "host.pub")];
+    (server, [sshd, jump], user, keys)
+}
+
+#[test]
+fn what_is_pinned_is_the_servers_key_and_not_that_of_a_jump_host() {
+    let (_server, [sshd, jump], user, [right, of_jump]) = behind_a_jump_host();
+    let known = || fs::read_to_string(sshd.known_hosts()).unwrap();
+    let pinned = |key: &str| user.run(&["servers", "add", "inner", "--fingerprint", key]);
+    let whose =
+        format!("inner: the host key of [127.0.0.1]:{}, which the way there leads through, is not known", jump.port);
+    let login = format!("`ssh -p {} 127.0.0.1`", jump.port);
+    // Neither is the jump host let pass by its own key where the server's is meant, nor is it taken for the server.
+    for ran in [pinned(&right), pinned(&of_jump), user.run(&["servers", "add", "inner"])] {
+        ran.assert_failed(6, &[&whose, &of_jump, &login]);
+        assert!(!ran.err.contains("expected"), "{ran}");
+    }
+    assert_eq!(known(), "");
+    let key = fs::read_to_string(jump.file("host.pub")).unwrap();
+    let of_the_way = format!("[127.0.0.1]:{} {key}", jump.port);
+    fs::write(sshd.known_hosts(), &of_the_way).unwrap();
+    pinned(&of_jump).assert_failed(6, &["inner: its host key is not the expected one", &right, &of_jump]);
+    assert_eq!(known(), of_the_way);
+    let ran = pinned(&right);
+    assert_eq!(ran.code, 0, "{ran}");
+    assert_eq!(known().lines().count(), 2, "{}", known());
+    // A program that starts ssh, and does not become it, is not taken for a jump host.
+    let wrapper = user.dir.path().join("wrapper");
+    program(&wrapper, "#!/bin/sh\nssh \"$@\"\nexit $?\n");
+    fs::write(sshd.known_hosts(), "").unwrap();
+    let words = add(&sshd, &["--fingerprint"]);
+    let words: Vec<&str> = words.iter().map(String::as_str).chain([right.as_str()]).collect();
+    let ran = Ran::from(&words, user.command(&words).env("TAKO_SSH", &wrapper).output().unwrap());
+    assert_eq!(ran.code, 0, "{ran}");
 }
 
 #[test]
@@ -490,6 +580,66 @@ fn first_contact_on_a_terminal_shows_the_key_and_waits_for_a_person() {
     kill_process(master(&user).expect("a master"), Signal::KILL).unwrap();
     let (code, said) = asked("y\r");
     assert!(code == 0 && said.contains("box is known already") && known(), "{code}: {said}");
+}
+
+#[test]
+fn a_jump_host_that_is_new_is_a_question_of_its_own() {
+    let (_server, [sshd, jump], user, [right, of_jump]) = behind_a_jump_host();
+    let known = || fs::read_to_string(sshd.known_hosts()).unwrap().lines().count();
+    let asked = |answer: &str| {
+        let words = ["servers", "add", "inner", "--fingerprint", &right].map(Into::into);
+        let mut terminal = Terminal::start(&user, &words);
+        terminal.expect(&format!("inner is reached by way of [127.0.0.1]:{}, which is new.", jump.port));
+        terminal.expect(&format!("ED25519  {of_jump}"));
+        terminal.expect("[y/N/paste fingerprint]");
+        terminal.type_in(answer);
+        terminal.end()
+    };
+    let (code, said) = asked("\r");
+    assert!(code == 6 && said.contains("was not accepted") && known() == 0, "{code}: {said}");
+    let (code, said) = asked(&format!("{right}\r"));
+    assert!(code == 6 && said.contains("is not the expected one") && known() == 0, "{code}: {said}");
+    let (code, said) = asked(&format!("{of_jump}\r"));
+    assert!(code == 0 && said.contains("inner added") && known() == 2, "{code}: {said}");
+    assert!(!said.contains("is new"), "the server's own key was said beforehand: {said}");
+}
+
+#[test]
+fn an_ssh_that_cannot_ask_through_us_asks_nothing_and_is_named() {
+    let (_server, sshd, user) = nearby();
+    configure(&sshd, "StrictHostKeyChecking ask\n");
+    let known = fs::read_to_string(sshd.known_hosts()).unwrap();
+    let right = fingerprint(&sshd, "host.pub");
+    let (old, log) = (user.dir.path().join("old-ssh"), user.dir.path().join("asked-for"));
+    fs::create_dir_all(user.home()).unwrap();
+    fs::write(user.home().join("config.toml"), format!("[ssh]\nssh_path = \"{}\"\n", old.display())).unwrap();
+    for version in ["OpenSSH_7.9p1 Debian-10+deb10u4, OpenSSL 1.1.1n  15 Mar 2022", "Dropbear v2022.83"] {
+        let text = format!(
+            "#!/bin/sh\nif [ \"$1\" = -V ]; then echo '{version}' >&2; exit 0; fi\nunset SSH_ASKPASS_REQUIRE\n\
+             echo \"$*\" >> {}\nexec ssh \"$@\"\n",
+            log.display()
+        );
+        program(&old, &text);
+        let on_a_terminal = |more: &[&str]| {
+            let words = [add(&sshd, &[]), more.iter().map(ToString::to_string).collect()].concat();
+            Terminal::start(&user, &words).end()
+        };
+        fs::write(sshd.known_hosts(), "").unwrap();
+        for more in [&[][..], &["--fingerprint", &right]] {
+            let (code, said) = on_a_terminal(more);
+            assert!(code == 6 && said.contains("its host key is not known here"), "{code}: {said}");
+            assert!(said.contains("older than OpenSSH 8.4") && !said.contains("is new."), "{said}");
+        }
+        fs::write(sshd.known_hosts(), &known).unwrap();
+        let (code, said) = on_a_terminal(&["--fingerprint", &right]);
+        assert_eq!(code, 0, "{said}");
+    }
+    let asked_for = fs::read_to_string(&log).unwrap();
+    assert!(asked_for.lines().count() >= 6, "{asked_for}");
+    assert!(
+        asked_for.lines().all(|line| line.contains("BatchMode=yes") && !line.contains("BatchMode=no")),
+        "{asked_for}"
+    );
 }
 
 #[test]

@@ -41,6 +41,29 @@ struct Meta {
     /// Of the archive as it lies here.
     file_sha256: String,
     natives: Vec<Native>,
+    /// Which image it was built in, behind the name that is in the key. Written since format 2 was, so it may be missing.
+    #[serde(default)]
+    image: Option<String>,
+}
+
+/// What an entry has.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub packed: Packed,
+    pub natives: Vec<Native>,
+    pub image: Option<String>,
+}
+
+impl Kept {
+    fn of(meta: Meta) -> Kept {
+        let Meta { format: _, sha256, bytes, unpacked, file_sha256: _, natives, image } = meta;
+        Kept { packed: Packed { sha256, bytes, unpacked }, natives, image }
+    }
+
+    /// Whether it was built in what the name of the image stands for `now`; where nobody knows that, the name counts.
+    pub fn is_of(&self, now: Option<&str>) -> bool {
+        now.is_none() || self.image.as_deref() == now
+    }
 }
 
 /// Thirty-two hex digits over every input that can change what is packed. These are, in order:
@@ -56,6 +79,9 @@ struct Meta {
 /// | the version, where there is a command | `TAKO_BUILD`, and what a command reads of the repository: the commit |
 /// | variables that frameworks bake in, what `mise` adds | see [`super::environment`] |
 /// | installed packages that are linked from the user's tree | see [`super::modules`]; others are in the lock file |
+///
+/// Of an image the key has the name, and the entry beside the archive what the name stood for, see
+/// [`super::container::identity`]: so an artifact is found where there is no engine to ask, too.
 ///
 /// Not in it: names of steps; what only a server reads (`start`, `install`, `health`, limits, routes, variables); where the
 /// project lies; the rest of the user's environment; the version of the package manager, which a frozen lock file makes
@@ -144,7 +170,7 @@ pub(crate) fn file(artifacts: &Path, target: Target, key: &str) -> PathBuf {
 }
 
 /// What is in `file`, if it is there and whole; a bad entry is removed.
-pub(crate) fn find(file: &Path) -> Result<Option<(Packed, Vec<Native>)>> {
+pub(crate) fn find(file: &Path) -> Result<Option<Kept>> {
     let Some(bytes) = disk::read_if_there(&meta_of(file), MAX_META).unwrap_or_default() else { return Ok(None) };
     let meta = serde_json::from_slice::<Meta>(&bytes).ok().filter(|meta| meta.format == FORMAT && matches(file, meta));
     let Some(meta) = meta else {
@@ -154,15 +180,14 @@ pub(crate) fn find(file: &Path) -> Result<Option<(Packed, Vec<Native>)>> {
     // Pruning goes by the last use.
     let used = File::options().append(true).open(file).and_then(|f| f.set_modified(SystemTime::now()));
     used.context(|| format!("touch {}", file.display()))?;
-    Ok(Some((Packed { sha256: meta.sha256, bytes: meta.bytes, unpacked: meta.unpacked }, meta.natives)))
+    Ok(Some(Kept::of(meta)))
 }
 
 /// The same for who only wants to know: nothing is touched.
-pub(crate) fn look(file: &Path) -> Option<Packed> {
+pub(crate) fn look(file: &Path) -> Option<Kept> {
     let bytes = disk::read_if_there(&meta_of(file), MAX_META).ok()??;
-    let meta =
-        serde_json::from_slice::<Meta>(&bytes).ok().filter(|meta| meta.format == FORMAT && matches(file, meta))?;
-    Some(Packed { sha256: meta.sha256, bytes: meta.bytes, unpacked: meta.unpacked })
+    let meta = serde_json::from_slice::<Meta>(&bytes).ok()?;
+    (meta.format == FORMAT && matches(file, &meta)).then(|| Kept::of(meta))
 }
 
 /// The archive of the tar with this hash and that tar's size, if there is one here. Whether it is whole is seen when it
@@ -179,7 +204,12 @@ pub(crate) fn holding(artifacts: &Path, sha256: &str) -> Option<(PathBuf, u64)> 
 }
 
 /// Has `pack` make the archive under a temporary name, and puts it in place with its `.json`.
-pub(crate) fn store(file: &Path, natives: &[Native], pack: impl FnOnce(&Path) -> Result<Packed>) -> Result<Packed> {
+pub(crate) fn store(
+    file: &Path,
+    natives: &[Native],
+    image: Option<String>,
+    pack: impl FnOnce(&Path) -> Result<Packed>,
+) -> Result<Packed> {
     let temp = file.with_extension("tmp");
     let _ = fs::remove_file(&temp);
     let stored = pack(&temp).and_then(|packed| {
@@ -187,7 +217,7 @@ pub(crate) fn store(file: &Path, natives: &[Native], pack: impl FnOnce(&Path) ->
         fs::rename(&temp, file).context(|| format!("write {}", file.display()))?;
         let Packed { sha256, bytes, unpacked } = packed.clone();
         let natives = natives.to_vec();
-        let meta = Meta { format: FORMAT, sha256, bytes, unpacked, file_sha256, natives };
+        let meta = Meta { format: FORMAT, sha256, bytes, unpacked, file_sha256, natives, image };
         let meta = serde_json::to_vec(&meta).context(|| "describe the artifact".into())?;
         disk::write_atomic(&meta_of(file), &meta, 0o644)?;
         Ok(packed)
@@ -267,7 +297,7 @@ mod tests {
 
     fn entry(dir: &Path, name: &str) -> PathBuf {
         let file = dir.join(format!("{PREFIX}{name}{ARCHIVE}"));
-        let packed = store(&file, &[], |temp| {
+        let packed = store(&file, &[], None, |temp| {
             fs::write(temp, name).unwrap();
             Ok(Packed { sha256: "ab".into(), bytes: name.len() as u64, unpacked: 9 })
         });
@@ -286,12 +316,41 @@ mod tests {
     fn finds_what_it_stored() {
         let dir = tempfile::tempdir().unwrap();
         let file = entry(dir.path(), "one");
-        let (packed, _) = find(&file).unwrap().unwrap();
-        assert_eq!(packed, Packed { sha256: "ab".into(), bytes: 3, unpacked: 9 });
+        let packed = Packed { sha256: "ab".into(), bytes: 3, unpacked: 9 };
+        assert_eq!(find(&file).unwrap(), Some(Kept { packed, natives: Vec::new(), image: None }));
         assert_eq!(find(&dir.path().join("artifact-cache-other.tar.zst")).unwrap(), None);
         assert_eq!(holding(dir.path(), "ab"), Some((file.clone(), 9)));
         assert_eq!(holding(dir.path(), "cd"), None);
         assert_eq!(names(dir.path()), ["artifact-cache-one.json", "artifact-cache-one.tar.zst"]);
+    }
+
+    #[test]
+    fn an_entry_counts_while_its_image_is_the_one_that_the_name_stands_for() {
+        let check = |image: Option<&str>, now: Option<&str>, expected| {
+            let packed = Packed { sha256: "ab".into(), bytes: 3, unpacked: 9 };
+            let kept = Kept { packed, natives: Vec::new(), image: image.map(Into::into) };
+            assert_eq!(kept.is_of(now), expected, "{image:?} {now:?}");
+        };
+        check(None, None, true);
+        check(Some("sha256:1"), None, true);
+        check(Some("sha256:1"), Some("sha256:1"), true);
+        check(Some("sha256:1"), Some("sha256:2"), false);
+        // Built when nobody could tell.
+        check(None, Some("sha256:1"), false);
+
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("artifact-cache-x.tar.zst");
+        let pack = |temp: &Path| {
+            fs::write(temp, "x").unwrap();
+            Ok(Packed { sha256: "ab".into(), bytes: 1, unpacked: 1 })
+        };
+        store(&file, &[], Some("sha256:1".into()), pack).unwrap();
+        assert_eq!(find(&file).unwrap().unwrap().image.as_deref(), Some("sha256:1"));
+        assert_eq!(look(&file).unwrap().image.as_deref(), Some("sha256:1"));
+        // As earlier versions wrote it.
+        let text = fs::read_to_string(meta_of(&file)).unwrap();
+        fs::write(meta_of(&file), text.replace(",\"image\":\"sha256:1\"", "")).unwrap();
+        assert_eq!(find(&file).unwrap().unwrap().image, None);
     }
 
     #[test]
@@ -316,7 +375,7 @@ mod tests {
     fn a_pack_that_fails_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("artifact-cache-x.tar.zst");
-        let failed = store(&file, &[], |temp| {
+        let failed = store(&file, &[], None, |temp| {
             fs::write(temp, "half").unwrap();
             Err(Error::new(Kind::Io, "disk full"))
         });

@@ -6,7 +6,7 @@
 //!
 //! Files travel as tar streams through `docker cp`, so that the engine may be on another machine and nothing of this one
 //! is mounted; what packages were downloaded stays in cache volumes. `argv` says what is asked of `docker`, `docker`
-//! asks, `stream` packs and unpacks the tree, `verdict` says in our words why it went wrong. No variable of our
+//! asks, `stream` packs and unpacks the tree, `identity` tells which image a name stands for, `verdict` says in our words why it went wrong. No variable of our
 //! environment and no secret goes in.
 //!
 //! **Invariant**: a container lives as long as we do. It ends when the stream to its first process does, so that it is
@@ -14,9 +14,11 @@
 
 mod argv;
 mod docker;
+pub(crate) mod identity;
 mod stream;
 mod verdict;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -86,6 +88,8 @@ pub(super) struct Work<'a> {
     pub runtime: Runtime,
     pub source: &'a Source,
     pub steps: &'a [Step],
+    /// What its commands see besides, all of it committed with the project.
+    pub vars: &'a BTreeMap<String, String>,
     pub target: Target,
     pub image: &'a str,
     /// The clean tree to copy in; the built one takes its place.
@@ -94,16 +98,17 @@ pub(super) struct Work<'a> {
     pub turn: &'a Turn,
 }
 
-/// Runs the steps and brings the tree back.
+/// Runs the steps and brings the tree back. Tells the [`identity`](mod@identity) of the image that it was done in.
 ///
 /// # Errors
 /// Build with the last output of what failed, and a next step where Docker is the reason; Interrupted.
-pub(super) fn run(work: &Work<'_>, interrupt: &Interrupt, say: &dyn Fn(Said<'_>)) -> Result<()> {
+pub(super) fn run(work: &Work<'_>, interrupt: &Interrupt, say: &dyn Fn(Said<'_>)) -> Result<Option<String>> {
     let about = About { image: work.image, platform: argv::platform(work.target) };
     let docker = Docker { interrupt, about };
     let label = label(work.project);
     sweep(&docker, &label)?;
     provide_image(&docker, work.turn, say)?;
+    let identity = identity::identity(work.image, Some(interrupt))?;
 
     let container = Container::create(&docker, work, &label)?;
     say(Said::Doing(&format!("copy the source into a container of {}", work.image)));
@@ -121,7 +126,8 @@ pub(super) fn run(work: &Work<'_>, interrupt: &Interrupt, say: &dyn Fn(Said<'_>)
         heard.or_failed(step)?;
     }
     say(Said::Doing("copy the result out of the container"));
-    running.copy_out(work)
+    running.copy_out(work)?;
+    Ok(identity)
 }
 
 /// Removes what earlier builds of the project left; under its lock none of it can be in use.
@@ -163,7 +169,8 @@ impl<'a> Container<'a> {
         // The name is ours and known before there is a container, so that an interrupt finds it.
         let container = Container { docker, name: format!("tako-build-{random}") };
         let volumes = argv::volumes(work.runtime, work.target, work.image);
-        let env = [format!("TAKO_TARGET={}", work.target), format!("TAKO_BUILD={}", work.source.version)];
+        let mut env = vec![format!("TAKO_TARGET={}", work.target), format!("TAKO_BUILD={}", work.source.version)];
+        env.extend(work.vars.iter().map(|(name, value)| format!("{name}={value}")));
         let create = argv::create(&container.name, label, docker.about, &env, &volumes);
         docker.settle(&create, "create a container")?;
         Ok(container)

@@ -3,6 +3,10 @@
 //! The user's own variables are passed on, but for what Tako sets where an app runs (`NODE_ENV`, `PORT` …) and all that
 //! begins with `TAKO_`, keys of secrets among them: a shell that was left in `development` must not change what is shipped.
 //!
+//! Of the variables in `tako.toml` a build sees those that frameworks write into what they build, by their own naming,
+//! before the shell's of the same name. The others are for the running app alone: so one build serves all environments
+//! that do not differ in what it would bake in.
+//!
 //! **Invariant**: what is passed on and ends up in what frameworks build, by their own naming, is in [`Environment::given`],
 //! and so in the key of the cache.
 
@@ -57,21 +61,26 @@ const MISE_FILES: [&str; 12] = [
 pub(crate) struct Environment {
     /// What `mise` adds, by the folder of a step; a folder for which it has nothing is not in it.
     mise: BTreeMap<PathBuf, BTreeMap<String, String>>,
+    /// Of the user's own, what is baked in.
     baked: BTreeMap<String, String>,
+    /// The same of `[vars]`.
+    vars: BTreeMap<String, String>,
     target: Option<Target>,
 }
 
 impl Environment {
-    /// That of `steps`; where nothing runs, nothing is looked at.
+    /// That of `steps` on this machine, for an environment with `vars`; where nothing runs, nothing is looked at.
     ///
     /// # Errors
     /// Config in the words of `mise`, when it cannot read what the project has for it.
-    pub fn of(source: &Source, steps: &[Step]) -> Result<Environment> {
+    pub fn of(source: &Source, steps: &[Step], vars: &BTreeMap<String, String>) -> Result<Environment> {
+        let inside = Environment::of_container(steps, vars);
         if steps.is_empty() {
-            return Ok(Environment::default());
+            return Ok(inside);
         }
         let baked = env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_baked));
-        let baked = baked.map(|(name, value)| (lossy(&name), lossy(&value))).collect();
+        let baked = baked.map(|(name, value)| (lossy(&name), lossy(&value)));
+        let baked = baked.filter(|(name, _)| !inside.vars.contains_key(name)).collect();
         let mut mise = BTreeMap::new();
         for dir in steps.iter().map(|step| &step.dir).collect::<BTreeSet<_>>() {
             let Some(added) = ask_mise(&source.root, dir)? else { continue };
@@ -80,7 +89,21 @@ impl Environment {
                 mise.insert(dir.clone(), added);
             }
         }
-        Ok(Environment { mise, baked, target: None })
+        Ok(Environment { mise, baked, ..inside })
+    }
+
+    /// That of `steps` in a container, which has nothing of this machine.
+    pub fn of_container(steps: &[Step], vars: &BTreeMap<String, String>) -> Environment {
+        let vars = vars.iter().filter(|(name, _)| !steps.is_empty() && is_baked(name));
+        Environment {
+            vars: vars.map(|(name, value)| (name.clone(), value.clone())).collect(),
+            ..Environment::default()
+        }
+    }
+
+    /// What it has of `[vars]`.
+    pub fn vars(&self) -> &BTreeMap<String, String> {
+        &self.vars
     }
 
     /// The same for the build of one target, which its commands are told.
@@ -95,8 +118,8 @@ impl Environment {
 
     /// Every variable and tool of the machine that may change what is built: `(where, name, value)`.
     pub fn given(&self) -> impl Iterator<Item = [String; 3]> {
-        let Environment { mise, baked, target: _ } = self;
-        let baked = baked.iter().map(|(name, value)| ["".into(), name.clone(), value.clone()]);
+        let Environment { mise, baked, vars, target: _ } = self;
+        let baked = baked.iter().chain(vars).map(|(name, value)| ["".into(), name.clone(), value.clone()]);
         let mise = mise.iter().flat_map(|(dir, added)| {
             // That it runs through `mise` at all is a difference, too.
             let through = [dir.to_string_lossy().into_owned(), "mise".into(), String::new()];
@@ -125,6 +148,7 @@ impl Environment {
         ours.for_each(|(name, _)| {
             command.env_remove(name);
         });
+        command.envs(&self.vars);
         if let Some(target) = self.target {
             command.env("TAKO_TARGET", target.to_string());
         }
@@ -135,6 +159,7 @@ impl Environment {
     }
 }
 
+/// Whether a framework writes the value of this variable into what it builds.
 fn is_baked(name: &str) -> bool {
     BAKED.iter().any(|prefix| name.starts_with(prefix))
 }

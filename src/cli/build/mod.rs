@@ -34,6 +34,7 @@ pub(crate) mod tree;
 pub(crate) mod turn;
 pub(crate) mod verdict;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::interrupt::Interrupt;
@@ -46,6 +47,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::proto::manifest::Runtime;
 use crate::proto::target::Target;
 use bundle::Source;
+use cache::Kept;
 use container::{Wanted, Where};
 use entry::Entry;
 use environment::Environment;
@@ -109,6 +111,16 @@ impl Order {
     pub fn target_names(&self) -> String {
         self.targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
+
+    /// The variables of `[vars]` that the build sees, too.
+    pub fn vars(&self) -> impl Iterator<Item = &str> {
+        self.environment.vars().keys().map(String::as_str)
+    }
+
+    /// What the name of the image for `target` stands for, where it is built in one and somebody knows.
+    fn image_now(&self, target: Target, interrupt: Option<&Interrupt>) -> Result<Option<String>> {
+        self.place.image(target).map_or(Ok(None), |image| container::identity::identity(image, interrupt))
+    }
 }
 
 /// What a build says while it works.
@@ -124,11 +136,11 @@ pub(crate) enum Said<'a> {
     Output(&'a str),
 }
 
-/// Resolves everything that a build depends on, and writes nothing into the project.
+/// Resolves everything that a build for an environment with `vars` depends on, and writes nothing into the project.
 ///
 /// # Errors
 /// Config naming what is wrong with the project.
-pub(crate) fn order(project: &Project, wish: Wish) -> Result<Order> {
+pub(crate) fn order(project: &Project, vars: &BTreeMap<String, String>, wish: Wish) -> Result<Order> {
     let Effective { recipe, locked, notes } = preset::effective(project, wish)?;
     let include = Globs::parse(recipe.include()).context(|| "[build] include".into())?;
     let exclude = Globs::parse(&recipe.exclude()).context(|| "[build] exclude".into())?;
@@ -145,7 +157,10 @@ pub(crate) fn order(project: &Project, wish: Wish) -> Result<Order> {
     warnings.extend(preset::nothing_installed(project.runtime, &recipe, &source, &facts));
     let runtime_version = preset::runtime_version(project, &source);
     // After the runtime was asked for: that may have made `mise` install it. A container has its own.
-    let environment = Environment::of(&source, if place == Where::Here { &steps } else { &[] })?;
+    let environment = match place {
+        Where::Here => Environment::of(&source, &steps, vars)?,
+        Where::Container { .. } => Environment::of_container(&steps, vars),
+    };
     let (named, targets) = match named.is_empty() {
         true => (false, vec![Target::of_this_machine()?]),
         false => (true, named),
@@ -181,7 +196,12 @@ pub(crate) fn planned(project: &Project, order: &Order, anew: bool) -> Result<Ve
     let artifacts = project.dir.join(".tako/artifacts");
     let one = |target: &Target| {
         let file = cache::file(&artifacts, *target, &cache::key(project, order, *target)?);
-        let packed = if anew { None } else { cache::look(&file) };
+        let kept = if anew { None } else { cache::look(&file) };
+        let now = match &kept {
+            Some(_) => order.image_now(*target, None)?,
+            None => None,
+        };
+        let packed = kept.filter(|kept| kept.is_of(now.as_deref())).map(|kept| kept.packed);
         let steps = order.steps.iter().map(Step::title).collect();
         Ok(Planned { target: *target, packed, steps })
     };
@@ -230,10 +250,14 @@ impl Making<'_> {
             left_out.iter().for_each(|path| say(Said::Doing(&format!("the source archive cannot hold {path:?}"))));
             Ok(())
         };
-        if !anew && let Some((packed, natives)) = cache::find(&file)? {
-            keep_sources(&order.source.root)?;
-            let how = "from the cache, nothing changed".into();
-            return Ok(Built { target, file, packed, natives, cached: true, how });
+        if !anew && let Some(kept) = cache::find(&file)? {
+            if kept.is_of(order.image_now(target, Some(interrupt))?.as_deref()) {
+                keep_sources(&order.source.root)?;
+                let how = "from the cache, nothing changed".into();
+                let Kept { packed, natives, image: _ } = kept;
+                return Ok(Built { target, file, packed, natives, cached: true, how });
+            }
+            say(Said::Doing("build again: the image is another one than last time"));
         }
         if turn.waited && bundle::collect(&project.dir)?.hash != order.source.hash {
             return Err(Error::new(Kind::Refused, "the sources changed while another build was waited for")
@@ -251,7 +275,7 @@ impl Making<'_> {
         }
         let tree = tree::make(&dir, &order.source, &order.steps, modules, interrupt)?;
         keep_sources(&tree)?;
-        self.steps(&tree, &rule, target)?;
+        let image = self.steps(&tree, &rule, target)?;
         let app = tree.join(&order.source.app);
         preset::write_entry(&app, &order.recipe)?;
         assets::merge(&tree, &order.source.root, &app, &preset::assets(&app, &order.recipe))?;
@@ -266,7 +290,7 @@ impl Making<'_> {
             .filter(|(path, _)| files.iter().any(|f| f.starts_with(path)))
             .for_each(|(_, said)| say(Said::Warning(said)));
         say(Said::Doing(&format!("pack {}", units::count(files.len(), "file"))));
-        let packed = cache::store(&file, &natives, |temp| pack(&tree, &files, temp)).map_err(unpackable)?;
+        let packed = cache::store(&file, &natives, image, |temp| pack(&tree, &files, temp)).map_err(unpackable)?;
         cache::prune(artifacts, &file);
         let how = match order.steps.last() {
             Some(step) => format!("{} · {}", step.title(), units::count(files.len(), "file")),
@@ -283,8 +307,13 @@ impl Making<'_> {
         }
     }
 
-    fn steps(&self, tree: &Path, rule: &Rule<'_>, target: Target) -> Result<()> {
+    /// Tells which image a container was of.
+    fn steps(&self, tree: &Path, rule: &Rule<'_>, target: Target) -> Result<Option<String>> {
         let Making { project, order, turn, interrupt, say, .. } = *self;
+        let vars: Vec<&str> = order.vars().collect();
+        if !vars.is_empty() {
+            say(Said::Doing(&format!("with {} of [vars]", vars.join(", "))));
+        }
         let Some(image) = order.place.image(target) else {
             let environment = order.environment.for_target(target);
             for step in &order.steps {
@@ -294,7 +323,7 @@ impl Making<'_> {
                 let mut on = |line: &str| say(Said::Output(line));
                 stage::run(tree, &order.source, &environment, step, turn, interrupt, &mut on)?;
             }
-            return Ok(());
+            return Ok(None);
         };
         let assets = order.recipe.assets().iter().map(|asset| asset.strip_suffix('?').unwrap_or(asset));
         let assets: Vec<PathBuf> = assets.map(|asset| order.source.app.join(asset)).collect();
@@ -302,12 +331,12 @@ impl Making<'_> {
             enters: &|dir| rule.enters(dir) || assets.iter().any(|a| a.starts_with(dir) || dir.starts_with(a)),
             ships: &|path| rule.ships(path) || assets.iter().any(|a| path.starts_with(a)),
         };
-        let (source, steps, runtime) = (&order.source, &order.steps[..], project.runtime);
         let work = container::Work {
             project: &project.dir,
-            runtime,
-            source,
-            steps,
+            runtime: project.runtime,
+            source: &order.source,
+            steps: &order.steps,
+            vars: order.environment.vars(),
             target,
             image,
             tree,

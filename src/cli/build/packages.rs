@@ -51,7 +51,7 @@ impl Packages {
         source.app.ancestors().any(|dir| {
             let has = |name: &str| is_there(source, &dir.join(name));
             let read = |name: &str| has(name).then(|| beginning_of(&source.root.join(dir).join(name))).flatten();
-            production(runtime, &Folder { has: &has, read: &read }).is_some()
+            production(runtime, None, &Folder { has: &has, read: &read }).is_some()
         })
     }
 

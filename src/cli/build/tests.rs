@@ -2,7 +2,6 @@ mod caching;
 mod running;
 mod targets;
 
-use std::collections::BTreeMap;
 use std::fs;
 
 use super::recipe::{Chosen, Modules, Origin};
@@ -28,12 +27,13 @@ fn project(dir: &Path, main: &str) -> Project {
         release: None,
         build: project::Build::default(),
         limits: Limits::default(),
+        vars: BTreeMap::new(),
         envs: BTreeMap::new(),
     }
 }
 
 fn order(project: &Project) -> Result<Order> {
-    super::order(project, Wish::Locked)
+    super::order(project, &BTreeMap::new(), Wish::Locked)
 }
 
 fn tree_of(dir: &Path, order: &Order) -> Result<PathBuf> {

@@ -87,15 +87,29 @@ pub(crate) fn mapping(
         let chosen = env.servers.iter().filter(|name| wanted.is_empty() || wanted.contains(name));
         // The file names a server that is not there: it is the file that has to change, or the inventory.
         let found = chosen.map(|name| find(name).map_err(|e| e.with_kind(Kind::Config)));
-        return found.collect::<Result<_>>().map(Mapping::Written);
+        return found.collect::<Result<_>>().and_then(|all| apart(all, env_name)).map(Mapping::Written);
     }
     if !wanted.is_empty() {
-        return wanted.iter().map(find).collect::<Result<_>>().map(Mapping::Named);
+        let found = wanted.iter().map(find).collect::<Result<_>>();
+        return found.and_then(|all| apart(all, env_name)).map(Mapping::Named);
     }
     match known {
         [] => Err(Error::new(Kind::Config, "no server is known yet").hint("run `tako servers add HOST` first")),
         [one] if env_name.is_production() => Ok(Mapping::OnlyOne(one.clone())),
         several => Ok(Mapping::Open(several.to_vec())),
+    }
+}
+
+/// One server by two names would be deployed to twice at once, and lock itself out.
+fn apart(servers: Vec<Server>, env: &EnvName) -> Result<Vec<Server>> {
+    let twice =
+        servers.iter().enumerate().find_map(|(at, one)| Some((one, servers[..at].iter().find(|s| s.is_also(one))?)));
+    match twice {
+        None => Ok(servers),
+        Some((one, other)) => {
+            Err(Error::new(Kind::Config, format!("{} and {} are the same server, {}", other.name, one.name, one.host))
+                .hint(format!("leave one of them out of `servers` in [envs.{env}], or put its address right by `tako servers add HOST --name NAME`")))
+        }
     }
 }
 
@@ -235,7 +249,8 @@ mod tests {
     }
 
     fn server(s: &str) -> Server {
-        Server { name: name(s), host: s.into(), port: None, user: None, description: None, target: None }
+        let (port, user, description, target) = (None, None, None, None);
+        Server { name: name(s), host: s.into(), port, user, description, target, ssh_options: Vec::new() }
     }
 
     fn map(env: &str, written: &[&str], known: &[&str], wanted: &[&str]) -> Result<Mapping> {
@@ -278,6 +293,15 @@ mod tests {
         assert_eq!(kind(map("production", &["a"], &["a", "b"], &["b"])), Kind::Usage);
         assert_eq!(kind(map("production", &["gone"], &["a"], &[])), Kind::Config);
         assert_eq!(kind(map("production", &[], &["a"], &["x"])), Kind::NotFound);
+    }
+
+    #[test]
+    fn one_server_by_two_names_is_an_error() {
+        let at = |s: &str, port| Server { host: "203.0.113.7".into(), port, ..server(s) };
+        let ask = |port| apart(vec![at("a", None), server("b"), at("c", port)], &EnvName::production());
+        assert_eq!(ask(Some(2222)).unwrap().len(), 3);
+        let e = ask(None).unwrap_err();
+        assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Config, "a and c are the same server, 203.0.113.7"));
     }
 
     #[test]

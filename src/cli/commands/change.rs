@@ -11,7 +11,7 @@ use crate::cli::remote::{Place, Remote};
 use crate::cli::ship::tell::{beyond_boot, step_words};
 use crate::cli::ui::Ui;
 use crate::cli::ui::units;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Deployed, Reply, Request};
 use crate::proto::name::ServerName;
 use crate::proto::version::Version;
@@ -66,6 +66,9 @@ pub(crate) fn end<T>(ui: &Ui, what: &str, results: Vec<(ServerName, Result<T>)>,
             Err(e) => failed.push((server, e)),
         }
     }
+    if failed.iter().any(|(_, e)| e.kind() == Kind::Interrupted) {
+        return Err(left_to_it(&done, &failed));
+    }
     match (done.as_slice(), failed.as_slice()) {
         (_, []) => Ok(Exit::Done),
         ([], _) => aim::failure(failed, count).map_or(Ok(Exit::Done), Err),
@@ -74,6 +77,21 @@ pub(crate) fn end<T>(ui: &Ui, what: &str, results: Vec<(ServerName, Result<T>)>,
             Ok(Exit::Partly)
         }
     }
+}
+
+/// A server that was asked is not called back.
+fn left_to_it(done: &[ServerName], failed: &[(ServerName, Error)]) -> Error {
+    let names = |all: &[&ServerName]| all.iter().map(|server| server.as_str()).collect::<Vec<_>>().join(", ");
+    let (open, failed): (Vec<_>, Vec<_>) = failed.iter().partition(|(_, e)| e.kind() == Kind::Interrupted);
+    let mut detail = match done {
+        [] => Vec::new(),
+        done => vec![format!("done      {}", names(&done.iter().collect::<Vec<_>>()))],
+    };
+    detail.push(format!("not known {}", names(&open.iter().map(|(server, _)| server).collect::<Vec<_>>())));
+    detail.extend(failed.iter().map(|(server, e)| format!("failed    {}", aim::named(server.as_str(), e))));
+    Error::new(Kind::Interrupted, "interrupted; what a server has begun it finishes by itself")
+        .with_detail(detail)
+        .hint("`tako status` shows how it ended")
 }
 
 /// How it ended on one server, in the `result` event of every command that rolls instances. `kept` is what serves there
@@ -111,5 +129,26 @@ fn shown(deployed: &Deployed) -> String {
     match beyond_boot(deployed).into_iter().max() {
         Some(swap) => format!("{what} · serving {} after ready", units::swap(swap)),
         None => what,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::ui::Settings;
+
+    #[test]
+    fn after_ctrl_c_it_is_told_that_servers_go_on_by_themselves() {
+        let name = |s| ServerName::parse(s).unwrap();
+        let e = |kind, text: &str| Err::<(), _>(Error::new(kind, text));
+        let (ui, _, _) = Ui::captured(Settings::default());
+        let results = vec![
+            (name("fra1"), Ok(())),
+            (name("nyc1"), e(Kind::Interrupted, "interrupted")),
+            (name("sin1"), e(Kind::Unreachable, "sin1: gone")),
+        ];
+        let e = end(&ui, "changed", results, 3).unwrap_err();
+        assert_eq!((e.kind(), e.next_step()), (Kind::Interrupted, Some("`tako status` shows how it ended")));
+        assert_eq!(e.detail(), ["done      fra1", "not known nyc1", "failed    sin1: gone"]);
     }
 }

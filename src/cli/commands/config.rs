@@ -39,7 +39,7 @@ fn tell(ui: &Ui, args: &Args, known: &[ServerName]) -> Result<Exit> {
     }
     let env = env(args, &project, &env_name)?;
     let wanted = wanted(args, &env_name, env)?;
-    let order = build::order(&project, Wish::Locked)?;
+    let order = build::order(&project, env.map_or(&project.vars, |env| &env.vars), Wish::Locked)?;
     let vault = Vault::load(&project.dir, &project.name)?;
     let facts = Facts {
         project: &project,

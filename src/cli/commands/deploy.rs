@@ -110,7 +110,7 @@ fn check(ui: &Ui, args: &Args, task: &Task) -> Result<Checked> {
     let wish = aim::preset_wish(args);
     let order = || {
         let _late = task.set_after(MOMENT, "reading the sources");
-        build::order(&project, wish)
+        build::order(&project, &env.vars, wish)
     };
     let mut ordered = order()?;
     let secrets = secrets(ui, &project, &env_name)?;

@@ -1,6 +1,7 @@
 //! `tako logs`: what the app printed, of all its servers as one stream.
 
 mod access;
+mod last;
 mod merge;
 mod same;
 mod wanted;
@@ -25,6 +26,7 @@ use crate::cli::ui::Ui;
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{LogLine, Notice, Request, Stream};
 use crate::proto::name::{AppId, ServerName};
+use last::Last;
 use merge::{Merge, Next, Piece};
 use same::{Line, Same};
 use wanted::Wanted;
@@ -135,10 +137,11 @@ impl Reading<'_> {
     fn read(&self, remote: &mut Remote, to: &Sender<Vec<Piece>>) -> Result<()> {
         let query = self.wanted.query(self.app, remote.hello().clock_ms);
         let read = remote.order(Request::Logs(query), &mut |notice| {
-            if let Notice::Lines { lines, missed } = notice {
+            if let Notice::Lines { lines, missed, up_to_date } = notice {
                 let gap = (missed > 0).then_some(Piece::Missed(missed));
+                let lines = lines.into_iter().map(Piece::Line);
                 // It is heard to its end.
-                let _ = to.send(gap.into_iter().chain(lines.into_iter().map(Piece::Line)).collect());
+                let _ = to.send(gap.into_iter().chain(lines).chain(up_to_date.then_some(Piece::UpToDate)).collect());
             }
         });
         read.inspect_err(|e| {
@@ -151,13 +154,20 @@ impl Reading<'_> {
     /// Puts the servers' lines in order of time; ends with the last of them. How many lines there were.
     fn tell_all(&self, names: &[&ServerName], heard: &[Receiver<Vec<Piece>>]) -> u64 {
         let several = self.servers.len() > 1;
-        let mut merge = Merge::new(names.len(), self.wanted.follow);
-        let mut same = Same::new(self.wanted.follow);
+        let mut merge = Merge::new(names.len(), self.wanted.follow, Instant::now());
+        let mut same = Same::new(false);
+        // Of one server it is its own last lines that were asked for.
+        let mut last = self.wanted.lines().filter(|_| names.len() > 1).map(Last::new);
         let mut told = 0;
         loop {
             let now = Instant::now();
             let (server, piece) = match merge.next(now) {
                 Next::Piece(server, piece) => (server, piece),
+                Next::Live => {
+                    told += self.tell_last(names, &mut same, last.take());
+                    self.tell_lines(names, same.go_live(now));
+                    continue;
+                }
                 Next::Wait(patience) => {
                     self.tell_lines(names, same.due(now));
                     let both = [patience, same.patience(now)].into_iter().flatten().min();
@@ -165,21 +175,21 @@ impl Reading<'_> {
                     continue;
                 }
                 Next::End => {
+                    told += self.tell_last(names, &mut same, last.take());
                     self.tell_lines(names, same.end());
                     return told;
                 }
             };
             let name = several.then_some(names[server]);
             match piece {
-                Piece::Line(line) => {
-                    told += 1;
-                    // A program is told of each.
-                    let lines = match self.ui.is_json() {
-                        true => vec![((server, line), 1)],
-                        false => same.on((server, line), now),
-                    };
-                    self.tell_lines(names, lines);
-                }
+                Piece::Line(line) => match &mut last {
+                    Some(last) => last.push((server, line)),
+                    None => {
+                        told += 1;
+                        self.tell_line(names, &mut same, (server, line), now);
+                    }
+                },
+                Piece::UpToDate => {}
                 Piece::Missed(lines) => {
                     self.tell_lines(names, same.end());
                     self.ui.event("missed", json!({"server": name, "lines": lines}));
@@ -190,11 +200,38 @@ impl Reading<'_> {
                 // With one server it is the end, and the error of the command.
                 Piece::Lost(why) if several && self.wanted.follow => {
                     self.tell_lines(names, same.end());
+                    let why = why.to_string();
+                    let why = why.strip_prefix(&format!("{}: ", names[server])).unwrap_or(&why);
                     self.ui.warn(&format!("no more is heard of {}: {why}", names[server]));
                 }
                 Piece::Lost(_) => {}
             }
         }
+    }
+
+    /// How many there were.
+    fn tell_last(&self, names: &[&ServerName], same: &mut Same, last: Option<Last>) -> u64 {
+        let Some((lines, left_out)) = last.map(Last::end) else { return 0 };
+        if left_out > 0 {
+            self.ui.warn(&format!(
+                "so many lines do not fit: these are the last {}, and {left_out} before them are missing; \
+                 `--since` and `--until` tell any number",
+                lines.len()
+            ));
+        }
+        let now = Instant::now();
+        let count = lines.len() as u64;
+        lines.into_iter().for_each(|line| self.tell_line(names, same, line, now));
+        count
+    }
+
+    fn tell_line(&self, names: &[&ServerName], same: &mut Same, line: Line, now: Instant) {
+        // A program is told of each.
+        let lines = match self.ui.is_json() {
+            true => vec![(line, 1)],
+            false => same.on(line, now),
+        };
+        self.tell_lines(names, lines);
     }
 
     fn tell_lines(&self, names: &[&ServerName], lines: Vec<(Line, u64)>) {

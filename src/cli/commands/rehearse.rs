@@ -44,7 +44,7 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let env_name = aim::env_name(args)?;
     let env = rehearsed(&project, &env_name)?;
     let reading = ui.waiting("Check", "reading the sources");
-    let order = build::order(&project, aim::preset_wish(args))?;
+    let order = build::order(&project, &env.vars, aim::preset_wish(args))?;
     drop(reading);
     order.notes.iter().for_each(|note| ui.note(note));
     order.warnings.iter().for_each(|warning| ui.warn(warning));
@@ -233,7 +233,7 @@ fn rehearsed(project: &Project, env_name: &EnvName) -> Result<Env> {
             servers: Vec::new(),
             instances: 1,
             limits: project.limits.clone(),
-            vars: BTreeMap::new(),
+            vars: project.vars.clone(),
             per_server: BTreeMap::new(),
         }),
         // The project's own words for it.
@@ -315,6 +315,19 @@ mod tests {
         check("fix the app and deploy again; see `tako logs` for all that was said", "fix the app and deploy again");
         let gone = "that is the beginning and the end of what it said; the rest went with the server";
         check("all that it said is in /tmp/r-1/data/apps/a/install.log on the server", gone);
+    }
+
+    #[test]
+    fn a_project_that_says_no_environment_is_rehearsed_with_its_variables() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "name = \"shop\"\nruntime = \"node\"\n\n[vars]\nVITE_API = \"/api\"\n";
+        std::fs::write(dir.path().join("tako.toml"), text).unwrap();
+        let project = Project::load(dir.path(), &mut |w| panic!("{w}")).unwrap();
+        let env = rehearsed(&project, &EnvName::production()).unwrap();
+        assert_eq!(env.routes[0].to_string(), "shop.localhost");
+        assert_eq!(env.vars["VITE_API"], "/api");
+        let staging = EnvName::parse("staging").unwrap();
+        assert_eq!(rehearsed(&project, &staging).unwrap_err().kind(), Kind::Config);
     }
 
     #[test]

@@ -9,11 +9,12 @@ use crate::cli::args::Args;
 use crate::cli::config::inventory::Server;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::nearest::did_you_mean;
+use crate::cli::ship::tell;
 use crate::cli::ui::Ui;
 use crate::cli::ui::units;
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::{Reply, Request};
-use crate::proto::name::{AppId, ServerName};
+use crate::proto::name::{AppId, EnvName, ServerName};
 use crate::proto::status::Release;
 use crate::proto::version::Version;
 
@@ -32,11 +33,11 @@ pub(crate) fn ls(ui: &Ui, args: &Args) -> Result<Exit> {
     let app = aim::app(&project, &env_name);
     let found = read(ui, &servers, &app, &interrupt);
     interrupt.check()?;
-    tell(ui, &app, &found);
+    show(ui, &app, &found);
     aim::unanswered(ui, found.into_iter().map(|(server, found)| (server, found.map(drop))).collect())
 }
 
-fn tell(ui: &Ui, app: &AppId, found: &[(ServerName, Result<Vec<Release>>)]) {
+fn show(ui: &Ui, app: &AppId, found: &[(ServerName, Result<Vec<Release>>)]) {
     let told = |(server, found): &(ServerName, Result<Vec<Release>>)| match found {
         Ok(releases) => json!({ "server": server, "ok": true, "releases": releases }),
         Err(e) => json!({ "server": server, "ok": false, "kind": e.kind(), "message": e.to_string() }),
@@ -71,7 +72,8 @@ pub(crate) fn rollback(ui: &Ui, args: &Args) -> Result<Exit> {
     let version = args.positional(0).map(Version::parse).transpose().map_err(|e| e.with_kind(Kind::Usage))?;
     let project = aim::project(ui, args)?;
     let env_name = aim::env_name(args)?;
-    let servers = aim::servers(&env_name, project.env(&env_name)?, &[])?;
+    let wanted = aim::wanted(args)?;
+    let servers = aim::servers(&env_name, project.env(&env_name)?, &wanted)?;
     if env_name.is_production() && ui.is_interactive() && !args.flag("yes") {
         let to = version.as_ref().map_or_else(|| "the last good release".into(), Version::to_string);
         if !ui.confirm(&format!("put {to} of {} live in production?", project.name), "--yes")? {
@@ -83,7 +85,9 @@ pub(crate) fn rollback(ui: &Ui, args: &Args) -> Result<Exit> {
     let (version, servers) = match (servers.len(), &version) {
         (1, None) => (version, servers),
         _ => {
-            let lists = lists(read(ui, &servers, &app, &interrupt), servers.len())?;
+            let found = read(ui, &servers, &app, &interrupt);
+            interrupt.check()?;
+            let lists = lists(found, &env_name, version.as_ref())?;
             if let Some(version) = &version {
                 must_be_there(&lists, &app, version)?;
             }
@@ -103,6 +107,7 @@ pub(crate) fn rollback(ui: &Ui, args: &Args) -> Result<Exit> {
                 return Err(Error::new(Kind::Refused, format!("{version} of {app} is live already"))
                     .hint("see `tako releases ls` and name another"));
             }
+            must_be_on_each(&lists, &app, &env_name, &version)?;
             done.iter().for_each(|server| ui.note(&format!("{}: {version} is live already", server.name)));
             (Some(version), left)
         }
@@ -132,8 +137,32 @@ fn must_be_there(lists: &Lists, app: &AppId, version: &Version) -> Result<()> {
         .hint(guess.unwrap_or_else(|| "see `tako releases ls`".into())))
 }
 
+/// A release that only some servers still have would leave them with different ones, and that is known before.
+fn must_be_on_each(lists: &Lists, app: &AppId, env: &EnvName, version: &Version) -> Result<()> {
+    let has = |(_, list): &&(ServerName, Vec<Release>)| list.iter().any(|r| r.version == *version);
+    let (there, absent): (Vec<_>, Vec<_>) = lists.iter().partition(has);
+    if absent.is_empty() {
+        return Ok(());
+    }
+    let names = absent.iter().map(|(server, _)| server.as_str()).collect::<Vec<_>>().join(", ");
+    let alone = alone(env, Some(version), there.into_iter());
+    Err(Error::new(Kind::Refused, format!("release {version} of {app} is not on {names}; nothing was changed"))
+        .hint(format!("deploy its sources again, or put it live where it is: `{alone}`")))
+}
+
+/// The command for these servers and no others.
+fn alone<'a>(
+    env: &EnvName,
+    version: Option<&Version>,
+    servers: impl Iterator<Item = &'a (ServerName, Vec<Release>)>,
+) -> String {
+    let version = version.map_or_else(String::new, |version| format!(" {version}"));
+    format!("tako releases rollback{version}{}", tell::alone(env, servers.map(|(server, _)| server.as_str())))
+}
+
 /// What every server said, or the error of those that did not.
-fn lists(found: Vec<(ServerName, Result<Vec<Release>>)>, count: usize) -> Result<Lists> {
+fn lists(found: Vec<(ServerName, Result<Vec<Release>>)>, env: &EnvName, version: Option<&Version>) -> Result<Lists> {
+    let count = found.len();
     let (mut lists, mut failed) = (Vec::new(), Vec::new());
     for (server, found) in found {
         match found {
@@ -141,13 +170,29 @@ fn lists(found: Vec<(ServerName, Result<Vec<Release>>)>, count: usize) -> Result
             Err(e) => failed.push((server, e)),
         }
     }
-    aim::failure(failed, count).map_or(Ok(lists), Err)
+    match aim::failure(failed, count) {
+        None => Ok(lists),
+        // Whoever goes back is in a hurry, and a server that is down must not keep the others from it.
+        Some(e) if !lists.is_empty() => {
+            let alone = alone(env, version, lists.iter());
+            Err(tell::or(e, &format!("`{alone}` goes back on the others alone")))
+        }
+        Some(e) => Err(e),
+    }
 }
 
 /// Of all servers together, the newest good release before the newest that is live anywhere: after a deploy that only
-/// some of them took, that is the one the others still serve.
+/// some of them took, that is the one the others still serve. After a rollback that only some of them made, it is where
+/// those went: whoever asks again wants the rest of it, not one more step.
 fn last_good(lists: &Lists) -> Option<Version> {
-    let mut rows = merge(lists.clone()).into_iter().skip_while(|row| row.live_on.is_empty());
+    let rows = merge(lists.clone());
+    let is_bad =
+        |row: &&Row| lists.iter().flat_map(|(_, list)| list).any(|r| r.bad && r.version == row.release.version);
+    let (bad, good): (Vec<&Row>, Vec<&Row>) = rows.iter().filter(|row| !row.live_on.is_empty()).partition(is_bad);
+    if let (Some(_), Some(row)) = (bad.first(), good.first()) {
+        return Some(row.release.version.clone());
+    }
+    let mut rows = rows.into_iter().skip_while(|row| row.live_on.is_empty());
     rows.next()?;
     rows.find(|row| !row.release.bad).map(|row| row.release.version)
 }
@@ -245,7 +290,7 @@ mod tests {
             ("60 columns of ASCII", Ui::captured_narrow(false)),
             ("for a program", Ui::captured(Settings { json: true, ..Settings::default() })),
         ] {
-            tell(&ui, &app, &found);
+            show(&ui, &app, &found);
             screens += &format!("# {name}\n{}# and on standard error\n{}", out.text(), err.text());
         }
         let days = units::ago(aim::since(0));
@@ -281,6 +326,42 @@ mod tests {
     }
 
     #[test]
+    fn a_release_that_some_servers_lack_goes_live_on_none() {
+        let name = |s| ServerName::parse(s).unwrap();
+        let lists = vec![
+            (name("fra1"), vec![release("4f2c9ab", 9, true, false), release("b81e07c", 7, false, false)]),
+            (name("nyc1"), vec![release("4f2c9ab", 9, true, false)]),
+        ];
+        let app = AppId::parse("my-app").unwrap();
+        let ask = |version: &str| {
+            must_be_on_each(&lists, &app, &EnvName::parse("staging").unwrap(), &Version::parse(version).unwrap())
+        };
+        assert!(ask("4f2c9ab").is_ok());
+        let e = ask("b81e07c").unwrap_err();
+        assert_eq!(e.to_string(), "release b81e07c of my-app is not on nyc1; nothing was changed");
+        let hint = "deploy its sources again, or put it live where it is: \
+                    `tako releases rollback b81e07c --env staging --server fra1`";
+        assert_eq!((e.kind(), e.next_step()), (Kind::Refused, Some(hint)));
+    }
+
+    #[test]
+    fn a_server_that_is_down_does_not_keep_the_others_from_going_back() {
+        let name = |s| ServerName::parse(s).unwrap();
+        let down = || Err(Error::new(Kind::Unreachable, "nyc1: no answer in time").hint("is a firewall in between?"));
+        let told = |found| {
+            let e = lists(found, &EnvName::production(), None).unwrap_err();
+            (e.kind(), e.next_step().unwrap().to_string())
+        };
+        let others = "is a firewall in between? or: `tako releases rollback --server fra1 --server sin1` goes back on \
+                      the others alone";
+        assert_eq!(
+            told(vec![(name("fra1"), Ok(vec![])), (name("nyc1"), down()), (name("sin1"), Ok(vec![]))]),
+            (Kind::Unreachable, others.into())
+        );
+        assert_eq!(told(vec![(name("nyc1"), down())]).1, "is a firewall in between?");
+    }
+
+    #[test]
     fn a_rollback_of_several_servers_has_one_goal() {
         let name = |s| ServerName::parse(s).unwrap();
         let check = |lists: Lists, expected: Option<&str>| {
@@ -302,6 +383,15 @@ mod tests {
             (name("nyc1"), [old(true), older()].concat()),
         ];
         check(half, Some("b81e07c"));
+        // Only one went back, which is when that release was put live last: the other follows.
+        let back = vec![
+            (
+                name("fra1"),
+                vec![release("b81e07c", 10, true, false), release("4f2c9ab", 9, false, true), older().remove(1)],
+            ),
+            (name("nyc1"), [new(true), old(false), older()].concat()),
+        ];
+        check(back, Some("b81e07c"));
         check(vec![(name("fra1"), new(true)), (name("nyc1"), new(true))], None);
         check(vec![(name("fra1"), Vec::new()), (name("nyc1"), Vec::new())], None);
     }

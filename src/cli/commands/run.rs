@@ -19,6 +19,7 @@ use crate::cli::config::inventory::Server;
 use crate::cli::interrupt::{Interrupt, Trigger};
 use crate::cli::remote::inlet::Inlet;
 use crate::cli::remote::{Place, Remote};
+use crate::cli::ship::tell::at;
 use crate::cli::terminal::{self, Raw};
 use crate::cli::ui::Ui;
 use crate::error::{Context, Error, Kind, Result};
@@ -119,7 +120,7 @@ fn carry(ui: &Ui, server: &Server, order: Run, interrupt: &Interrupt, raw: Optio
         (None, Err(e)) if matches!(e.kind(), Kind::Unreachable | Kind::Timeout) => {
             Err(e.hint("the command is ended on the server when its connection is lost"))
         }
-        (None, Err(e)) => Err(e),
+        (None, Err(e)) => at(server.name.as_str(), Err(e)),
     }
 }
 

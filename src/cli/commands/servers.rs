@@ -11,6 +11,7 @@ use serde_json::json;
 use super::{Exit, aim};
 use crate::cli::args::Args;
 use crate::cli::config::inventory::{Inventory, Server, check_host, check_user};
+use crate::cli::config::ssh_option::SshOption;
 use crate::cli::nearest::did_you_mean;
 use crate::cli::remote;
 use crate::cli::ssh::HostKeys;
@@ -30,6 +31,8 @@ struct Given {
     port: Option<u16>,
     description: Option<String>,
     target: Option<String>,
+    /// `None` where none was given: those that are known stay.
+    ssh_options: Option<Vec<SshOption>>,
 }
 
 /// `tako servers add [HOST]`. Adding the same server again changes what is given and keeps the rest.
@@ -65,6 +68,9 @@ pub(crate) fn add(ui: &Ui, args: &Args) -> Result<Exit> {
         (false, Some(_)) => format!("{} changed{found}", server.name),
         (false, None) => format!("{} added{found}", server.name),
     });
+    if let Some(other) = inventory.servers().iter().find(|other| server.is_also(other)) {
+        ui.warn(&format!("{} is the same server by another name: an environment can be on one of them", other.name));
+    }
     if server.target.is_none() {
         ui.note("its target is not known yet; `tako servers check` will ask it");
     }
@@ -125,21 +131,27 @@ fn forget(ui: &Ui, inventory: &mut Inventory, name: &ServerName) -> Result<bool>
 pub(crate) fn ls(ui: &Ui, _args: &Args) -> Result<Exit> {
     let inventory = Inventory::load()?;
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".into());
+    let have_options = inventory.servers().iter().any(|s| !s.ssh_options.is_empty());
     let row = |s: &Server| {
-        vec![
+        let options = s.ssh_options.iter().map(SshOption::as_str).collect::<Vec<_>>().join(", ");
+        let mut row = vec![
             s.name.to_string(),
             s.host.clone(),
             or_dash(s.user.clone()),
             or_dash(s.port.map(|p| p.to_string())),
             or_dash(s.target.map(|t| t.to_string())),
             s.description.clone().unwrap_or_default(),
-        ]
+        ];
+        // Few have any.
+        row.extend(have_options.then(|| or_dash(Some(options).filter(|o| !o.is_empty()))));
+        row
     };
     match inventory.servers() {
         [] => ui.note("no servers yet: run `tako servers add HOST`"),
         servers => {
             let rows: Vec<Vec<String>> = servers.iter().map(row).collect();
-            ui.table(&["NAME", "HOST", "USER", "PORT", "TARGET", "DESCRIPTION"], &rows);
+            let head = ["NAME", "HOST", "USER", "PORT", "TARGET", "DESCRIPTION", "SSH OPTIONS"];
+            ui.table(&head[..head.len() - usize::from(!have_options)], &rows);
         }
     }
     ui.event("result", json!({ "servers": inventory.servers().iter().map(shown).collect::<Vec<_>>() }));
@@ -149,6 +161,10 @@ pub(crate) fn ls(ui: &Ui, _args: &Args) -> Result<Exit> {
 impl Given {
     fn of(args: &Args) -> Result<Given> {
         let text = |flag: &str| args.value(flag).map(str::to_string);
+        let given: Vec<&str> = args.values("ssh-option").collect();
+        // An empty one alone takes away those that are known.
+        let options = given.iter().filter(|option| !option.is_empty()).map(|option| SshOption::parse(option));
+        let options = options.collect::<Result<Vec<_>>>().map_err(|e| e.with_kind(Kind::Usage))?;
         let port = args.parsed::<u16>("port")?;
         if port == Some(0) {
             return Err(Error::new(Kind::Usage, "`--port 0` is no port").hint("leave it out for the one of ssh"));
@@ -160,6 +176,7 @@ impl Given {
             port,
             description: text("description"),
             target: text("target"),
+            ssh_options: (!given.is_empty()).then_some(options),
         })
     }
 }
@@ -196,6 +213,7 @@ fn wanted(given: Given, inventory: &Inventory) -> Result<Server> {
         user: user.map(Into::into).or_else(|| known.and_then(|k| k.user.clone())),
         description: given.description.or_else(|| known.and_then(|k| k.description.clone())),
         target: target.or(known.and_then(|k| k.target)),
+        ssh_options: given.ssh_options.or_else(|| known.map(|k| k.ssh_options.clone())).unwrap_or_default(),
         name,
     })
 }
@@ -228,6 +246,7 @@ fn shown(s: &Server) -> serde_json::Value {
         "port": s.port,
         "target": s.target,
         "description": s.description,
+        "ssh_options": s.ssh_options.iter().map(SshOption::as_str).collect::<Vec<_>>(),
     })
 }
 
@@ -279,6 +298,8 @@ mod tests {
             &["host", "--port", "70000"],
             &["host", "--target", "linux"],
             &["host", "--name", "../x"],
+            &["host", "--ssh-option", "RemoteCommand=x"],
+            &["host", "--ssh-option", "-p 22"],
             &["2001:db8::1"],
         ] {
             assert_eq!(wanted_from(line, "").unwrap_err().kind(), Kind::Usage, "{line:?}");
@@ -293,6 +314,14 @@ mod tests {
             (server.port, server.user.as_deref(), server.description.as_deref()),
             (Some(2222), Some("ana"), Some("old"))
         );
+        let known_options = format!("{known}ssh_options = [\"ConnectTimeout=30\"]\n");
+        let options = |line: &[&str]| {
+            let server = wanted_from(&[&["fra1"], line].concat(), &known_options).unwrap();
+            server.ssh_options.iter().map(|o| o.as_str().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(options(&[]), ["ConnectTimeout=30"]);
+        assert_eq!(options(&["--ssh-option", "-4", "--ssh-option", "User=x"]), ["-4", "User=x"]);
+        assert_eq!(options(&["--ssh-option", ""]), [""; 0]);
         let error = wanted_from(&["fra1.example.com"], known).unwrap_err();
         assert_eq!(
             (error.kind(), error.to_string().as_str()),
@@ -328,6 +357,7 @@ mod tests {
                 target: Target::parse("linux-x86_64-glibc").unwrap(),
                 clock_ms,
                 incoming: String::new(),
+                hears_beats: false,
             };
             tell_skew(&ui, &server, &hello, SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(100));
             err.text()

@@ -70,21 +70,26 @@ fn of_project(ui: &Ui, args: &Args, env: Option<EnvName>, interrupt: &Interrupt)
         None => project.envs.keys().filter(|name| !name.is_development()).cloned().collect(),
     };
     let mut places: Vec<(AppId, Server)> = Vec::new();
-    let mut elsewhere = None;
+    let (mut elsewhere, mut unmapped) = (None, Vec::new());
     for env_name in envs {
         let Some(env) = project.envs.get(&env_name) else { continue };
         match aim::servers(&env_name, env, &wanted) {
             Ok(servers) => places.extend(servers.into_iter().map(|server| (aim::app(&project, &env_name), server))),
             // Asked for all environments, one that is not on the wanted server, or on none yet, is no error.
             Err(e) if !one && e.kind() == Kind::Usage => elsewhere = Some(e),
-            Err(e) if !one && matches!(e.kind(), Kind::NeedsInput | Kind::Config) => {
-                ui.note(&format!("{env_name}: {e}"));
-            }
+            Err(e) if !one && e.kind() == Kind::NeedsInput => ui.note(&format!("{env_name}: {e}")),
+            Err(e) if !one && e.kind() == Kind::Config => unmapped.push((env_name, e)),
             Err(e) => return Err(e),
         }
     }
-    if let Some(e) = elsewhere.filter(|_| places.is_empty()) {
+    if places.is_empty()
+        && let Some(e) = unmapped.pop().map(|(_, e)| e).or(elsewhere)
+    {
         return Err(e);
+    }
+    for (env_name, e) in unmapped {
+        ui.note(&format!("! {env_name}: {e}"));
+        e.next_step().iter().for_each(|hint| ui.note(&format!("  hint: {hint}")));
     }
     let mut servers: Vec<Server> = Vec::new();
     for (_, server) in &places {

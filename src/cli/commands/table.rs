@@ -1,6 +1,7 @@
 //! The command table: every command, what it takes and what it says of itself. It feeds the parser, the help texts
 //! and did-you-mean; nothing else names a command.
 
+pub(crate) mod elsewhere;
 mod secrets;
 
 use super::{init, servers, version};
@@ -120,7 +121,7 @@ pub(crate) const COMMANDS: &[Command] = &[
         flags: &[
             ENV,
             Flag { name: "tail", short: Some('f'), takes: Takes::Nothing, help: "go on until Ctrl-C" },
-            value("lines", "N", "the last N lines that match; by default 100, or all of the time that is given"),
+            value("lines", "N", "the last N lines of all servers that match; by default 100, or all of the time given"),
             value("since", "TIME", "not before: 90s, 30m, 2h or 3d ago, or a time such as 2026-11-22T07:30"),
             value("until", "TIME", "not after"),
             value("days", "N", "not older than N days"),
@@ -170,7 +171,7 @@ pub(crate) const COMMANDS: &[Command] = &[
                 aliases: &[],
                 about: "put an earlier release live again",
                 args: &[Arg { name: "ID", required: false, help: "the release; the last good one by default" }],
-                flags: &[ENV, YES],
+                flags: &[ENV, value("server", "NAME", "only this server; may be repeated"), YES],
                 examples: &[
                     ("tako releases rollback", "the last good one"),
                     ("tako releases rollback 4f2c9ab", "this one"),
@@ -261,6 +262,11 @@ pub(crate) const COMMANDS: &[Command] = &[
                     value("port", "PORT", "the port of sshd; ssh decides by default"),
                     value("description", "TEXT", "a note for yourself"),
                     value("target", "TARGET", "such as linux-x86_64-glibc; asked of the server by default"),
+                    value(
+                        "ssh-option",
+                        "OPTION",
+                        "for ssh, such as ConnectTimeout=30 or \"-J bastion\"; may be repeated",
+                    ),
                     value(
                         "fingerprint",
                         "SHA256",
@@ -387,7 +393,7 @@ const ENV: Flag = value("env", "NAME", "the environment; production by default")
 const UPDATE_PRESET: Flag =
     switch("update-preset", "take the preset as it is now, instead of the one in .tako/build.lock.json");
 const ENV_ANY: Flag = value("env", "NAME", "only this environment");
-const NO_CACHE: Flag = switch("no-cache", "build again, also when nothing changed since an earlier build");
+const NO_CACHE: Flag = switch("no-cache", "build and install packages again, also when nothing changed since");
 const YES: Flag =
     Flag { name: "yes", short: Some('y'), takes: Takes::Nothing, help: "answer yes to questions of yes or no" };
 

@@ -3,12 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, Value};
+use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, Value};
 
 use super::alone::alone_in;
 use super::edit::{edited, put, without_bom};
 use super::problem::{Problem, report};
 use super::section::{Problems, Section, Spanned, parse};
+use super::ssh_option::SshOption;
+use super::transport::options;
 use crate::cli::nearest::did_you_mean;
 use crate::disk::{private_dir, read_if_there, write_atomic};
 use crate::error::{Error, Kind, Result};
@@ -38,6 +40,8 @@ pub(crate) struct Server {
     pub description: Option<String>,
     /// As found when the server was added.
     pub target: Option<Target>,
+    /// What is more to be said to `ssh` about this one.
+    pub ssh_options: Vec<SshOption>,
 }
 
 /// The inventory file, read and to be written back.
@@ -54,6 +58,13 @@ pub(crate) struct Inventory {
 enum Change {
     Put(Server),
     Remove(ServerName),
+}
+
+impl Server {
+    /// Whether it is the same one under another name.
+    pub fn is_also(&self, other: &Server) -> bool {
+        self.name != other.name && (&self.host, self.port, &self.user) == (&other.host, other.port, &other.user)
+    }
 }
 
 impl Inventory {
@@ -223,6 +234,7 @@ fn read_server(section: Section<'_>, problems: &Problems) -> Option<(Server, std
             problems.add(Problem::at(&at, format!("this server has no {key}"), format!("add a line: {key} = \"…\"")));
         }
     }
+    let ssh_options = options(&section, "ssh_options", problems);
     section.finish();
 
     let name = checked(name, problems, ServerName::parse)?;
@@ -231,7 +243,7 @@ fn read_server(section: Section<'_>, problems: &Problems) -> Option<(Server, std
     let target = target(arch, libc, problems);
     let description = description.map(|d| d.value);
     let port = port.and_then(|p| u16::try_from(p.value).ok());
-    Some((Server { name, host, port, user, description, target }, at))
+    Some((Server { name, host, port, user, description, target, ssh_options }, at))
 }
 
 fn checked<T>(text: Option<Spanned<String>>, problems: &Problems, check: impl Fn(&str) -> Result<T>) -> Option<T> {
@@ -286,6 +298,15 @@ fn fill(table: &mut Table, server: &Server) {
             }
         }
     }
+    let options: Vec<&str> = server.ssh_options.iter().map(SshOption::as_str).collect();
+    // Comments within a list are lost when it is written anew, so one that says the same stays.
+    let there = table.get("ssh_options").and_then(Item::as_array);
+    let is_same = there.is_some_and(|list| list.iter().map(Value::as_str).eq(options.iter().map(|o| Some(*o))));
+    match options.as_slice() {
+        [] => drop(table.remove("ssh_options")),
+        _ if is_same => {}
+        options => put(table, "ssh_options", options.iter().copied().collect::<Array>()),
+    }
 }
 
 fn shown(text: &str) -> String {
@@ -299,7 +320,8 @@ mod tests {
 
     fn server(name: &str, host: &str) -> Server {
         let name = ServerName::parse(name).unwrap();
-        Server { name, host: host.into(), port: None, user: None, description: None, target: None }
+        let (port, user, description, target) = (None, None, None, None);
+        Server { name, host: host.into(), port, user, description, target, ssh_options: Vec::new() }
     }
 
     fn home_with(text: &str) -> tempfile::TempDir {
@@ -325,6 +347,33 @@ host = \"nyc\"
 arch = \"aarch64\"
 libc = \"musl\"
 ";
+
+    #[test]
+    fn options_of_one_server_keep_their_comments_until_they_change() {
+        let list = "ssh_options = [ # slow line\n  \"ConnectTimeout=30\", # seconds\n  \"-4\",\n] # end\n";
+        let home = home_with(&WRITTEN.replace("port = 2222\n", &format!("port = 2222\n{list}")));
+        let mut inventory = Inventory::load_from(home.path()).unwrap();
+        let mut fra = inventory.servers()[0].clone();
+        let written = |server: &Server| server.ssh_options.iter().map(|o| o.as_str().to_string()).collect::<Vec<_>>();
+        assert_eq!(written(&fra), ["ConnectTimeout=30", "-4"]);
+        fra.user = Some("ana".into());
+        inventory.put(fra.clone()).unwrap();
+        assert!(inventory.text.contains(list), "{}", inventory.text);
+        fra.ssh_options = vec![SshOption::parse("Compression=yes").unwrap()];
+        inventory.put(fra.clone()).unwrap();
+        inventory.save().unwrap();
+        let again = Inventory::load_from(home.path()).unwrap();
+        assert!(again.text.contains("ssh_options = [\"Compression=yes\"] # end\n"), "{}", again.text);
+        assert!(again.text.contains("# Frankfurt\n"), "{}", again.text);
+        assert_eq!(written(&again.servers()[0]), ["Compression=yes"]);
+        fra.ssh_options.clear();
+        inventory.put(fra).unwrap();
+        assert!(!inventory.text.contains("ssh_options"), "{}", inventory.text);
+        let bad = WRITTEN.replace("port = 2222", "ssh_options = [\"RemoteCommand=x\"]");
+        let e = read("config.toml", &bad).unwrap_err();
+        assert!(e.to_string().contains("`RemoteCommand=x` is for tako to set"), "{e}");
+        assert!(e.detail()[0].contains("config.toml:9:16"), "{:?}", e.detail());
+    }
 
     #[test]
     fn two_shells_that_add_at_once_are_both_heard() {

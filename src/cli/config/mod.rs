@@ -11,6 +11,7 @@ pub(crate) mod edit;
 pub(crate) mod tako_toml;
 pub(crate) mod inventory;
 mod settings;
+pub(crate) mod ssh_option;
 pub(crate) mod places;
 pub(crate) mod transport;
 pub(crate) mod alone;

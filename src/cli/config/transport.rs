@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use super::problem::Problem;
-use super::section::{Problems, Section};
+use super::section::{Problems, Section, Spanned};
 use super::settings;
+use super::ssh_option::SshOption;
 use crate::error::Result;
 
 /// As written; nothing is set by default.
@@ -12,8 +13,8 @@ use crate::error::Result;
 pub(crate) struct Transport {
     pub ssh_path: Option<String>,
     pub sftp_path: Option<String>,
-    /// Arguments of both, each option with its value apart.
-    pub options: Vec<String>,
+    /// Of both.
+    pub options: Vec<SshOption>,
     /// Whether a connection is kept for the next command.
     pub mux: Option<bool>,
 }
@@ -33,36 +34,23 @@ fn read(section: Section<'_>, problems: &Problems) -> Transport {
         Some(path.value)
     };
     let (ssh_path, sftp_path) = (path("ssh_path"), path("sftp_path"));
-    let mut options = Vec::new();
-    for option in section.texts("options").map(|list| list.value).unwrap_or_default() {
-        match arguments(&option.value) {
-            Some(arguments) => options.extend(arguments),
-            None => problems.add(Problem::at(
-                &option.at,
-                format!("`{}` is no option of ssh", option.value.escape_debug()),
-                "write it as \"ConnectTimeout=30\", or with its letter as \"-F /path\"",
-            )),
-        }
-    }
+    let options = options(&section, "options", problems);
     let mux = section.flag("mux").map(|mux| mux.value);
     section.finish();
     Transport { ssh_path, sftp_path, options, mux }
 }
 
-/// `Name=value` is given with `-o`; `-X value` is taken apart.
-fn arguments(option: &str) -> Option<Vec<String>> {
-    if option.contains(char::is_control) {
-        return None;
-    }
-    match option.strip_prefix('-') {
-        None => option.contains(['=', ' ']).then(|| vec!["-o".into(), option.into()]),
-        Some(_) => {
-            let (letter, value) = option.split_once(' ').unwrap_or((option, ""));
-            let is_letter = letter.len() == 2 && letter.ends_with(|c: char| c.is_ascii_alphanumeric());
-            let value = Some(value.trim().to_string()).filter(|value| !value.is_empty());
-            is_letter.then(|| std::iter::once(letter.to_string()).chain(value).collect())
+/// Those of the list `key`.
+pub(super) fn options(section: &Section<'_>, key: &'static str, problems: &Problems) -> Vec<SshOption> {
+    let written = section.texts(key).map(|list| list.value).unwrap_or_default();
+    let read = |option: Spanned<String>| match SshOption::parse(&option.value) {
+        Ok(option) => Some(option),
+        Err(e) => {
+            problems.add(Problem::of(&option.at, &e));
+            None
         }
-    }
+    };
+    written.into_iter().filter_map(read).collect()
 }
 
 #[cfg(test)]
@@ -90,13 +78,13 @@ mod tests {
         check("[editor]\nx = 1\n", Ok(Transport::default()));
         let all = "[ssh]\nssh_path = \"/s\"\nsftp_path = \"/f\"\nmux = false\n\
                    options = [\"ConnectTimeout=30\", \"-F /a b\", \"-4\", \"-o ProxyCommand=nc %h %p\"]\n";
-        let options = ["-o", "ConnectTimeout=30", "-F", "/a b", "-4", "-o", "ProxyCommand=nc %h %p"];
+        let options = ["ConnectTimeout=30", "-F /a b", "-4", "-o ProxyCommand=nc %h %p"];
         check(
             all,
             Ok(Transport {
                 ssh_path: Some("/s".into()),
                 sftp_path: Some("/f".into()),
-                options: options.map(Into::into).into(),
+                options: options.map(|option| SshOption::parse(option).unwrap()).into(),
                 mux: Some(false),
             }),
         );
@@ -105,6 +93,8 @@ mod tests {
         check("[ssh]\nssh_path = \"\"\n", Err("`ssh_path` is empty"));
         check("[ssh]\noptions = [\"fast\"]\n", Err("`fast` is no option of ssh"));
         check("[ssh]\noptions = [\"--fast\"]\n", Err("`--fast` is no option of ssh"));
+        check("[ssh]\noptions = [\"-p 22\"]\n", Err("`-p 22` is not an option of both"));
+        check("[ssh]\noptions = [\"RequestTTY=force\"]\n", Err("`RequestTTY=force` is for tako to set"));
         check("[ssh]\noptions = \"-4\"\n", Err("`ssh.options` is a text"));
         assert_eq!(transport(Path::new("/nowhere")).unwrap(), Transport::default());
     }

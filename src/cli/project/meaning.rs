@@ -78,6 +78,7 @@ pub(super) fn project(
         release,
         build,
         limits,
+        vars: base,
         envs,
     })
 }

@@ -2,7 +2,7 @@
 //! here.
 //!
 //! **Invariant**: every wait ends, with a thing, the far side's end, an interrupt or its limit; only the time in which a
-//! person is asked does not count.
+//! person is asked, and that in which we were stopped ourselves, does not count.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -23,6 +23,10 @@ const CONNECTING: Duration = Duration::from_secs(120);
 /// takes longer than that hangs; then we make a connection of our own.
 const REUSING: Duration = Duration::from_secs(20);
 
+/// A wait that ends so much later than it should was not ours: somebody pressed Ctrl-Z, or the machine slept. What the far
+/// side said meanwhile lies unread, and its reader runs on no sooner than we do.
+const STOPPED: Duration = Duration::from_secs(1);
+
 /// When the last byte came in, for the deadline. Milliseconds since `start`.
 pub(super) struct LastHeard {
     start: Instant,
@@ -40,6 +44,10 @@ impl LastHeard {
         self.at_ms.store(ms, Ordering::Relaxed);
     }
 
+    pub fn ago(&self) -> Duration {
+        self.start.elapsed().saturating_sub(Duration::from_millis(self.at_ms.load(Ordering::Relaxed)))
+    }
+
     /// Whether a single byte has come in.
     pub fn any(&self) -> bool {
         self.any.load(Ordering::Relaxed)
@@ -53,6 +61,14 @@ impl LastHeard {
         }
         let at = Duration::from_millis(self.at_ms.load(Ordering::Relaxed));
         (at + patience.limit).saturating_sub(self.start.elapsed())
+    }
+
+    /// Whether the silence is too long, at the end of a wait that was to take `asked` and took `took`.
+    pub fn is_over(&self, patience: &Patience, asked: Duration, took: Duration) -> bool {
+        if took > asked + STOPPED {
+            self.now();
+        }
+        self.left(patience).is_zero()
     }
 }
 
@@ -103,8 +119,11 @@ pub(super) struct Listening<R> {
 impl<R: Read> Read for Listening<R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         let read = self.stream.read(buf)?;
-        self.heard.now();
-        self.heard.any.fetch_or(read > 0, Ordering::Relaxed);
+        // The end is not a word.
+        if read > 0 {
+            self.heard.now();
+            self.heard.any.store(true, Ordering::Relaxed);
+        }
         Ok(read)
     }
 }
@@ -122,17 +141,18 @@ pub(super) fn wait<T>(
     let [signal, sibling] = interrupt.bells();
     loop {
         let left = heard.left(patience);
-        let until = if patience.questions.is_some() { left.min(LOOK) } else { left };
+        let until = if patience.questions.is_some() { left.min(LOOK) } else { left }.max(Duration::from_millis(1));
+        let asked = Instant::now();
         let got = select! {
             recv(channel) -> got => got.map_err(|_| RecvTimeoutError::Disconnected),
             recv(signal) -> _ => return Err(interrupted()),
             recv(sibling) -> _ => return Err(interrupted()),
-            default(until.max(Duration::from_millis(1))) => Err(RecvTimeoutError::Timeout),
+            default(until) => Err(RecvTimeoutError::Timeout),
         };
         match got {
             Ok(thing) => return Ok(Some(thing)),
             Err(RecvTimeoutError::Disconnected) => return Ok(None),
-            Err(RecvTimeoutError::Timeout) if heard.left(patience).is_zero() => {
+            Err(RecvTimeoutError::Timeout) if heard.is_over(patience, until, asked.elapsed()) => {
                 return Err(patience.passed(name));
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -169,6 +189,21 @@ mod tests {
             std::hint::spin_loop();
         }
         assert!(heard.left(&waiting) > waiting.limit / 2);
+    }
+
+    #[test]
+    fn nobody_is_late_while_we_were_stopped_ourselves() {
+        let asked = Duration::from_millis(5);
+        let check = |took: Duration, expected: bool| {
+            let heard = LastHeard::new();
+            let patience = Patience { limit: Duration::from_secs(10), ..Patience::TALKING };
+            // As if nothing had been heard since then.
+            let long_ago = LastHeard { start: heard.start.checked_sub(patience.limit).unwrap(), ..heard };
+            assert_eq!(long_ago.is_over(&patience, asked, took), expected, "{took:?}");
+        };
+        check(asked, true);
+        check(asked + STOPPED, true);
+        check(asked + STOPPED * 2, false);
     }
 
     #[test]

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -58,6 +58,7 @@ impl Remote {
         let mut call = Some(call);
         while let Some(next) = call.take() {
             let [signal, sibling] = self.interrupt.bells();
+            let (asked_at, left) = (Instant::now(), self.heard.left(&Patience::TALKING).max(Duration::from_millis(1)));
             let answer = select! {
                 send(self.calls, next) -> sent => match sent {
                     Ok(()) => return Ok(()),
@@ -69,8 +70,8 @@ impl Remote {
                 }
                 recv(signal) -> _ => return Err(interrupted()),
                 recv(sibling) -> _ => return Err(interrupted()),
-                default(self.heard.left(&Patience::TALKING).max(Duration::from_millis(1))) => {
-                    if self.heard.left(&Patience::TALKING).is_zero() {
+                default(left) => {
+                    if self.heard.is_over(&Patience::TALKING, left, asked_at.elapsed()) {
                         return Err(Patience::TALKING.passed(&self.name));
                     }
                     call = Some(next);

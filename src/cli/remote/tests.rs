@@ -28,6 +28,7 @@ fn hello(range: (u32, u32), incoming: &Path) -> String {
         target: Target::parse("linux-x86_64-glibc").unwrap(),
         clock_ms: 1,
         incoming: incoming.display().to_string(),
+        hears_beats: false,
     };
     serde_json::to_string(&hello).unwrap() + "\n"
 }
@@ -139,4 +140,19 @@ fn an_interrupt_ends_a_wait() {
     remote.interrupt = interrupt;
     drop(trigger);
     assert_eq!(remote.call(Request::Info, &mut |_| {}).unwrap_err().kind(), Kind::Interrupted);
+}
+
+#[test]
+fn who_has_nothing_to_say_says_that_he_is_there() {
+    let (theirs, ours) = std::io::pipe().unwrap();
+    let greeting = Greeting { protocol: 1, client: "0.1.0".into(), who: "ana".into(), beats: true };
+    let calls = start_writer(ours, greeting, Duration::from_millis(1));
+    let mut lines = std::io::BufReader::new(theirs).lines().map(Result::unwrap);
+    assert!(lines.next().unwrap().ends_with(r#""beats":true}"#));
+    assert_eq!(lines.next().unwrap(), r#"{"id":0,"request":"beat"}"#);
+    calls.send(Call { id: 1, request: Request::Info }).unwrap();
+    assert!(lines.any(|line| line == r#"{"id":1,"request":"info"}"#));
+    drop(calls);
+    // The thread ends with whoever could call.
+    assert!(lines.all(|line| line.contains("beat")));
 }

@@ -16,7 +16,7 @@ use crate::proto::target::Target;
 use crate::proto::version::Version;
 
 use super::Shipment;
-use super::tell::{all, at, end_badly};
+use super::tell::{all, alone, at, end_badly, or};
 
 /// Left free beside what a release needs, for logs and the apps' own data.
 const SPARE: u64 = 64 << 20;
@@ -47,11 +47,12 @@ pub(crate) fn bind(
         or_give_up(bound.is_err());
         bound
     });
+    let lost: Vec<bool> = results.iter().map(|r| r.as_ref().is_err_and(|e| e.kind() == Kind::Unreachable)).collect();
     let bound = match all(results) {
         Ok(bound) => bound,
         Err(e) => {
             end_badly(task, &e);
-            return Err(e);
+            return Err(or_without(e, shipment, &lost));
         }
     };
     task.done(&bound.iter().map(|b| b.place.name()).collect::<Vec<_>>().join(", "));
@@ -66,6 +67,16 @@ pub(crate) fn bind(
         }
     }
     Ok(bound)
+}
+
+/// A server that is down must not keep the others from what they need: how to leave it out.
+fn or_without(e: Error, shipment: &Shipment<'_>, lost: &[bool]) -> Error {
+    let others = || shipment.places.iter().zip(lost).filter(|(_, lost)| !**lost).map(|(place, _)| place.name());
+    if e.kind() != Kind::Unreachable || others().next().is_none() {
+        return e;
+    }
+    let way = format!("`tako deploy{}` leaves it out", alone(shipment.env_name, others()));
+    or(e, &way)
 }
 
 fn connect(shipment: &Shipment<'_>, index: usize, place: &Place, interrupt: &Interrupt) -> Result<Bound> {

@@ -30,7 +30,7 @@ pub(super) fn all_servers(
     let lines: Vec<(&mut Bound, Task)> = bound.iter_mut().zip(tasks).collect();
     let prepared = all(fanout::each(lines, CALLS, |(bound, line)| {
         let built = fit::pick(shipment.order, built, bound.place.name(), bound.remote.hello().target);
-        let prepared = built.and_then(|built| prepare(&uploads, built, bound, &line));
+        let prepared = built.and_then(|built| prepare(&uploads, built, bound, shipment.build_anew, &line));
         let prepared = at(bound.place.name(), prepared);
         or_give_up(prepared.is_err());
         match &prepared {
@@ -47,13 +47,14 @@ pub(super) fn all_servers(
     prepared.map(drop)
 }
 
-fn prepare(uploads: &Uploads<'_>, built: &Built, bound: &mut Bound, line: &Task) -> Result<Sent> {
+fn prepare(uploads: &Uploads<'_>, built: &Built, bound: &mut Bound, anew: bool, line: &Task) -> Result<Sent> {
     let Bound { place, remote, preflight, wish, .. } = bound;
     bound.sent = match preflight.complete {
         true => Sent::nothing(built.packed.bytes),
         false => uploads.bring(built, place, remote, &preflight.bases, line)?,
     };
-    bound.remote.order(Request::Prepare { manifest: wish.manifest.clone() }, &mut |notice| {
+    let order = Request::Prepare { manifest: wish.manifest.clone(), anew };
+    bound.remote.order(order, &mut |notice| {
         if let Notice::Doing { what } = notice {
             line.set(&what);
         }

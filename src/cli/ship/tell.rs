@@ -8,6 +8,7 @@ use crate::cli::ui::units;
 use crate::cli::upload::Sent;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::{Deployed, Notice, Step, Swap};
+use crate::proto::name::EnvName;
 use crate::proto::status::Failure;
 
 /// As what it is to who asked for a deploy, when no server has changed by it: the deploy has failed, and what served
@@ -28,10 +29,24 @@ pub(crate) fn end_badly(task: Task, e: &Error) {
 }
 
 /// The error with its server's name in front, which those of the connection have already.
-pub(super) fn at<T>(server: &str, result: Result<T>) -> Result<T> {
+pub(crate) fn at<T>(server: &str, result: Result<T>) -> Result<T> {
     match result {
         Err(e) if e.to_string().starts_with(&format!("{server}: ")) => Err(e),
         other => other.context(|| server.to_string()),
+    }
+}
+
+/// The flags that narrow a command down to these servers.
+pub(crate) fn alone<'a>(env: &EnvName, servers: impl Iterator<Item = &'a str>) -> String {
+    let env = if env.is_production() { String::new() } else { format!(" --env {env}") };
+    servers.fold(env, |flags, server| format!("{flags} --server {server}"))
+}
+
+/// The error with a way around it, beside its own next step.
+pub(crate) fn or(e: Error, way: &str) -> Error {
+    match e.next_step().map(str::to_string) {
+        Some(hint) => e.hint(format!("{hint}{} or: {way}", if hint.ends_with('?') { "" } else { "," })),
+        None => e.hint(way),
     }
 }
 
@@ -157,6 +172,18 @@ pub(super) fn telling(errors: impl Iterator<Item = Error>) -> Error {
 mod tests {
     use super::*;
     use crate::proto::version::Version;
+
+    #[test]
+    fn a_way_around_stands_beside_the_next_step() {
+        let staging = EnvName::parse("staging").unwrap();
+        assert_eq!(alone(&staging, ["fra1", "sin1"].into_iter()), " --env staging --server fra1 --server sin1");
+        assert_eq!(alone(&EnvName::production(), ["fra1"].into_iter()), " --server fra1");
+        let check = |e: Error, expected: &str| assert_eq!(or(e, "go around").next_step(), Some(expected));
+        let e = || Error::new(Kind::Unreachable, "nyc1: gone");
+        check(e(), "go around");
+        check(e().hint("is it on?"), "is it on? or: go around");
+        check(e().hint("switch it on"), "switch it on, or: go around");
+    }
 
     #[test]
     fn the_cause_is_told_and_not_those_it_stopped() {

@@ -11,6 +11,7 @@
 //! nobody can be asked, nothing is: no `ssh`, not even that of a jump host, reads from the terminal by itself.
 
 pub(in crate::cli) mod question;
+pub(super) mod refusal;
 
 use std::env;
 use std::fs;
@@ -23,15 +24,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::process::{Signal, getpid, getuid, kill_process};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rustix::process::{Signal, getpid, getppid, getuid, kill_process};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::hex8;
+use super::{hex8, inspect};
+use crate::cli::config::inventory::Server;
 use crate::cli::interrupt::{Interrupt, Trigger};
 use crate::cli::ui::Ui;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Kind, Result};
 use crate::sys;
 use question::{Offer, Question, is_fingerprint};
+use refusal::{Refusal, Whose, Why};
 
 /// Tells the helper where to ask: the token, a colon, the socket. [`NOBODY`] when nobody can be asked.
 const DOOR: &str = "TAKO_ASKPASS";
@@ -62,7 +66,9 @@ pub(crate) fn helper() -> Option<ExitCode> {
 /// `None` when there is no answer: the question was declined, or nobody is there any more.
 fn ask_parent(token: &str, socket: &Path, hint: &str, text: &str) -> Option<Zeroizing<Vec<u8>>> {
     let mut stream = UnixStream::connect(socket).ok()?;
-    write!(stream, "{token}\n{hint}\n{text}").ok()?;
+    // The `ssh` that asks has started us.
+    let asker = getppid().map_or(0, |ssh| ssh.as_raw_nonzero().get());
+    write!(stream, "{token}\n{asker}\n{hint}\n{text}").ok()?;
     stream.shutdown(std::net::Shutdown::Write).ok()?;
     // All of it at once: a buffer that grows leaves copies behind.
     let mut answer = Zeroizing::new(Vec::with_capacity(MAX_ANSWER as usize + 1));
@@ -77,22 +83,12 @@ pub(super) fn nobody(command: &mut Command) {
     }
 }
 
-/// Why a question was not answered as `ssh` wished.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// A person did not want the key.
-    Declined { host: String, offered: String },
-    /// Another one was expected.
-    Differs { host: String, offered: String, expected: String },
-}
-
 /// Who answers.
 pub(super) struct Answers {
-    /// As the user calls it.
-    pub server: String,
+    pub to: Server,
     /// `None` when there is nobody to ask.
     pub ui: Option<Ui>,
-    /// The only host key that will do.
+    /// The only host key of the server that will do; it says nothing of a jump host's.
     pub pin: Option<String>,
 }
 
@@ -101,6 +97,8 @@ pub(super) struct Relay {
     socket: PathBuf,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// Says which process is our `ssh`.
+    ours: Option<Sender<u32>>,
     /// Ends a question that stands.
     trigger: Option<Trigger>,
 }
@@ -123,20 +121,30 @@ impl Relay {
         let shared =
             Arc::new(Shared { closed: AtomicBool::new(false), open: Arc::default(), refusal: Mutex::new(None) });
         let (trigger, interrupt) = interrupt.or_trigger();
-        let mut relay = Relay { socket, shared: shared.clone(), thread: None, trigger: Some(trigger) };
+        let (ours, asks) = bounded(1);
+        let mut relay =
+            Relay { socket, shared: shared.clone(), thread: None, ours: Some(ours), trigger: Some(trigger) };
+        let mut ear = Ear { token, answers, shared, interrupt, asks, ours: None, last: String::new() };
         let hear = move || {
-            let mut last = String::new();
             for stream in listener.incoming() {
-                if shared.closed.load(Ordering::Acquire) {
+                if ear.shared.closed.load(Ordering::Acquire) {
                     return;
                 }
                 // One that could not be heard or told is a question without an answer.
-                let _ = stream.map(|stream| hear(stream, &token, &answers, &shared, &interrupt, &mut last));
+                let _ = stream.map(|stream| ear.hear(stream));
             }
         };
         let thread = thread::Builder::new().name("askpass".into()).spawn(hear).context(|| "start a thread".into())?;
         relay.thread = Some(thread);
         Ok(relay)
+    }
+
+    /// Which process it is that asks for the server itself.
+    pub fn belongs_to(&mut self, ssh: u32) {
+        if let Some(ours) = self.ours.take() {
+            // The thread has ended only if it failed, and then nothing is asked.
+            let _ = ours.send(ssh);
+        }
     }
 
     /// Counts the questions that wait for a person.
@@ -153,6 +161,7 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::Release);
         self.trigger = None;
+        self.ours = None;
         // It waits for the next question; this is none.
         let woken = UnixStream::connect(&self.socket);
         let _ = fs::remove_file(&self.socket);
@@ -163,57 +172,124 @@ impl Drop for Relay {
     }
 }
 
-/// One question. `last` is the text of the one before: `ssh` asks again what was answered wrongly.
-fn hear(
-    mut stream: UnixStream,
-    token: &str,
-    answers: &Answers,
-    shared: &Shared,
-    interrupt: &Interrupt,
-    last: &mut String,
-) -> Option<()> {
-    if sys::peer_uid(&stream).ok()? != getuid().as_raw() {
-        return None;
-    }
-    stream.set_read_timeout(Some(TELLING)).ok()?;
-    let mut told = Vec::new();
-    (&stream).take(MAX_QUESTION).read_to_end(&mut told).ok()?;
-    let told = String::from_utf8_lossy(&told);
-    let mut parts = told.splitn(3, '\n');
-    if parts.next()? != token {
-        return None;
-    }
-    let (hint, text) = (parts.next()?, parts.next()?);
-    let again = std::mem::replace(last, text.to_string()) == text;
-    let _waiting = Waiting::start(shared.open.clone());
-    let answer = match Question::read(text, hint) {
-        Question::HostKey(offer) => host_key(&offer, answers, shared, interrupt),
-        Question::Confirm(text) => asked(answers, interrupt, |ui| {
-            let answer = ui.ask_aside(&[], &format!("{}: {text} [y/N]", answers.server), interrupt)?;
-            Ok(is_yes(&answer).then(|| Zeroizing::new("yes".to_string())))
-        }),
-        Question::Secret(what) => asked(answers, interrupt, |ui| {
-            let wrong = if again { "that was not it; once more, the " } else { "" };
-            ui.ask_secret_aside(&format!("{}: {wrong}{what}", answers.server), interrupt).map(Some)
-        }),
-        Question::Notice(text) => {
-            if let Some(ui) = &answers.ui {
-                ui.note(&format!("{}: {text}", answers.server));
-            }
-            // Until `ssh` has what it waits for and ends the helper, which is the end of this stream.
-            let _ = stream.set_read_timeout(None);
-            let _ = stream.read(&mut [0]);
-            return Some(());
+/// What hears the questions.
+struct Ear {
+    token: String,
+    answers: Answers,
+    shared: Arc<Shared>,
+    interrupt: Interrupt,
+    /// Says, once, which process is our `ssh`.
+    asks: Receiver<u32>,
+    ours: Option<u32>,
+    /// The text of the question before: `ssh` asks again what was answered wrongly.
+    last: String,
+}
+
+impl Ear {
+    fn hear(&mut self, mut stream: UnixStream) -> Option<()> {
+        if sys::peer_uid(&stream).ok()? != getuid().as_raw() {
+            return None;
         }
-    };
-    if let Some(answer) = answer {
-        let mut line = Zeroizing::new(Vec::with_capacity(answer.len() + 1));
-        line.push(b'+');
-        line.extend_from_slice(answer.as_bytes());
-        stream.write_all(&line).ok()?;
-        line.zeroize();
+        stream.set_read_timeout(Some(TELLING)).ok()?;
+        let mut told = Vec::new();
+        (&stream).take(MAX_QUESTION).read_to_end(&mut told).ok()?;
+        let told = String::from_utf8_lossy(&told);
+        let mut parts = told.splitn(4, '\n');
+        if parts.next()? != self.token {
+            return None;
+        }
+        let (asker, hint, text) = (parts.next()?.parse().ok()?, parts.next()?, parts.next()?);
+        let again = std::mem::replace(&mut self.last, text.to_string()) == text;
+        let question = Question::read(text, hint);
+        let whose = match &question {
+            Question::HostKey(_) => self.whose(asker),
+            Question::Confirm(_) | Question::Notice(_) | Question::Secret(_) => Whose::Server,
+        };
+        let Ear { answers, interrupt, .. } = &*self;
+        // Whom nobody can answer is not waited for.
+        let _waiting = answers.ui.is_some().then(|| Waiting::start(self.shared.open.clone()));
+        let answer = match question {
+            Question::HostKey(offer) => self.host_key(&offer, whose),
+            Question::Confirm(text) => asked(answers, interrupt, |ui| {
+                let answer = ui.ask_aside(&[], &format!("{}: {text} [y/N]", answers.to.name), interrupt)?;
+                Ok(is_yes(&answer).then(|| Zeroizing::new("yes".to_string())))
+            }),
+            Question::Secret(what) => asked(answers, interrupt, |ui| {
+                let wrong = if again { "that was not it; once more, the " } else { "" };
+                ui.ask_secret_aside(&format!("{}: {wrong}{what}", answers.to.name), interrupt).map(Some)
+            }),
+            Question::Notice(text) => {
+                answers.ui.as_ref()?.note(&format!("{}: {text}", answers.to.name));
+                // Until `ssh` has what it waits for and ends the helper, which is the end of this stream.
+                let _ = stream.set_read_timeout(None);
+                let _ = stream.read(&mut [0]);
+                return Some(());
+            }
+        };
+        if let Some(answer) = answer {
+            let mut line = Zeroizing::new(Vec::with_capacity(answer.len() + 1));
+            line.push(b'+');
+            line.extend_from_slice(answer.as_bytes());
+            stream.write_all(&line).ok()?;
+            line.zeroize();
+        }
+        Some(())
     }
-    Some(())
+
+    /// Whose key it is, is told by which `ssh` asks: ours asks for the server, and each on the way has an `ssh` of its
+    /// own. Their questions look alike, and both hosts may have one name.
+    fn whose(&mut self, asker: u32) -> Whose {
+        self.ours = self.ours.or_else(|| self.asks.recv().ok());
+        if self.ours == Some(asker) {
+            return Whose::Server;
+        }
+        // Where `ssh` is a program that starts the real one, that one asks. Without a way there is only the server.
+        match inspect::resolve(&self.answers.to, &self.interrupt) {
+            Ok(to) if to.by_way_of.is_none() => Whose::Server,
+            Ok(_) | Err(_) => Whose::Way,
+        }
+    }
+
+    fn host_key(&self, offer: &Offer, whose: Whose) -> Option<Zeroizing<String>> {
+        let Ear { answers, shared, interrupt, .. } = self;
+        let refuse = |why| {
+            let refusal = Refusal::of(whose, offer, why);
+            *shared.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+            Some(Zeroizing::new("no".to_string()))
+        };
+        let compared = |expected: &str| match expected == offer.fingerprint {
+            true => Some(Zeroizing::new("yes".to_string())),
+            false => refuse(Why::Differs { expected: expected.into() }),
+        };
+        if let (Whose::Server, Some(pin)) = (whose, &answers.pin) {
+            return compared(pin);
+        }
+        if answers.ui.is_none() {
+            return refuse(Why::Unknown);
+        }
+        let answer = asked(answers, interrupt, |ui| {
+            let (first, question) = match whose {
+                Whose::Server => (
+                    format!("{} ({}) is new.", answers.to.name, offer.host),
+                    "  matches the fingerprint your provider shows?  [y/N/paste fingerprint]",
+                ),
+                Whose::Way => (
+                    format!("{} is reached by way of {}, which is new.", answers.to.name, offer.host),
+                    "  matches the fingerprint of that host?  [y/N/paste fingerprint]",
+                ),
+            };
+            let mut above = vec![first, format!("  {}  {}", offer.kind, offer.fingerprint)];
+            above.extend(offer.known_as.iter().map(|name| format!("  the same key as {name}")));
+            ui.ask_aside(&above, question, interrupt).map(|answer| Some(Zeroizing::new(answer)))
+        })?;
+        match answer.trim() {
+            yes if is_yes(yes) => Some(Zeroizing::new("yes".to_string())),
+            pasted if is_fingerprint(pasted) => compared(pasted),
+            // As some consoles show it.
+            pasted if is_fingerprint(&format!("SHA256:{pasted}")) => compared(&format!("SHA256:{pasted}")),
+            _ => refuse(Why::Declined),
+        }
+    }
 }
 
 /// What somebody typed; `None` when nobody did. Ctrl-C at a question is Ctrl-C of the command.
@@ -235,41 +311,6 @@ fn asked(
     }
 }
 
-fn host_key(offer: &Offer, answers: &Answers, shared: &Shared, interrupt: &Interrupt) -> Option<Zeroizing<String>> {
-    let refuse = |refusal| *shared.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
-    let (host, offered) = (offer.host.clone(), format!("{} {}", offer.kind, offer.fingerprint));
-    let no = || Some(Zeroizing::new("no".to_string()));
-    let compared = |expected: &str| match expected == offer.fingerprint {
-        true => Some(Zeroizing::new("yes".to_string())),
-        false => {
-            refuse(Refusal::Differs { host: host.clone(), offered: offered.clone(), expected: expected.into() });
-            no()
-        }
-    };
-    if let Some(pin) = &answers.pin {
-        return compared(pin);
-    }
-    let answer = asked(answers, interrupt, |ui| {
-        let mut above = vec![
-            format!("{} ({}) is new.", answers.server, offer.host),
-            format!("  {}  {}", offer.kind, offer.fingerprint),
-        ];
-        above.extend(offer.known_as.iter().map(|name| format!("  the same key as {name}")));
-        let question = "  matches the fingerprint your provider shows?  [y/N/paste fingerprint]";
-        ui.ask_aside(&above, question, interrupt).map(|answer| Some(Zeroizing::new(answer)))
-    })?;
-    match answer.trim() {
-        yes if is_yes(yes) => Some(Zeroizing::new("yes".to_string())),
-        pasted if is_fingerprint(pasted) => compared(pasted),
-        // As some consoles show it.
-        pasted if is_fingerprint(&format!("SHA256:{pasted}")) => compared(&format!("SHA256:{pasted}")),
-        _ => {
-            refuse(Refusal::Declined { host, offered });
-            no()
-        }
-    }
-}
-
 fn is_yes(answer: &str) -> bool {
     matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
 }
@@ -287,22 +328,5 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-impl Refusal {
-    pub fn error(&self, server: &str) -> Error {
-        match self {
-            Refusal::Declined { host, offered } => {
-                Error::new(Kind::Unreachable, format!("{server}: its host key was not accepted"))
-                    .with_detail(vec![format!("offered    {offered}, by {host}")])
-                    .hint("compare it with the server's own: `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` there, or the provider's console")
-            }
-            Refusal::Differs { host, offered, expected } => {
-                Error::new(Kind::Unreachable, format!("{server}: its host key is not the expected one"))
-                    .with_detail(vec![format!("offered    {offered}, by {host}"), format!("expected   {expected}")])
-                    .hint("somebody may be in between, or it is another of the server's keys: on the server, `ssh-keygen -lf` shows each of /etc/ssh/ssh_host_*_key.pub")
-            }
-        }
     }
 }

@@ -38,6 +38,8 @@ pub(super) static OLD: AtomicBool = AtomicBool::new(false);
 /// What goes to `ssh` and `sftp` alike to reach one server.
 pub(super) struct Destination {
     pub host: String,
+    /// What the user gives, before all options of ours.
+    pub arguments: Vec<String>,
     pub options: Vec<String>,
     /// The same for a person to type.
     pub login: String,
@@ -57,7 +59,9 @@ impl Destination {
         if let Some(port) = server.port {
             options.push(format!("Port={port}"));
         }
-        Ok(Destination { host: server.host.clone(), options, login: login(server) })
+        let arguments = Means::of_process()?.arguments(&server.ssh_options);
+        let login = login(server, &arguments);
+        Ok(Destination { host: server.host.clone(), arguments, options, login })
     }
 
     /// What of it decides where a connection leads.
@@ -76,9 +80,12 @@ impl Destination {
 }
 
 /// All that was set by flags and variables; the rest is in ssh_config for both.
-fn login(server: &Server) -> String {
+fn login(server: &Server, arguments: &[String]) -> String {
     let mut words = vec!["ssh".to_string()];
-    words.extend(Means::of_process().map(|means| means.options.clone()).unwrap_or_default());
+    words.extend(arguments.iter().map(|word| match word.contains(' ') {
+        true => format!("'{word}'"),
+        false => word.clone(),
+    }));
     words.extend(server.port.map(|port| format!("-p {port}")));
     words.push(match &server.user {
         Some(user) => format!("{user}@{}", server.host),
@@ -112,6 +119,7 @@ mod tests {
             user: user.map(Into::into),
             description: None,
             target: None,
+            ssh_options: Vec::new(),
         }
     }
 

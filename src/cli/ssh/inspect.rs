@@ -78,7 +78,7 @@ pub(crate) enum Reached {
 /// Config for what `ssh` does not take, Timeout, NotFound without an `ssh` on this machine, Interrupted.
 pub(crate) fn resolve(server: &Server, interrupt: &Interrupt) -> Result<Resolved> {
     let destination = Destination::of(server)?;
-    let mut command = program("TAKO_SSH", "ssh");
+    let mut command = program("TAKO_SSH", "ssh", &destination.arguments);
     command.arg("-G");
     let (mut ssh, out, err) = start(&mut command, &destination, None, |mut stdout| {
         let mut text = Vec::new();
@@ -103,7 +103,7 @@ pub(crate) fn resolve(server: &Server, interrupt: &Interrupt) -> Result<Resolved
 /// As [`resolve`]; a login that fails is none.
 pub(crate) fn login(server: &Server, interrupt: &Interrupt) -> Result<Login> {
     let destination = Destination::of(server)?;
-    let mut command = program("TAKO_SSH", "ssh");
+    let mut command = program("TAKO_SSH", "ssh", &destination.arguments);
     // The first value of an option wins.
     command.args(["-o", "LogLevel=DEBUG1", "-o", "ControlMaster=no", "-o", "ControlPath=none"]);
     let (mut ssh, out, err) = start(&mut command, &destination, Some(COMMAND), |stdout| {
@@ -138,8 +138,7 @@ impl Login {
 
     /// Why it got no further.
     pub fn error(&self) -> Error {
-        let log: Vec<String> = self.log.iter().filter(|line| !line.starts_with("debug")).cloned().collect();
-        let ending = Ending { exit: self.exit, log: &log, greeted: false, login: &self.login };
+        let ending = Ending { exit: self.exit, log: &self.log, greeted: false, login: &self.login };
         Class::of(&ending).error(&self.server, &ending)
     }
 
@@ -162,11 +161,6 @@ impl Login {
             Some(key) => format!("{method}, {key}"),
             None => method.to_string(),
         })
-    }
-
-    /// The ways that the far side offers to who is not let in.
-    pub fn offered(&self) -> Option<&str> {
-        told(&self.log, "debug1: Authentications that can continue: ")
     }
 }
 
@@ -331,7 +325,20 @@ mod tests {
         assert_eq!(login.host_key().as_deref(), Some("ed25519 SHA256:Ab12"));
         assert_eq!(login.exchange(), Some("sntrup761x25519-sha512@openssh.com"));
         assert_eq!(login.way_in().as_deref(), Some("publickey, /home/ana/.ssh/id ED25519 SHA256:Cd34"));
-        assert_eq!(login.offered(), Some("publickey,password"));
         assert_eq!(login.error().to_string(), "fra1: tako-server is not installed there");
+        let log = "debug1: Authenticating to 127.0.0.1:2222 as 'ana'\n\
+                   debug1: Authentications that can continue: publickey,password\n\
+                   debug1: Offering public key: /home/ana/.ssh/id ED25519 SHA256:Cd34 explicit\n\
+                   ana@fra1: Permission denied (publickey,password).";
+        let refused = Login { log: log.lines().map(Into::into).collect(), exit: Some(255), ..login };
+        let told = refused.error();
+        assert_eq!(
+            told.detail()[1..],
+            [
+                "tried /home/ana/.ssh/id ED25519 SHA256:Cd34, as ana",
+                "no agent was asked",
+                "the server lets in by publickey,password"
+            ]
+        );
     }
 }

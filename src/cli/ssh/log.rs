@@ -44,6 +44,8 @@ pub(super) fn is_told(line: &str) -> bool {
 pub(super) struct Facts {
     /// What the host shows: `ED25519`, `SHA256:…`.
     pub host_key: Option<(String, String)>,
+    /// As whom.
+    pub user: Option<String>,
     /// Keys that were shown to the server, as `ssh` names them.
     pub offered: Vec<String>,
     /// The one that it would take, if its owner can use it.
@@ -72,6 +74,8 @@ impl Facts {
                 if facts.offered.len() < MAX_KEYS {
                     facts.offered.push(named(key));
                 }
+            } else if let Some(to) = line.strip_prefix("Authenticating to ") {
+                facts.user = to.rsplit_once(" as ").map(|(_, user)| user.trim_matches('\'').to_string());
             } else if let Some(key) = line.strip_prefix("Server accepts key: ") {
                 facts.accepted = Some(named(key));
             } else if let Some(methods) = line.strip_prefix("Authentications that can continue: ") {
@@ -112,6 +116,7 @@ mod tests {
     fn reads_the_facts_of_a_refused_login() {
         let found = facts(
             "debug1: Server host key: ssh-ed25519 SHA256:3rnb2EcPp7da6gAC9Q5YMT1ogxYS/AjJGJVmzwdIJhc\n\
+             debug1: Authenticating to fra1:22 as 'ana'\n\
              debug1: get_agent_identities: bound agent to hostkey\n\
              debug1: get_agent_identities: agent returned 2 keys\n\
              debug1: Authentications that can continue: publickey,password\n\
@@ -121,6 +126,7 @@ mod tests {
         );
         let key = ("ED25519".to_string(), "SHA256:3rnb2EcPp7da6gAC9Q5YMT1ogxYS/AjJGJVmzwdIJhc".to_string());
         assert_eq!(found.host_key, Some(key));
+        assert_eq!(found.user.as_deref(), Some("ana"));
         assert_eq!(found.offered, ["/home/ana/.ssh/id ED25519 SHA256:AWf3"]);
         assert_eq!(found.accepted.as_deref(), Some("ana@laptop ED25519 SHA256:BWf4 agent"));
         assert_eq!(found.agent, Agent::Keys(2));

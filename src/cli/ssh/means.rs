@@ -9,18 +9,26 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use super::askpass;
+use crate::cli::child::{Owned, Tail};
+use crate::cli::config::ssh_option::SshOption;
 use crate::cli::config::transport::{Transport, transport};
 use crate::cli::ui::Ui;
 use crate::error::Result;
 use crate::proto::paths;
 
+/// What a program takes to say its version; one that takes longer does not tell.
+const VERSION_TIME: Duration = Duration::from_secs(3);
+/// A wrapper may have something to say, too.
+const VERSION_LINES: usize = 10;
+
 #[derive(Default)]
 pub(super) struct Means {
     written: Transport,
-    /// Arguments of both programs, those of the environment first: in ssh the first value of an option wins.
-    pub options: Vec<String>,
+    /// Arguments of both programs that the environment gives.
+    environment: Vec<String>,
     /// Whether a connection is kept for the next command.
     pub keep: bool,
 }
@@ -65,17 +73,27 @@ impl Means {
     fn read() -> Result<Means> {
         let written = transport(&paths::home()?)?;
         let environment = env::var("TAKO_SSH_OPTIONS").unwrap_or_default();
-        let options = environment.split_whitespace().map(Into::into).chain(written.options.clone()).collect();
+        let environment = environment.split_whitespace().map(Into::into).collect();
         let keep = written.mux != Some(false) && SAID.get().is_some_and(|said| !said.no_mux);
-        Ok(Means { written, options, keep })
+        Ok(Means { written, environment, keep })
+    }
+
+    /// What the user gives both programs to reach a server that has these options. In ssh the first value of an option
+    /// wins: those of the environment come first, then the server's, then those for all.
+    pub fn arguments(&self, of_server: &[SshOption]) -> Vec<String> {
+        let written = of_server.iter().chain(&self.written.options).flat_map(SshOption::arguments);
+        self.environment.iter().chain(written).cloned().collect()
     }
 
     /// Of the `ssh` that we run; `None` when it is another program or does not say.
     pub fn version(&self) -> Option<(u32, u32)> {
         static VERSION: OnceLock<Option<(u32, u32)>> = OnceLock::new();
         *VERSION.get_or_init(|| {
-            let out = Command::new(self.path("TAKO_SSH", "ssh")).arg("-V").stdin(Stdio::null()).output().ok()?;
-            version_in(&String::from_utf8_lossy(&out.stderr))
+            let mut command = Command::new(self.path("TAKO_SSH", "ssh"));
+            command.arg("-V").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+            let mut ssh = Owned::spawn(&mut command).ok()?;
+            let said = Tail::of(ssh.child.stderr.take()?, VERSION_LINES);
+            version_in(&said.last_lines(VERSION_TIME).join("\n"))
         })
     }
 
@@ -90,16 +108,16 @@ impl Means {
 
     /// Whatever besides the server decides where a connection leads and as whom. A change of ssh_config or of the agent
     /// is another connection; of the files that ssh_config includes we do not know.
-    pub fn key(&self) -> Vec<String> {
+    pub fn key(&self, arguments: &[String]) -> Vec<String> {
         let mut key = vec![self.path("TAKO_SSH", "ssh").to_string_lossy().into_owned()];
-        key.extend(self.options.iter().cloned());
+        key.extend(arguments.iter().cloned());
         key.push(env::var("SSH_AUTH_SOCK").unwrap_or_default());
         let users = env::home_dir().map(|home| home.join(".ssh/config"));
-        let given = self.options.iter().filter_map(|option| match option.strip_prefix("-F") {
+        let given = arguments.iter().filter_map(|option| match option.strip_prefix("-F") {
             Some("") | None => None,
             Some(path) => Some(path),
         });
-        let after = self.options.iter().zip(self.options.iter().skip(1)).filter(|(o, _)| *o == "-F").map(|(_, p)| &**p);
+        let after = arguments.iter().zip(arguments.iter().skip(1)).filter(|(o, _)| *o == "-F").map(|(_, p)| &**p);
         for file in users.into_iter().chain(given.chain(after).map(PathBuf::from)) {
             let stamp = file.metadata().map(|m| (m.ino(), m.len(), m.mtime(), m.mtime_nsec()));
             key.push(format!("{} {:?}", file.display(), stamp.ok()));
@@ -108,8 +126,8 @@ impl Means {
     }
 }
 
-/// `ssh` or what the user says instead, with the user's options in front.
-pub(super) fn program(variable: &str, default: &str) -> Command {
+/// `ssh` or what the user says instead, with the user's arguments in front.
+pub(super) fn program(variable: &str, default: &str, arguments: &[String]) -> Command {
     let read;
     // Whoever starts a session has seen the error of a wrong file.
     let means = match Means::of_process() {
@@ -120,7 +138,7 @@ pub(super) fn program(variable: &str, default: &str) -> Command {
         }
     };
     let mut command = Command::new(means.path(variable, default));
-    command.args(&means.options);
+    command.args(arguments);
     // The texts that the verdict looks for are those of the C locale.
     command.env("LC_ALL", "C");
     // Also of what it starts in its turn: the `ssh` to a jump host knows nothing of our options.
@@ -129,7 +147,7 @@ pub(super) fn program(variable: &str, default: &str) -> Command {
 }
 
 /// `OpenSSH_9.2p1 Debian-2, OpenSSL 3.0.19`.
-fn version_in(text: &str) -> Option<(u32, u32)> {
+pub(super) fn version_in(text: &str) -> Option<(u32, u32)> {
     let number =
         text.split_once("OpenSSH_")?.1.split(|c: char| c != '.' && !c.is_ascii_digit()).find(|n| !n.is_empty());
     let (major, minor) = number?.split_once('.')?;

@@ -44,7 +44,7 @@ impl Session {
             .parent()
             .zip(file.file_name().and_then(|n| n.to_str()))
             .ok_or_else(|| Error::new(Kind::Bug, format!("{} is not a file's path", file.display())))?;
-        let mut command = program("TAKO_SFTP", "sftp");
+        let mut command = program("TAKO_SFTP", "sftp", &self.destination.arguments);
         command.args(["-b", "-", "-o", "ControlMaster=no"]);
         let control =
             self.files.control.as_ref().map_or_else(|| "ControlPath=none".into(), |path| control_option(path));

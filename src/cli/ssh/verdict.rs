@@ -122,15 +122,18 @@ impl Class {
             (Class::Program, None, Some(status)) => format!("{why}: the login ended with status {status} and no word"),
             _ => why.to_string(),
         };
-        let way = if self != Class::Jump && !ending.greeted && is_by_jump(ending.log) {
-            "by way of the jump host: "
-        } else {
-            ""
-        };
+        // What is known of keys is of the server itself.
+        let is_by_jump = self != Class::Jump && !ending.greeted && is_by_jump(ending.log);
+        let way = if is_by_jump { "by way of the jump host: " } else { "" };
         let mut detail: Vec<String> =
             told[told.len().saturating_sub(PROOF)..].iter().map(ToString::to_string).collect();
         match self {
             Class::HostKeyChanged => detail = both_keys(ending.log, &detail),
+            Class::HostKeyNew if is_by_jump => {
+                hint =
+                    "compare it with the jump host's own, and log in there once with `ssh`; or run this on a terminal"
+                        .into();
+            }
             Class::HostKeyNew => detail.extend(
                 Facts::of(ending.log).host_key.map(|(kind, fingerprint)| format!("offered    {kind} {fingerprint}")),
             ),
@@ -138,7 +141,12 @@ impl Class {
                 let file = told.iter().find_map(|line| line.strip_prefix("Load key \"")?.split('"').next());
                 hint = file.map_or(hint, |file| format!("run `chmod 600 {file}`"));
             }
-            Class::Auth => detail.extend(tried(&Facts::of(ending.log))),
+            Class::Auth if is_by_jump => hint = format!("does `{}` work?", ending.login),
+            Class::Auth => {
+                let facts = Facts::of(ending.log);
+                hint = let_in(&facts, ending).unwrap_or(hint);
+                detail.extend(tried(&facts));
+            }
             _ => {}
         }
         Error::new(Kind::Unreachable, format!("{server}: {way}{why}")).with_detail(detail).hint(hint)
@@ -287,9 +295,38 @@ fn known_key(place: &str) -> Option<String> {
     Some(format!("SHA256:{}", STANDARD_NO_PAD.encode(hash.digest())))
 }
 
-/// What was tried to log in.
+/// What would let us in, where the log is clear about it.
+fn let_in(facts: &Facts, ending: &Ending<'_>) -> Option<String> {
+    // `PATH KIND FINGERPRINT`; a key of an agent's that is in no file has a comment there.
+    let file = |key: &str| {
+        let (path, _) = key.split_once(" SHA256:")?.0.rsplit_once(' ')?;
+        path.starts_with('/').then(|| path.to_string())
+    };
+    if ending.log.iter().any(|line| line.contains("Too many authentication failures")) {
+        return Some(
+            "it was shown too many keys: name the right one in ~/.ssh/config, with `IdentityFile` and \
+             `IdentitiesOnly yes`"
+                .into(),
+        );
+    }
+    if let Some(key) = &facts.accepted {
+        let unlock = file(key).map_or_else(|| "`ssh-add`".into(), |file| format!("`ssh-add {file}`"));
+        return Some(format!(
+            "give it to an agent with {unlock}, or run this on a terminal to be asked for the passphrase"
+        ));
+    }
+    let key = facts.offered.iter().find_map(|key| file(key))?;
+    let user = facts.user.as_deref().map_or_else(|| "the user".into(), |user| format!("`{user}`"));
+    Some(format!(
+        "is that the right user? {user} there needs {key}.pub in ~/.ssh/authorized_keys; try `{}`",
+        ending.login
+    ))
+}
+
+/// What was tried to log in: files, kinds and fingerprints, never a key.
 fn tried(facts: &Facts) -> Vec<String> {
-    let mut lines: Vec<String> = facts.offered.iter().map(|key| format!("tried {key}")).collect();
+    let user = facts.user.as_ref().map_or_else(String::new, |user| format!(", as {user}"));
+    let mut lines: Vec<String> = facts.offered.iter().map(|key| format!("tried {key}{user}")).collect();
     if lines.is_empty() {
         lines.push("no key was tried: none was found, or none could be read without its passphrase".into());
     }
@@ -417,6 +454,39 @@ mod tests {
                 "the server lets in by publickey",
             ]
         );
+    }
+
+    #[test]
+    fn the_next_step_of_a_login_that_failed_fits_what_was_tried() {
+        let check = |log: &str, expected: &str| {
+            let log: Vec<String> = log.lines().map(Into::into).collect();
+            let ending = Ending { exit: Some(255), log: &log, greeted: false, login: "ssh fra1" };
+            let e = Class::of(&ending).error("fra1", &ending);
+            assert!(e.next_step().unwrap().contains(expected), "{expected}: {e} {:?}", e.next_step());
+            assert!(!e.detail().iter().any(|line| line.starts_with("debug")), "{:?}", e.detail());
+            e
+        };
+        let no = "ana@fra1: Permission denied (publickey).";
+        let offered = "debug1: Offering public key: /home/ana/my keys/id ED25519 SHA256:AWf3 explicit agent";
+        let user = "debug1: Authenticating to fra1:22 as 'ana'";
+        check(no, "does `ssh fra1` work?");
+        check(
+            &format!("{user}\n{offered}\n{no}"),
+            "`ana` there needs /home/ana/my keys/id.pub in ~/.ssh/authorized_keys",
+        );
+        let accepts = "debug1: Server accepts key: /home/ana/.ssh/id ED25519 SHA256:AWf3 explicit";
+        check(&format!("{offered}\n{accepts}\n{no}"), "`ssh-add /home/ana/.ssh/id`");
+        check(
+            "debug1: Server accepts key: ana@laptop ED25519 SHA256:AWf3 agent\nPermission denied (p)",
+            "with `ssh-add`,",
+        );
+        check("Received disconnect from 1.2.3.4 port 22:2: Too many authentication failures", "IdentitiesOnly yes");
+        // Of the keys of a jump host nothing is known here.
+        let jump = "root@bastion: Permission denied (publickey).\nConnection closed by UNKNOWN port 65535";
+        let e = check(jump, "does `ssh fra1` work?");
+        assert!(!e.detail().iter().any(|line| line.contains("key was tried")), "{:?}", e.detail());
+        let e = check("Host key verification failed.\nConnection closed by UNKNOWN port 65535", "jump host's own");
+        assert!(!e.next_step().unwrap().contains("--fingerprint"));
     }
 
     #[test]

@@ -31,8 +31,9 @@ const WORTH_IT: u64 = 256 << 10;
 /// Before the first, the second and every further attempt to connect again: a network that is gone for a moment, one that
 /// changes, one that needs somebody to look.
 const PAUSES: [Duration; 3] = [Duration::from_millis(300), Duration::from_secs(3), Duration::from_secs(10)];
-/// How long the server may take to notice that our last connection, which has the lock, is no more.
-const UNLOCKING: Duration = Duration::from_secs(20);
+/// How long the server may take to notice that our last connection, which has the lock, is no more: where its end did not
+/// get through, that is the silence after which it takes us for gone, and some.
+const UNLOCKING: Duration = Duration::from_secs(40);
 const LOOK: Duration = Duration::from_millis(250);
 
 impl Uploads<'_> {

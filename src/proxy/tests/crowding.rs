@@ -1,5 +1,7 @@
 //! Many connections: from one address, in all, and on the workers.
 
+use std::net::Shutdown;
+
 use super::*;
 
 fn served(world: &World) -> Client {
@@ -136,12 +138,18 @@ fn connections_that_stay_are_spread_over_the_workers() {
 fn a_stop_loses_no_connection_on_its_way_between_workers() {
     for _ in 0..10 {
         let origin = Origin::named("x");
-        let mut world = World::with(Limits { stop_idle: Duration::from_millis(50), ..short() }, 4);
+        // However long it takes a client to ask after it was let in, it is not for being idle that it goes.
+        let patient = Limits { stop_idle: PATIENCE, half_closed: PATIENCE, ..Limits::DEFAULT };
+        let mut world = World::with(patient, 4);
         world.publish(&[origin.endpoint]);
         let http = world.http;
         let coming = std::thread::spawn(move || {
             let mut clients: Vec<Client> = (0..100).map(|_| Client::new(http)).collect();
-            clients.iter_mut().for_each(|client| client.send(get("/")));
+            for client in &mut clients {
+                client.send(get("/"));
+                // And nothing else, so that none is waited for once it has its answer.
+                client.stream.shutdown(Shutdown::Write).unwrap();
+            }
             clients
         });
         wait_until("some are in", || world.conns().iter().sum::<usize>() > 30);

@@ -2,16 +2,10 @@
 
 use super::*;
 
-/// An address where nobody listens.
-fn nobody() -> Endpoint {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    endpoint_at(listener.local_addr().unwrap())
-}
-
 /// An address whose connections hang: a listener that never accepts, with its queue of one filled. It lasts as long as
 /// what is returned beside it.
 pub(super) fn full() -> (SocketAddr, (TcpListener, Vec<std::io::Result<TcpStream>>)) {
-    let full = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
+    let full = tcp_socket();
     rustix::net::bind(&full, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     rustix::net::listen(&full, 0).unwrap();
     let full = TcpListener::from(full);
@@ -27,20 +21,20 @@ fn post(body: &str) -> String {
 
 #[test]
 fn a_refused_connection_moves_on_with_any_method() {
-    let (dead, alive) = (nobody(), Origin::new(|seen| ok(&seen.body)));
-    let world = World::serving(Limits::DEFAULT, &[dead, alive.endpoint]);
+    let (dead, alive) = (Nobody::new(), Origin::new(|seen| ok(&seen.body)));
+    let world = World::serving(Limits::DEFAULT, &[dead.endpoint, alive.endpoint]);
     let mut client = world.client();
     for i in 0..6 {
         client.send(post(&format!("body {i}")));
         assert_eq!(client.read().text(), format!("body {i}"));
     }
-    world.hear(&Notice::Failed(dead.id));
+    world.hear(&Notice::Failed(dead.endpoint.id));
 }
 
 #[test]
 fn says_502_when_all_refuse_and_503_when_there_is_none() {
-    let dead = [nobody(), nobody(), nobody()];
-    let world = World::serving(Limits::DEFAULT, &dead);
+    let dead = [Nobody::new(), Nobody::new(), Nobody::new()];
+    let world = World::serving(Limits::DEFAULT, &dead.each_ref().map(|nobody| nobody.endpoint));
     let mut client = world.client();
     client.send(post("x"));
     assert_eq!(client.read().status, 502);
@@ -51,7 +45,7 @@ fn says_502_when_all_refuse_and_503_when_there_is_none() {
         .filter_map(|notice| if let Notice::Failed(id) = notice { Some(id) } else { None })
         .collect();
     told.sort_unstable();
-    assert_eq!(told, dead.map(|endpoint| endpoint.id));
+    assert_eq!(told, dead.map(|nobody| nobody.endpoint.id));
     world.publish(&[]);
     let answer = client.get("/");
     assert_eq!((answer.status, answer.text()), (503, "No healthy backend\n"));

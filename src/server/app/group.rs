@@ -267,21 +267,10 @@ mod tests {
     /// Its leader prints elsewhere, one that it started does not.
     #[test]
     fn finds_a_pipe_with_whoever_of_the_group_holds_it() {
-        let argv = ["/bin/sh", "-c", "(echo up; exec sleep 600) & exec >/dev/null 2>&1; wait"].map(Into::into);
-        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let argv = sys::shell("(echo up; exec sleep 600) & exec >/dev/null 2>&1; wait");
         let birth = tempfile::tempfile().unwrap();
         let outlives_us = Some(birth.as_fd());
-        let spec = Spawn {
-            argv: &argv,
-            dir: "/".into(),
-            env,
-            bootstrap: None,
-            user: None,
-            cgroup: None,
-            limits: sys::Limits::default(),
-            outlives_us,
-        };
-        let mut spawned = sys::spawn(&spec).unwrap();
+        let mut spawned = sys::spawn(&Spawn { outlives_us, ..Spawn::plain(&argv) }).unwrap();
         let (id, out) = (spawned.child.id(), File::from(OwnedFd::from(spawned.stdout)));
         let inode = out.metadata().unwrap().ino();
         drop(out);
@@ -309,7 +298,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         assert_eq!(listens(std::process::id(), port), Some(true));
         assert_eq!(sockets_of_table(port).map(|s| holds(std::process::id(), &s)), Some(Some(true)));
-        let argv = ["/bin/sh", "-c", "sleep 600 & sleep 600"].map(Into::into);
+        let argv = sys::shell("sleep 600 & sleep 600");
         let env = vec![("PATH".into(), "/usr/bin:/bin".into()), ("TAKO_DATA_DIR".into(), "/d".into())];
         let mut other = sys::spawn(&Spawn { env, ..Spawn::plain(&argv) }).unwrap();
         let id = other.child.id();

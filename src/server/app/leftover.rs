@@ -281,7 +281,7 @@ mod tests {
     use super::*;
 
     fn sleeper() -> sys::Spawned {
-        let argv = ["/bin/sh", "-c", "trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done"].map(Into::into);
+        let argv = sys::shell("trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done");
         let mut spawned = sys::spawn(&sys::Spawn::plain(&argv)).unwrap();
         std::io::Read::read_exact(&mut spawned.stdout, &mut [0; 3]).unwrap();
         spawned
@@ -314,7 +314,7 @@ mod tests {
         let id = AppId::parse("shop").unwrap();
         let start = |data: PathBuf| {
             let deaf = "(trap '' TERM; echo up; while :; do sleep 0.01; done) & read x";
-            let argv = ["/bin/sh", "-c", deaf].map(Into::into);
+            let argv = sys::shell(deaf);
             let env = vec![("PATH".into(), "/usr/bin:/bin".into()), ("TAKO_DATA_DIR".into(), data.into())];
             let mut spawned = sys::spawn(&sys::Spawn { env, ..sys::Spawn::plain(&argv) }).unwrap();
             std::io::Read::read_exact(&mut spawned.stdout, &mut [0; 3]).unwrap();
@@ -341,17 +341,8 @@ mod tests {
         let layout = Layout::new(dir.path().into());
         let id = AppId::parse("shop").unwrap();
         let birth = birth(&layout, &id, 3).unwrap();
-        let argv = ["/bin/sh", "-c", "echo up; exec sleep 600"].map(Into::into);
-        let spec = sys::Spawn {
-            argv: &argv,
-            dir: "/".into(),
-            env: vec![("PATH".into(), "/usr/bin:/bin".into())],
-            bootstrap: None,
-            user: None,
-            cgroup: None,
-            limits: sys::Limits::default(),
-            outlives_us: Some(birth.as_fd()),
-        };
+        let argv = sys::shell("echo up; exec sleep 600");
+        let spec = sys::Spawn { outlives_us: Some(birth.as_fd()), ..sys::Spawn::plain(&argv) };
         let mut spawned = sys::spawn(&spec).unwrap();
         let found = find(&layout, &id);
         assert_eq!(found.iter().map(|l| (l.number, l.id())).collect::<Vec<_>>(), [(3, spawned.child.id())]);

@@ -142,6 +142,8 @@ pub(crate) struct Told {
     pub missed: u64,
     /// May be none, now and then, to see whether somebody still listens.
     pub lines: Vec<LogLine>,
+    /// With these all that was kept is told; the next ones are told as they are said.
+    pub up_to_date: bool,
 }
 
 /// What a [`Handle`] asks of the actor.

@@ -76,7 +76,8 @@ pub(super) fn start(
                 let kept = kept.context(|| format!("read the log of {app}"));
                 // The files are not held any longer than they are read.
                 drop(history);
-                match (out.flush(), kept, live) {
+                let is_heard = out.flush() && (live.is_none() || kept.is_err() || out.up_to_date());
+                match (is_heard, kept, live) {
                     (_, Err(e), _) => Err(e),
                     (true, Ok(()), Some(Going::Said(live))) => listen(&live, &sieve, &mut out, &app),
                     (true, Ok(()), Some(Going::Asked(tail))) => look(tail, &sieve, &mut out, &app),
@@ -189,9 +190,18 @@ impl Out {
         self.said.elapsed() < BEAT || self.send()
     }
 
+    /// All that was kept is told.
+    fn up_to_date(&mut self) -> bool {
+        self.tell(true)
+    }
+
     fn send(&mut self) -> bool {
+        self.tell(false)
+    }
+
+    fn tell(&mut self, up_to_date: bool) -> bool {
         let lines = std::mem::take(&mut self.lines);
-        let told = Told { missed: std::mem::take(&mut self.missed), lines };
+        let told = Told { missed: std::mem::take(&mut self.missed), lines, up_to_date };
         self.bytes = 0;
         let is_told = self.to.send(Ok(told)).is_ok();
         self.said = Instant::now();

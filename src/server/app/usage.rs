@@ -219,9 +219,8 @@ mod tests {
     fn what_an_instance_started_counts_with_it() {
         // The leader waits while its child works; the kernel's count of what ended is its parent's.
         let script = "(i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done); sleep 600 & echo; wait";
-        let argv = ["/bin/sh", "-c", script].map(Into::into);
         let started = Instant::now();
-        let mut spawned = sys::spawn(&Spawn::plain(&argv)).unwrap();
+        let mut spawned = sys::spawn(&Spawn::plain(&sys::shell(script))).unwrap();
         std::io::Read::read_exact(&mut spawned.stdout, &mut [0]).unwrap();
         let id = spawned.child.id();
         let usage = Meter::default().usage(Who::Group(id), started, Instant::now());

@@ -361,8 +361,7 @@ mod tests {
     fn sh(script: &str) -> Run {
         let dir = tempfile::tempdir().unwrap();
         let voice = Voice::new(&Logs::start().unwrap(), &Source::new(dir.path().into()), "v1", 1);
-        let argv = ["/bin/sh", "-c", script].map(Into::into);
-        let spawned = sys::spawn(&Spawn::plain(&argv)).unwrap();
+        let spawned = sys::spawn(&Spawn::plain(&sys::shell(script))).unwrap();
         let (to, events) = unbounded();
         let (watch, id) = (Watch::start().unwrap(), EndpointId(1));
         watch.add(Watched { id, held: spawned.into(), leaf: None, was_ready: false, voice: voice.clone(), to });

@@ -23,7 +23,8 @@ use rustix::net::SendFlags;
 use rustix::process::Signal;
 use zeroize::Zeroizing;
 
-use super::connection::{Connection, Patience};
+use super::connection::Connection;
+use super::hearing::{Hearing, Patience};
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::{Answer, Body, Call, Notice, Reply, Request, Stream};
 use crate::proto::task::{self, Blob, Ended, Input, PIECE, WINDOW};
@@ -65,13 +66,7 @@ struct Attending<'a> {
 
 impl Connection<'_> {
     /// Starts a command and serves it until its end is told.
-    pub(super) fn attend(
-        &self,
-        id: u64,
-        mut command: Command,
-        reader: &mut wire::Reader<&Patience<'_>>,
-        patience: &Patience<'_>,
-    ) -> Result<()> {
+    pub(super) fn attend(&self, id: u64, mut command: Command, hearing: &mut Hearing<'_>) -> Result<()> {
         let mut candidate = command.candidate.take();
         let Command { task, argv, how, term, limit, .. } = command;
         let begun = Instant::now();
@@ -87,9 +82,9 @@ impl Connection<'_> {
             }
         };
         let mut attending = Attending::new(id, &mut running, how);
-        patience.at_once.set(true);
-        let carried = attending.carry(self, reader, begun, limit);
-        patience.at_once.set(false);
+        hearing.patience.at_once.set(true);
+        let carried = attending.carry(self, &mut hearing.reader, begun, limit);
+        hearing.patience.at_once.set(false);
         let good = attending.ended.as_ref().is_some_and(Ended::is_good);
         let seconds = || begun.elapsed().as_secs();
         if let Err(e) = carried {
@@ -354,7 +349,7 @@ impl<'a> Attending<'a> {
             match call.request {
                 Request::Input(input) if call.id == self.id => self.take(input)?,
                 // Of a command that has ended.
-                Request::Input(_) => {}
+                Request::Input(_) | Request::Beat => {}
                 _ => return Err(Error::new(Kind::Refused, "a command is running on this connection")),
             }
         }

@@ -1,21 +1,18 @@
 //! The conversation with one client.
 //!
 //! The server greets, the client says which protocol it speaks, then calls are served in order. While a call takes long
-//! its notices are passed on, a beat says that we are alive, and a client that went away is noticed at once: its locks
-//! are free while the actor goes on by itself.
+//! its notices are passed on, a beat says that we are alive, and a client that went away is noticed at once, or as soon as
+//! its own beats are missing: its locks are free while the actor goes on by itself.
 
-use std::cell::Cell;
-use std::io::{self, Read};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::RecvFlags;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use super::hearing::{Heard, Hearing, Patience, QUIET};
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::control::{Answer, Body, Call, Greeting, Hello, LogLine, MAGIC, Notice, Reply};
 use crate::proto::fault::Fault;
@@ -42,12 +39,8 @@ pub(super) struct Connection<'a> {
     pub stream: &'a UnixStream,
     pub daemon: &'a Arc<Daemon>,
     pub beat: Duration,
-}
-
-/// All that is needed to answer.
-#[derive(Deserialize)]
-struct Numbered {
-    id: u64,
+    /// How long it may be silent while it holds something.
+    pub quiet: Duration,
 }
 
 /// Something that takes its time, and how it is told.
@@ -76,7 +69,7 @@ enum Presence {
 
 impl<'a> Connection<'a> {
     pub fn new(stream: &'a UnixStream, daemon: &'a Arc<Daemon>) -> Self {
-        Connection { stream, daemon, beat: BEAT }
+        Connection { stream, daemon, beat: BEAT, quiet: QUIET }
     }
 
     /// A failure here is the client's or the socket's; it was told if it could be.
@@ -94,20 +87,29 @@ impl<'a> Connection<'a> {
 
     fn talk(&self) -> Result<()> {
         self.send(&hello(self.daemon))?;
-        let patience = Patience {
-            stream: self.stream,
-            until: Cell::new(Some(Instant::now() + GREETING_TIME)),
-            at_once: Cell::new(false),
-        };
-        let mut reader = wire::Reader::new(&patience);
-        let Some(greeting) = reader.next::<Greeting>()? else { return Ok(()) };
+        let patience = Patience::new(self.stream, Some(Instant::now() + GREETING_TIME));
+        let mut hearing = Hearing::new(&patience);
+        let Some(greeting) = hearing.reader.next::<Greeting>()? else { return Ok(()) };
         patience.until.set(None);
         check_version(greeting.protocol)?;
+        if greeting.beats {
+            hearing.expect_beats(self.quiet);
+        }
         let mut session = Session::new(who(&greeting.who));
-        while let Some(line) = reader.next_line()? {
-            match serde_json::from_slice::<Call>(line) {
-                Ok(call) => self.serve(&mut session, call, &mut reader, &patience)?,
-                Err(e) => self.not_understood(line, e)?,
+        let ended = self.serve_all(&mut session, &mut hearing);
+        if let Err(e) = &ended
+            && e.kind() == Kind::Unreachable
+        {
+            log::info!("control: {e}, what it held is free by={}", session.who);
+        }
+        ended
+    }
+
+    fn serve_all(&self, session: &mut Session, hearing: &mut Hearing<'_>) -> Result<()> {
+        while let Some(heard) = hearing.next(session.holds())? {
+            match heard {
+                Heard::Call(call) => self.serve(session, *call, hearing)?,
+                Heard::NotUnderstood { id, why } => self.not_understood(id, why)?,
             }
         }
         Ok(())
@@ -115,24 +117,18 @@ impl<'a> Connection<'a> {
 
     /// A call that we cannot read but whose number we can is a newer client's, or a slip: it gets its fault, and the
     /// next call is served. Anything else ends the connection.
-    fn not_understood(&self, line: &[u8], why: serde_json::Error) -> Result<()> {
+    fn not_understood(&self, id: Option<u64>, why: serde_json::Error) -> Result<()> {
         let error = Error::new(Kind::Refused, "understand the request").because(why);
-        match serde_json::from_slice::<Numbered>(line) {
-            Ok(Numbered { id }) => {
+        match id {
+            Some(id) => {
                 let version = env!("CARGO_PKG_VERSION");
                 self.end(id, Err(error.hint(format!("this is tako-server {version}; is it older than your tako?"))))
             }
-            Err(_) => Err(error),
+            None => Err(error),
         }
     }
 
-    fn serve(
-        &self,
-        session: &mut Session,
-        call: Call,
-        reader: &mut wire::Reader<&Patience<'_>>,
-        patience: &Patience<'_>,
-    ) -> Result<()> {
+    fn serve(&self, session: &mut Session, call: Call, hearing: &mut Hearing<'_>) -> Result<()> {
         let cut_short = || Err(Error::new(Kind::Bug, "the work ended without a word"));
         let done = || Ok(Reply::Done);
         match verbs::serve(self.daemon, session, call.request) {
@@ -141,10 +137,10 @@ impl<'a> Connection<'a> {
             Ok(Outcome::Joined(joined, heard)) => {
                 self.answer(call.id, Body::Notice(Notice::Joined(joined)))?;
                 let events = Following { heard, turns: of_event, closed: cut_short, endless: false };
-                self.follow(call.id, session, &events)
+                self.follow(call.id, session, &events, hearing)
             }
             Ok(Outcome::Command(command)) => {
-                let attended = self.attend(call.id, *command, reader, patience);
+                let attended = self.attend(call.id, *command, hearing);
                 if attended.is_err() {
                     session.let_go();
                 }
@@ -153,21 +149,27 @@ impl<'a> Connection<'a> {
             Ok(Outcome::Nothing) => Ok(()),
             Ok(Outcome::Events(heard)) => {
                 let events = Following { heard, turns: of_event, closed: cut_short, endless: false };
-                self.follow(call.id, session, &events)
+                self.follow(call.id, session, &events, hearing)
             }
             Ok(Outcome::Work(heard)) => {
                 let work = Following { heard, turns: of_work, closed: cut_short, endless: false };
-                self.follow(call.id, session, &work)
+                self.follow(call.id, session, &work, hearing)
             }
             Ok(Outcome::Lines { heard, endless }) => {
                 let lines = Following { heard, turns: of_lines, closed: done, endless };
-                self.follow(call.id, session, &lines)
+                self.follow(call.id, session, &lines, hearing)
             }
         }
     }
 
     /// Passes on what is heard until its end.
-    pub fn follow<T>(&self, id: u64, session: &mut Session, it: &Following<T>) -> Result<()> {
+    pub fn follow<T>(
+        &self,
+        id: u64,
+        session: &mut Session,
+        it: &Following<T>,
+        hearing: &mut Hearing<'_>,
+    ) -> Result<()> {
         let mut said = Instant::now();
         loop {
             let quiet = match it.heard.recv_timeout(WATCH) {
@@ -193,7 +195,7 @@ impl<'a> Connection<'a> {
                 said = Instant::now();
             }
             match self.presence() {
-                Presence::Here => {}
+                Presence::Here => hearing.listen(session.holds())?,
                 Presence::Silent if it.endless && quiet => return self.end(id, (it.closed)()),
                 Presence::Silent => session.let_go(),
                 Presence::Gone => {
@@ -247,13 +249,13 @@ fn of_work(said: Said) -> Vec<Turn> {
 
 /// As few messages as fit into the protocol's lines.
 pub(super) fn of_lines(told: Result<Told>) -> Vec<Turn> {
-    let Told { mut missed, lines } = match told {
+    let Told { mut missed, lines, up_to_date } = match told {
         Ok(told) => told,
         Err(e) => return vec![Turn::End(Err(e))],
     };
     let mut batches: Vec<Vec<LogLine>> = Vec::new();
     let mut room = 0;
-    if missed > 0 {
+    if missed > 0 || (up_to_date && lines.is_empty()) {
         batches.push(Vec::new());
         room = LINES_BYTES;
     }
@@ -266,8 +268,12 @@ pub(super) fn of_lines(told: Result<Told>) -> Vec<Turn> {
         room = room.saturating_sub(size);
         batches.last_mut().expect("the first line makes a batch").push(line);
     }
-    let mut turn = |lines| Turn::Notice(Notice::Lines { lines, missed: std::mem::take(&mut missed) });
-    batches.into_iter().map(&mut turn).collect()
+    let last = batches.len();
+    let turn = |(n, lines): (usize, _)| {
+        let up_to_date = up_to_date && n == last;
+        Turn::Notice(Notice::Lines { lines, missed: std::mem::take(&mut missed), up_to_date })
+    };
+    (1..).zip(batches).map(turn).collect()
 }
 
 fn check_version(version: u32) -> Result<()> {
@@ -288,34 +294,6 @@ pub(super) fn who(typed: &str) -> String {
     if clean.is_empty() { "somebody".into() } else { clean }
 }
 
-/// Reads from a client, until a deadline while there is one. A read timeout of the socket would start anew with every
-/// byte that drips in.
-pub(super) struct Patience<'a> {
-    pub stream: &'a UnixStream,
-    pub until: Cell<Option<Instant>>,
-    /// Says `WouldBlock` when nothing is there.
-    pub at_once: Cell<bool>,
-}
-
-impl Read for &Patience<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if let Some(until) = self.until.get() {
-            let left = until.saturating_duration_since(Instant::now());
-            let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) as _ };
-            let mut fds = [PollFd::from_borrowed_fd(self.stream.as_fd(), PollFlags::IN)];
-            if poll(&mut fds, Some(&left))? == 0 {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing came"));
-            }
-        }
-        if self.at_once.get() {
-            let (_, read) = rustix::net::recv(self.stream, &mut *buf, RecvFlags::DONTWAIT)?;
-            return Ok(read);
-        }
-        let mut stream = self.stream;
-        stream.read(buf)
-    }
-}
-
 /// The first line of every connection.
 pub(super) fn hello(daemon: &Daemon) -> Hello {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -326,5 +304,6 @@ pub(super) fn hello(daemon: &Daemon) -> Hello {
         target: daemon.about.target,
         clock_ms: now.as_millis().try_into().unwrap_or(u64::MAX),
         incoming: daemon.layout.incoming().display().to_string(),
+        hears_beats: true,
     }
 }

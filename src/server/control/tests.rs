@@ -1,11 +1,11 @@
-use std::cell::Cell;
 use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;
 use std::time::Instant;
 
 use crossbeam_channel::bounded;
 
-use super::connection::{BEAT, Following, MAX_WHO, Patience, Turn, of_lines, who};
+use super::connection::{BEAT, Connection, Following, MAX_WHO, Turn, of_lines, who};
+use super::hearing::{Hearing, Patience, QUIET};
 use super::*;
 use crate::proto::control::{Greeting, LogLine, Notice, Reply};
 use crate::proto::target::Target;
@@ -231,6 +231,71 @@ fn a_client_that_vanishes_while_work_is_done_stops_it_and_frees_its_lock() {
     assert!(!release.join(".prepared").exists() && !release.join("ended").exists());
 }
 
+/// A client, whose promise to speak is this, of a server that waits for `quiet`.
+fn promising(w: &World, beats: bool, quiet: Duration) -> Client {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_read_timeout(Some(SOON)).unwrap();
+    let daemon = w.daemon.clone();
+    thread::spawn(move || Connection { stream: &ours, daemon: &daemon, beat: BEAT, quiet }.converse());
+    let mut client = Client { reader: BufReader::new(theirs.try_clone().unwrap()), stream: theirs };
+    assert!(client.hear().contains(r#""hears_beats":true"#));
+    client.say(&format!(r#"{{"protocol":1,"client":"0.1.0","who":"ana@laptop","beats":{beats}}}"#));
+    client
+}
+
+#[test]
+fn a_client_that_falls_silent_without_an_end_loses_its_lock_and_is_told() {
+    let w = world();
+    let mut bo = w.greeted("bo@ci");
+    let mut ana = promising(&w, true, Duration::from_millis(50));
+    assert_eq!(ana.lock_shop(), DONE);
+    eventually("the lock is free though the connection stands", || bo.lock_shop() == DONE);
+    let told = ana.hear();
+    assert!(told.contains(r#""kind":"unreachable""#) && told.contains("nothing was heard of the client"), "{told}");
+    assert_eq!(ana.hear(), "");
+}
+
+#[test]
+fn a_client_that_falls_silent_while_work_is_done_stops_it_and_frees_its_lock() {
+    let w = world();
+    let release = w.dir.path().join("data/apps/shop/releases/v1");
+    fs::create_dir_all(&release).unwrap();
+    fs::write(release.join(".complete"), "").unwrap();
+    let mut ana = promising(&w, true, Duration::from_millis(300));
+    assert_eq!(ana.lock_shop(), DONE);
+    ana.say(
+        &r#"{"id":2,"request":{"prepare":{"manifest":{"app":"shop","version":"v1","runtime":"binary","main":"run",
+           "install":["sh","-c","touch begun; sleep 60; touch ended"]}}}}"#
+            .replace('\n', ""),
+    );
+    eventually("the installer runs, or it was too late for it", || {
+        // On a machine that does much else the silence may be over before it begins.
+        release.join("begun").exists() || w.greeted("bo@ci").lock_shop() == DONE
+    });
+    let mut bo = w.greeted("bo@ci");
+    eventually("the lock is free", || bo.lock_shop() == DONE);
+    assert!(!release.join(".prepared").exists() && !release.join("ended").exists());
+}
+
+#[test]
+fn a_client_that_beats_or_never_promised_to_keeps_its_lock() {
+    let w = world();
+    let mut bo = w.greeted("bo@ci");
+    // An older one says nothing between its calls.
+    let mut older = promising(&w, false, Duration::from_millis(1));
+    assert_eq!(older.lock_shop(), DONE);
+    let mut ana = promising(&w, true, SOON);
+    let lock = r#"{"id":1,"request":{"lock":{"app":"blog","version":"4f2c9ab"}}}"#;
+    assert_eq!(ana.ask(lock), DONE);
+    for _ in 0..3 {
+        ana.say(r#"{"id":0,"request":"beat"}"#);
+    }
+    // A beat is no call: what comes after it is answered, and nothing else.
+    assert!(ana.ask(r#"{"id":7,"request":"info"}"#).starts_with(r#"{"id":7,"body":{"reply":{"info""#));
+    assert!(bo.lock_shop().contains(r#""kind":"busy""#) && bo.ask(lock).contains(r#""kind":"busy""#));
+    assert_eq!(older.lock_shop(), DONE);
+}
+
 #[test]
 fn deletes_what_was_never_started() {
     let w = world();
@@ -299,7 +364,7 @@ fn stopping_takes_the_socket_away_unless_it_is_a_successors() {
 fn a_greeting_that_drips_in_has_a_deadline() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let until = Instant::now() + Duration::from_millis(50);
-    let patience = Patience { stream: &ours, until: Cell::new(Some(until)), at_once: Cell::new(false) };
+    let patience = Patience::new(&ours, Some(until));
     theirs.write_all(b"{").unwrap();
     let e = wire::Reader::new(&patience).next::<Greeting>().unwrap_err();
     assert_eq!(e.kind(), Kind::Timeout);
@@ -313,8 +378,10 @@ fn following(w: &World, endless: bool, beat: Duration) -> (Client, crossbeam_cha
     let daemon = w.daemon.clone();
     thread::spawn(move || {
         let it = Following { heard, turns: of_lines, closed: || Ok(Reply::Done), endless };
-        let connection = Connection { stream: &ours, daemon: &daemon, beat };
-        let _ = connection.follow(1, &mut Session::new("ana".into()), &it);
+        let connection = Connection { stream: &ours, daemon: &daemon, beat, quiet: QUIET };
+        let patience = Patience::new(&ours, None);
+        let mut hearing = Hearing::new(&patience);
+        let _ = connection.follow(1, &mut Session::new("ana".into()), &it, &mut hearing);
     });
     (Client { reader: BufReader::new(theirs.try_clone().unwrap()), stream: theirs }, to)
 }
@@ -332,7 +399,7 @@ fn a_client_hears_a_beat_also_among_events_that_tell_it_nothing() {
     let (mut client, looks) = following(&w, true, Duration::from_millis(300));
     // More often than the beat, until the connection is over.
     let looking = thread::spawn(move || {
-        while looks.send(Ok(Told { missed: 0, lines: Vec::new() })).is_ok() {
+        while looks.send(Ok(Told { missed: 0, lines: Vec::new(), up_to_date: false })).is_ok() {
             thread::yield_now();
         }
     });
@@ -372,18 +439,24 @@ fn many_long_lines_are_told_in_messages_that_fit() {
         stream: crate::proto::control::Stream::Out,
         text: "\u{1}".repeat(n),
     };
-    let turns = of_lines(Ok(Told { missed: 7, lines: (0..40).map(|_| line(16 << 10)).collect() }));
+    let turns = of_lines(Ok(Told { missed: 7, lines: (0..40).map(|_| line(16 << 10)).collect(), up_to_date: true }));
     let (mut count, mut told) = (0, 0);
+    let mut ends = Vec::new();
     for turn in turns {
         let Turn::Notice(notice) = turn else { panic!("only notices") };
-        let Notice::Lines { lines, missed } = &notice else { panic!("only lines") };
+        let Notice::Lines { lines, missed, up_to_date } = &notice else { panic!("only lines") };
+        ends.push(*up_to_date);
         count += lines.len();
         told += missed;
         wire::send(&mut io::sink(), &Answer { id: 1, body: Body::Notice(notice) }).unwrap();
     }
     assert_eq!((count, told), (40, 7));
-    assert!(of_lines(Ok(Told { missed: 0, lines: Vec::new() })).is_empty(), "a look at who listens is no message");
-    assert_eq!(of_lines(Ok(Told { missed: 1, lines: Vec::new() })).len(), 1);
+    assert!(ends.len() > 2 && ends.pop() == Some(true) && !ends.contains(&true), "what was kept ends once: {ends:?}");
+    assert!(
+        of_lines(Ok(Told { missed: 0, lines: Vec::new(), up_to_date: false })).is_empty(),
+        "a look at who listens is no message"
+    );
+    assert_eq!(of_lines(Ok(Told { missed: 1, lines: Vec::new(), up_to_date: false })).len(), 1);
 }
 
 #[test]

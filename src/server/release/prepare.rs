@@ -2,7 +2,7 @@
 //!
 //! An installer runs code of strangers, so it runs as the app's user, at low priority, with the app's own HOME and
 //! caches, for a bounded time; the release is lent to that user meanwhile. All that it said is kept in a file, and its
-//! last lines go to whoever deployed.
+//! last lines go to whoever deployed. Where it would do what it did for an earlier release, that is taken over (`packages`).
 //!
 //! **Invariant**: the marker says that all of it went well and is on disk; a new release for which it did not is gone.
 
@@ -17,6 +17,7 @@ use super::super::install::{self, Run};
 use super::super::layout::Layout;
 use super::super::runtime::{self, Runtimes};
 use super::super::{crash, owner};
+use super::packages::Packages;
 use super::{describe, give_up, is_complete};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
@@ -37,8 +38,23 @@ pub(crate) struct Preparing<'a> {
     pub manifest: &'a Manifest,
     /// Whom the app runs as.
     pub user: Option<User>,
+    /// Whether its packages are installed also where those of an earlier release would do.
+    pub anew: bool,
     /// Set when nobody needs it any more.
     pub gone: &'a AtomicBool,
+}
+
+/// What installs the dependencies, with all that it is given.
+pub(super) struct Installer {
+    pub words: Vec<String>,
+    pub dir: PathBuf,
+    /// What the first word means here.
+    pub program: PathBuf,
+    /// Whose package manager comes first.
+    pub runtime: Option<PathBuf>,
+    pub beside: Vec<PathBuf>,
+    pub home: PathBuf,
+    pub env: Vec<(OsString, OsString)>,
 }
 
 impl Preparing<'_> {
@@ -67,13 +83,22 @@ impl Preparing<'_> {
         if marker.is_file() {
             return Ok(());
         }
-        if let Some(program) = &runtime {
-            self.compare_versions(program, said);
+        let found = runtime.as_deref().and_then(|program| runtime::version_of(layout, program));
+        if let (Some(program), Some(found)) = (&runtime, &found) {
+            self.compare_versions(program, found, said);
         }
-        let beside: Vec<PathBuf> = runtime.iter().filter_map(|p| p.parent()).map(Path::to_owned).collect();
-        if let Some((words, dir)) = self.installer() {
-            said(format!("install dependencies ({})", words.join(" ")));
-            self.install(&words, dir, &beside)?;
+        if let Some((words, dir)) = self.installer(found.as_deref()) {
+            let installer = self.with_all(words, dir, runtime).context(|| self.doing())?;
+            let packages = Packages::begin(self, &installer);
+            let taken = if self.anew { None } else { packages.take().context(|| self.doing())? };
+            match taken {
+                Some(from) => said(format!("packages unchanged since {from}")),
+                None => {
+                    said(format!("install dependencies ({})", installer.words.join(" ")));
+                    self.install(&installer)?;
+                    packages.record();
+                }
+            }
             self.sync_all()?;
         }
         crash::point("prepare: to be described");
@@ -85,8 +110,8 @@ impl Preparing<'_> {
     }
 
     /// What installs the dependencies, and where: beside the nearest lockfile, from the app's folder up to the release's
-    /// root.
-    pub(super) fn installer(&self) -> Option<(Vec<String>, PathBuf)> {
+    /// root. `version` is that of the runtime.
+    pub(super) fn installer(&self, version: Option<&str>) -> Option<(Vec<String>, PathBuf)> {
         let Preparing { layout, manifest, .. } = *self;
         let dir = layout.app_dir(manifest);
         match &manifest.install {
@@ -99,23 +124,36 @@ impl Preparing<'_> {
         up.map(Path::to_owned).find_map(|d| {
             let read = |file: &str| beginning_of(&d.join(file));
             let folder = Folder { has: &|file| d.join(file).is_file(), read: &read };
-            let argv = packages::production(manifest.runtime, &folder)?;
+            let argv = packages::production(manifest.runtime, version, &folder)?;
             Some((argv.into_iter().map(str::to_owned).collect(), d))
         })
     }
 
-    fn install(&self, words: &[String], dir: PathBuf, beside: &[PathBuf]) -> Result<()> {
-        let Preparing { layout, manifest, user, gone, .. } = *self;
+    fn doing(&self) -> String {
+        format!("install the dependencies of {} {}", self.manifest.app, self.manifest.version)
+    }
+
+    fn with_all(&self, words: Vec<String>, dir: PathBuf, runtime: Option<PathBuf>) -> Result<Installer> {
+        let Preparing { layout, manifest, user, .. } = *self;
         let app = &manifest.app;
-        let doing = || format!("install the dependencies of {app} {}", manifest.version);
-        let program = self.tool(words.first().expect("an installer has a program"), &dir, beside).context(doing)?;
-        owner::arrange(layout, app, user).context(doing)?;
+        let beside: Vec<PathBuf> = runtime.iter().filter_map(|p| p.parent()).map(Path::to_owned).collect();
+        let program = self.tool(words.first().expect("an installer has a program"), &dir, &beside)?;
+        owner::arrange(layout, app, user)?;
         // What a tool keeps in its home is there when the app runs.
         let home = user.map_or_else(|| runtime::home(layout), |_| layout.app_home(app));
-        let mut env = install::environment(runtime::path_with(beside), &home, &layout.app_tmp(app));
+        let mut env = install::environment(runtime::path_with(&beside), &home, &layout.app_tmp(app));
         env.extend(manifest.vars.iter().map(|(name, value)| (name.into(), value.into())));
+        Ok(Installer { words, dir, program, runtime, beside, home, env })
+    }
+
+    fn install(&self, installer: &Installer) -> Result<()> {
+        let Preparing { layout, manifest, user, gone, .. } = *self;
+        let app = &manifest.app;
+        let doing = || self.doing();
+        let Installer { words, dir, program, env, .. } = installer;
         let argv: Vec<OsString> = [program.into()].into_iter().chain(words[1..].iter().map(OsString::from)).collect();
         let kept = layout.install_log(app);
+        let (dir, env) = (dir.clone(), env.clone());
         let run = Run { argv: &argv, dir, env, limit: INSTALL_TIME, user, low: true, kept: Some(&kept) };
 
         let release = layout.release(app, &manifest.version);
@@ -166,13 +204,11 @@ impl Preparing<'_> {
     }
 
     /// A runtime of another version than the build had may well do, but it is worth a word.
-    fn compare_versions(&self, program: &Path, said: &mut dyn FnMut(String)) {
+    fn compare_versions(&self, program: &Path, found: &str, said: &mut dyn FnMut(String)) {
         let Manifest { app, runtime, .. } = self.manifest;
         debug_assert!(*runtime != Runtime::Binary, "a binary has no runtime");
         let Some(wanted) = runtime::wanted(self.manifest) else { return };
-        if let Some(found) = runtime::version_of(self.layout, program)
-            && found != wanted
-        {
+        if found != wanted {
             said(format!("use {} {found} of this server, {wanted} was built for", runtime.as_str()));
             log::warn!("app={app} wants {} {wanted}, found {found} at {}", runtime.as_str(), program.display());
         }

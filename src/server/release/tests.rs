@@ -92,7 +92,7 @@ impl World {
         let layout = std::sync::Arc::new(self.layout.clone());
         let runtimes = Runtimes::new(layout, Target::of_this_machine().unwrap(), None);
         let gone = &AtomicBool::new(false);
-        act(&Preparing { layout: &self.layout, runtimes: &runtimes, manifest, user: None, gone })
+        act(&Preparing { layout: &self.layout, runtimes: &runtimes, manifest, user: None, anew: false, gone })
     }
 
     fn left_in_releases(&self) -> Vec<String> {
@@ -325,8 +325,9 @@ fn finds_the_lockfile_of_a_workspace_above_the_app_and_not_above_the_release() {
     let w = world();
     let release = w.unpack("v1", &[("apps/web/run", "x"), ("package-lock.json", "{}")]);
     fs::write(w.layout.releases(&w.id).join("bun.lock"), "").unwrap();
-    let of =
-        |dir: &str, runtime| w.preparing(&Manifest { dir: dir.into(), runtime, ..w.manifest("v1") }, |p| p.installer());
+    let of = |dir: &str, runtime| {
+        w.preparing(&Manifest { dir: dir.into(), runtime, ..w.manifest("v1") }, |p| p.installer(None))
+    };
     assert_eq!(of("apps/web", Runtime::Node).unwrap().1, release);
     assert_eq!(of("", Runtime::Bun).unwrap().0.join(" "), "bun install --production");
     fs::remove_file(release.join("package-lock.json")).unwrap();

@@ -41,7 +41,7 @@ pub(crate) struct Candidate {
     app: AppId,
     version: Version,
     is_good: bool,
-    _lock: Arc<Held>,
+    lock: Arc<Held>,
 }
 
 pub(super) fn run(daemon: &Daemon, session: &Session, order: Run) -> Result<Outcome> {
@@ -72,7 +72,8 @@ pub(super) fn release(daemon: &Daemon, session: &Session, order: RunRelease) -> 
         let message = format!("{version} of {app} is not ready on this server");
         return Err(Error::new(Kind::Refused, message).hint("prepare it first"));
     }
-    let candidate = Candidate { layout, app: app.clone(), version, is_good: false, _lock: lock };
+    let candidate = Candidate { layout, app: app.clone(), version, is_good: false, lock };
+    candidate.lock.at("running the release command");
     let task = daemon.find_or_start(&app)?.task(Of::Coming(Box::new(manifest), secrets))?;
     log::info!("app={app} release={} its release command begins by={}", task.version(), session.who);
     let argv = vec!["/bin/sh".into(), "-c".into(), command];

@@ -18,6 +18,23 @@ fn no_locks(fleet: &Fleet) {
     }
 }
 
+/// Ctrl-C before the swap, and the same words wherever it comes.
+fn is_ended_by_an_interrupt(run: Run) {
+    run.interrupt();
+    let ran = run.end();
+    assert_eq!(ran.code, 130, "{ran}");
+    assert!(ran.err.contains("interrupted; every server is as it was"), "{ran}");
+}
+
+/// A deploy whose second server is in the swap, until it is unsaid.
+fn held_in_the_swap(fleet: &Fleet) -> Run {
+    fleet.change();
+    fleet.say(1, "wait");
+    let mut run = fleet.begin(&DEPLOY);
+    run.until("two", "starting");
+    run
+}
+
 #[test]
 fn before_the_swap_nothing_is_changed() {
     let fleet = Fleet::start();
@@ -31,10 +48,7 @@ fn before_the_swap_nothing_is_changed() {
     let mut run = fleet.begin(&DEPLOY);
     run.until("Build", "sleep 600");
     run.until("Connect", "one, two, three");
-    run.interrupt();
-    let ran = run.end();
-    assert_eq!(ran.code, 130, "{ran}");
-    assert!(ran.err.contains("interrupted; every server is as it was"), "{ran}");
+    is_ended_by_an_interrupt(run);
     no_locks(&fleet);
 
     // While the dependencies are installed.
@@ -44,10 +58,7 @@ fn before_the_swap_nothing_is_changed() {
     let mut run = fleet.begin(&DEPLOY);
     run.until("Upload one", "prepared");
     run.until("Upload two", "install");
-    run.interrupt();
-    let ran = run.end();
-    assert_eq!(ran.code, 130, "{ran}");
-    assert!(ran.err.contains("interrupted; every server is as it was"), "{ran}");
+    is_ended_by_an_interrupt(run);
     no_locks(&fleet);
     fleet.unsay(1, "hold");
 
@@ -98,10 +109,7 @@ fn in_the_swap_who_has_not_committed_goes_back() {
 fn twice_leaves_the_servers_to_it_and_attach_tells_how_it_ended() {
     let fleet = Fleet::start();
     fleet.deploy();
-    fleet.change();
-    fleet.say(1, "wait");
-    let mut run = fleet.begin(&DEPLOY);
-    run.until("two", "starting");
+    let mut run = held_in_the_swap(&fleet);
     // The server cannot be told: what it has begun it goes on with.
     kill_process(server(&fleet, 1), Signal::STOP).unwrap();
     run.interrupt();
@@ -129,10 +137,7 @@ fn attach_joins_a_deploy_and_ends_as_it_does() {
     fleet.deploy();
 
     // One that comes up.
-    fleet.change();
-    fleet.say(1, "wait");
-    let mut run = fleet.begin(&DEPLOY);
-    run.until("two", "starting");
+    let run = held_in_the_swap(&fleet);
     let mut attached = Run::begin(&other, &["deploy", "--attach", "--json"]);
     attached.until("two", "starting");
     // Ctrl-C there ends nothing but itself.
@@ -163,10 +168,7 @@ fn attach_joins_a_deploy_and_ends_as_it_does() {
 fn a_connection_that_is_lost_in_the_swap_is_no_end_of_the_deploy() {
     let fleet = Fleet::start();
     fleet.deploy();
-    fleet.change();
-    fleet.say(1, "wait");
-    let mut run = fleet.begin(&DEPLOY);
-    run.until("two", "starting");
+    let mut run = held_in_the_swap(&fleet);
     let port = format!("{}", fleet.sshds[1].port);
     let all = run.connections().into_iter();
     let ours: Vec<_> = all.filter(|(_, line)| line.contains("ssh") && line.contains(&port)).collect();

@@ -102,6 +102,10 @@ pub(super) fn platform_of(image: &str) -> Argv {
     words(&["image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", image])
 }
 
+pub(super) fn identity_of(image: &str) -> Argv {
+    words(&["image", "inspect", "--format", "{{.Id}}{{range .RepoDigests}} {{.}}{{end}}", image])
+}
+
 pub(super) fn pull(about: About<'_>) -> Argv {
     words(&["pull", "--platform", about.platform, about.image])
 }

@@ -39,31 +39,43 @@ pub(super) fn command(argv: &Argv) -> Command {
     command
 }
 
+/// The lines of an answer that is welcome, but not needed.
+///
+/// # Errors
+/// Whatever the reason that there is none; Interrupted.
+pub(super) fn glance(argv: &Argv, limit: Duration, interrupt: Option<&Interrupt>) -> Result<Vec<String>> {
+    let answer = call(argv, "answer", limit, interrupt)?;
+    match answer.status {
+        Some(status) if status.success() => Ok(answer.out),
+        _ => Err(Error::new(Kind::Build, "docker did not answer").with_detail(answer.err)),
+    }
+}
+
 impl Docker<'_> {
     /// The lines of an answer.
     ///
     /// # Errors
     /// Build with the reason, Timeout, Interrupted.
     pub fn ask(&self, argv: &Argv, doing: &str) -> Result<Vec<String>> {
-        let answer = self.call(argv, doing, ANSWER, Some(self.interrupt))?;
+        let answer = call(argv, doing, ANSWER, Some(self.interrupt))?;
         self.good(answer, doing)
     }
 
     /// The same, `None` when Docker says no.
     pub fn try_to_ask(&self, argv: &Argv) -> Result<Option<Vec<String>>> {
-        let answer = self.call(argv, "answer", ANSWER, Some(self.interrupt))?;
+        let answer = call(argv, "answer", ANSWER, Some(self.interrupt))?;
         Ok(answer.status.is_some_and(|s| s.success()).then_some(answer.out))
     }
 
     /// What must not be stopped half way: afterwards it is known whether it happened.
     pub fn settle(&self, argv: &Argv, doing: &str) -> Result<()> {
-        let answer = self.call(argv, doing, ANSWER, None)?;
+        let answer = call(argv, doing, ANSWER, None)?;
         self.good(answer, doing).map(drop)
     }
 
     /// What is no harm if it does not happen.
     pub fn try_to(&self, argv: &Argv, limit: Duration) {
-        let _ = self.call(argv, "clean up", limit, None);
+        let _ = call(argv, "clean up", limit, None);
     }
 
     /// Starts what runs until it is dropped, and waits for its first line, which is `up`.
@@ -165,19 +177,19 @@ impl Docker<'_> {
             _ => Err(verdict::failed(doing, self.about, answer.err)),
         }
     }
+}
 
-    fn call(&self, argv: &Argv, doing: &str, limit: Duration, interrupt: Option<&Interrupt>) -> Result<Answer> {
-        let mut command = command(argv);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut owned = spawn(&mut command)?;
-        let out = lines_of(owned.child.stdout.take().expect("stdout was asked to be a pipe"));
-        let err = lines_of(owned.child.stderr.take().expect("stderr was asked to be a pipe"));
-        let status = wait(&mut owned, Some(limit), interrupt)?;
-        drop(owned);
-        match status {
-            Some(_) => Ok(Answer { status, out: joined(out), err: joined(err) }),
-            None => Err(silent(doing)),
-        }
+fn call(argv: &Argv, doing: &str, limit: Duration, interrupt: Option<&Interrupt>) -> Result<Answer> {
+    let mut command = command(argv);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut owned = spawn(&mut command)?;
+    let out = lines_of(owned.child.stdout.take().expect("stdout was asked to be a pipe"));
+    let err = lines_of(owned.child.stderr.take().expect("stderr was asked to be a pipe"));
+    let status = wait(&mut owned, Some(limit), interrupt)?;
+    drop(owned);
+    match status {
+        Some(_) => Ok(Answer { status, out: joined(out), err: joined(err) }),
+        None => Err(silent(doing)),
     }
 }
 

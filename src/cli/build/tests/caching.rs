@@ -141,6 +141,53 @@ fn a_bad_entry_is_built_again_and_no_cache_builds_anyway() {
 }
 
 #[test]
+fn two_environments_share_a_build_unless_it_bakes_in_what_they_differ_in() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("main"), "1");
+    let mut project = project(dir.path(), "main");
+    project.build.run = Some("echo \"$VITE_API $API\" > seen".into());
+    let built = |vars: &[(&str, &str)]| {
+        let vars = vars.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let order = super::super::order(&project, &vars, Wish::Locked).unwrap();
+        let built = build(&project, &order, false, &Interrupt::never(), &|_| {}).unwrap().remove(0);
+        (built.cached, fs::read_to_string(dir.path().join(".tako/build/seen")).unwrap())
+    };
+    assert_eq!(built(&[("API", "a")]), (false, " \n".into()));
+    assert!(built(&[("API", "b")]).0, "the running app's alone");
+    assert_eq!(built(&[("API", "a"), ("VITE_API", "a")]), (false, "a \n".into()));
+    assert_eq!(built(&[("API", "a"), ("VITE_API", "b c")]), (false, "b c \n".into()));
+    assert!(built(&[("API", "b"), ("VITE_API", "a")]).0);
+}
+
+#[test]
+fn where_nothing_runs_a_variable_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("main"), "1");
+    let project = project(dir.path(), "main");
+    let key = |value: &str| {
+        let vars = [("VITE_API".to_string(), value.to_string())].into();
+        let order = super::super::order(&project, &vars, Wish::Locked).unwrap();
+        cache::key(&project, &order, order.targets[0]).unwrap()
+    };
+    assert_eq!(key("a"), key("b"));
+}
+
+#[test]
+fn a_container_sees_of_the_variables_what_a_build_here_does() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("main"), "1");
+    let mut project = project(dir.path(), "main");
+    project.build.run = Some("true".into());
+    project.build.container = Some(true);
+    let vars = ["API", "VITE_API", "NEXT_PUBLIC_API"].map(|name| (name.to_string(), "x".to_string())).into();
+    let order = super::super::order(&project, &vars, Wish::Locked).unwrap();
+    assert_eq!(order.vars().collect::<Vec<_>>(), ["NEXT_PUBLIC_API", "VITE_API"]);
+    let none = super::super::order(&project, &BTreeMap::new(), Wish::Locked).unwrap();
+    let key = |order: &Order| cache::key(&project, order, order.targets[0]).unwrap();
+    assert_ne!(key(&order), key(&none));
+}
+
+#[test]
 fn sources_that_changed_while_another_build_was_waited_for_are_not_built() {
     let dir = tempfile::tempdir().unwrap();
     write(&dir.path().join("main"), "1");

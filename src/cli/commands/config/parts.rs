@@ -274,6 +274,13 @@ fn vars(facts: &Facts<'_>) -> Part {
         let from = facts.written(&["vars", env, name]).or_else(|| facts.written(&["vars", name]));
         part.set(name, value.as_str(), from.unwrap_or_default());
     }
+    if !part.sets.is_empty() {
+        let seen: Vec<&str> = facts.order.vars().collect();
+        part.remark(match seen.as_slice() {
+            [] => "for the running app: a build sees those that frameworks bake in, such as VITE_*".into(),
+            seen => format!("a build sees {}; the others are for the running app", seen.join(", ")),
+        });
+    }
     let mode = if facts.env_name.is_development() { "development" } else { "production" };
     part.remark(format!("by Tako: ENV, TAKO_ENV: {env}; NODE_ENV, BUN_ENV, DENO_ENV: {mode};"));
     part.remark("HOST, PORT, TAKO_BUILD and TAKO_DATA_DIR: those of each instance");

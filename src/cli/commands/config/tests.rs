@@ -1,8 +1,8 @@
-use std::fs;
 use std::path::Path;
 
 use super::*;
 use crate::cli::args::Wish;
+use crate::cli::detect;
 use crate::cli::golden;
 use crate::cli::ui::Settings;
 use crate::proto::target::Target;
@@ -16,13 +16,8 @@ const FILES: [(&str, &str); 5] = [
 ];
 
 fn folder(files: &[(&str, &str)], config: Option<&str>) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    for (name, text) in files.iter().copied().chain(config.map(|text| (FILE, text))) {
-        let path = dir.path().join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-    dir
+    let all: Vec<(&str, &str)> = files.iter().copied().chain(config.map(|text| (FILE, text))).collect();
+    detect::tests::folder(&all)
 }
 
 /// What `tako config` prints, and what it says beside that; the machine's own part is left out.
@@ -64,6 +59,7 @@ B = "base \"quoted\""
 
 [vars.staging]
 A = "staging"
+VITE_API = "https://api.staging.example.com"
 
 [limits]
 cpu = 1.5

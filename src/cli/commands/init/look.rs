@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::cli::build::preset::built_in;
-use crate::cli::detect::{self, Package};
+use crate::cli::detect::{self, Needs, Package};
 use crate::disk::read_if_there;
 use crate::proto::manifest::Runtime;
 
@@ -20,6 +20,9 @@ const MAX_APPS: usize = 6;
 /// Folders that are looked into for them.
 const MAX_FOLDERS: usize = 200;
 
+/// Packages that a project with the preset `hono` may need, of npm and of JSR.
+const HONO: [(&str, &str); 3] = [("@hono/node-server", "hono"), ("hono", "hono"), ("@hono/hono", "hono")];
+
 /// An answer, and where it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen<T> {
@@ -30,7 +33,7 @@ pub(super) struct Seen<T> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
     pub runtime: Option<Seen<Runtime>>,
-    /// The preset for the framework that the package depends on.
+    /// The preset for the framework that the project depends on.
     pub preset: Option<Seen<String>>,
     /// A file that nobody would find by itself; `None` with a runtime that has one by habit too.
     pub main: Option<Seen<String>>,
@@ -66,9 +69,8 @@ impl Found {
 
 fn script(dir: &Path, runtime: Seen<Runtime>) -> Found {
     let habit = detect::main(dir, runtime.value);
-    let package = Package::of(dir);
     let started = detect::started(dir).map(|(value, why)| Seen { value, why });
-    let preset = package.as_ref().and_then(|p| preset(dir, p, runtime.value, started.is_some() || habit.is_some()));
+    let preset = preset(dir, runtime.value, started.is_some() || habit.is_some());
     let (main, habit) = match (&preset, habit) {
         // It says what is run.
         (Some(_), _) => (None, None),
@@ -80,20 +82,27 @@ fn script(dir: &Path, runtime: Seen<Runtime>) -> Found {
 
 /// What an app is made with, as its dependencies tell, if there is a preset for that; the first that is there counts.
 /// Some of them are also only a part of an app that has a `server` of its own.
-fn preset(dir: &Path, package: &Package, runtime: Runtime, server: bool) -> Option<Seen<String>> {
-    let page = dir.join("index.html").is_file();
-    let known = detect::FAMILIES.into_iter().chain([("@hono/node-server", "hono")]);
+fn preset(dir: &Path, runtime: Runtime, server: bool) -> Option<Seen<String>> {
+    let there = |name: &str| dir.join(name).is_file();
+    let needs = Needs::of(dir, runtime);
+    let known = detect::FAMILIES.into_iter().chain(HONO);
     let is_it = |needed: &str, name: &str| {
-        let fits = match name {
+        let fits = match (name, runtime) {
             // Neither is always the whole app.
-            "vite" => !server && page,
-            "hono" => !server && runtime == Runtime::Node,
+            ("vite", _) => !server && there("index.html"),
+            ("hono", Runtime::Node) => !server && needed == "@hono/node-server",
+            // The preset knows how it is developed.
+            ("hono", Runtime::Deno) => there("main.ts"),
+            // The file that is there says it all.
+            ("hono", _) => false,
             _ => true,
         };
-        fits && package.needs(needed) && built_in::family(runtime, name).is_some()
+        fits && built_in::family(runtime, name).is_some()
     };
-    let (package, name) = known.into_iter().find(|(needed, name)| is_it(needed, name))?;
-    Some(Seen { value: name.into(), why: format!("`{package}` in package.json") })
+    known.into_iter().find_map(|(needed, name)| {
+        let file = needs.file_with(needed).filter(|_| is_it(needed, name))?;
+        Some(Seen { value: name.into(), why: format!("`{needed}` in {file}") })
+    })
 }
 
 fn usual_main(dir: &Path) -> Option<Seen<String>> {
@@ -298,16 +307,7 @@ fn text(path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, text) in files {
-            let path = dir.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        dir
-    }
+    use crate::cli::detect::tests::folder;
 
     fn found(files: &[(&str, &str)]) -> Found {
         Found::of(folder(files).path(), None)
@@ -353,6 +353,24 @@ mod tests {
         check(r#""@hono/node-server":"1""#, &[], Some("hono"));
         check(r#""@hono/node-server":"1""#, &["bun.lock"], None);
         check(r#""left-pad":"1""#, &[], None);
+        check(r#""hono":"4""#, &[], None);
+    }
+
+    #[test]
+    fn a_framework_is_told_by_what_deno_imports() {
+        let check = |imports: &str, files: &[&str], expected: Option<(&str, &str)>| {
+            let deno = format!("{{ // ours\n\"imports\":{{{imports}}},}}");
+            let all: Vec<(&str, &str)> = files.iter().map(|f| (*f, "")).chain([("deno.json", &*deno)]).collect();
+            let preset = found(&all).preset;
+            assert_eq!(preset.as_ref().map(|p| (p.value.as_str(), p.why.as_str())), expected, "{imports} {files:?}");
+        };
+        check(r#""astro":"npm:astro@5""#, &[], Some(("astro", "`astro` in deno.json")));
+        check(r#""hono":"jsr:@hono/hono@4""#, &["main.ts"], Some(("hono", "`@hono/hono` in deno.json")));
+        check(r#""hono":"npm:hono@4""#, &["main.ts"], Some(("hono", "`hono` in deno.json")));
+        check(r#""hono":"npm:hono@4""#, &["server.ts"], None);
+        check(r#""vite":"npm:vite@7""#, &["index.html"], Some(("vite", "`vite` in deno.json")));
+        check(r#""vite":"npm:vite@7""#, &["index.html", "main.ts"], None);
+        check(r#""std":"jsr:@std/http@1""#, &["main.ts"], None);
     }
 
     #[test]

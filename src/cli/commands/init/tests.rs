@@ -64,6 +64,7 @@ fn whatever_is_found_makes_a_file_that_loads() {
     check("express", &[("package.json", r#"{"scripts":{"start":"node server.js"}}"#), ("server.js", "")]);
     check("nextjs", &[("package.json", r#"{"dependencies":{"next":"15"}}"#), ("pnpm-lock.yaml", "")]);
     check("deno", &[("deno.json", "{}"), ("main.ts", "")]);
+    check("deno-hono", &[("deno.jsonc", "{\"imports\":{\"hono\":\"jsr:@hono/hono@4\",}}"), ("main.ts", "")]);
     check(
         "rust",
         &[("Cargo.toml", "[package]\nname = \"api\"\n"), ("Cargo.lock", ""), ("src/main.rs", "\"/healthz\"")],

@@ -1,8 +1,9 @@
 //! Merge: the lines of several servers in order of time. Pure; the time is an argument.
 //!
-//! A line is told once every server that still speaks has a later one, or has ended. One who follows cannot wait for a
-//! server that is quiet: there a line is told when it has waited [`HOLD`], which is what servers may differ in being
-//! fast.
+//! A line of the past is told once every server that still speaks of it has a later one, or has told all of it. One who
+//! follows cannot wait for a server that is quiet: there a line is told when it has waited [`HOLD`], which is what
+//! servers may differ in being fast. The present begins when all servers have told what they kept; one that says nothing
+//! for [`CATCHING_UP`] is not waited for.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -11,12 +12,16 @@ use crate::proto::control::LogLine;
 
 /// Longer than most networks take, shorter than a person notices.
 const HOLD: Duration = Duration::from_millis(250);
+/// Of a server's silence before all that it kept is told. It finds the end of 50 MB of lines in a fraction of this.
+const CATCHING_UP: Duration = Duration::from_secs(4);
 
 #[derive(Debug, PartialEq)]
 pub(super) enum Piece {
     Line(LogLine),
     /// So many lines are missing here.
     Missed(u64),
+    /// All that was kept is told.
+    UpToDate,
     /// Nothing more is heard, and why.
     Lost(String),
 }
@@ -25,6 +30,8 @@ pub(super) enum Piece {
 pub(super) enum Next {
     /// Of the server with this number.
     Piece(usize, Piece),
+    /// The past is told, for one who follows; only once.
+    Live,
     /// For one of those that are lacking, and no longer than this.
     Wait(Option<Duration>),
     End,
@@ -32,22 +39,34 @@ pub(super) enum Next {
 
 pub(super) struct Merge {
     queues: Vec<Queue>,
-    is_live: bool,
+    time: Time,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Time {
+    /// Nothing else is asked for.
+    Past,
+    /// The past, and then the present.
+    PastFirst,
+    Present,
 }
 
 struct Queue {
     pieces: VecDeque<(Instant, Piece)>,
     has_ended: bool,
+    heard: Instant,
 }
 
 impl Merge {
-    pub fn new(servers: usize, is_live: bool) -> Merge {
-        let queues = (0..servers).map(|_| Queue { pieces: VecDeque::new(), has_ended: false });
-        Merge { queues: queues.collect(), is_live }
+    pub fn new(servers: usize, follows: bool, now: Instant) -> Merge {
+        let queues = (0..servers).map(|_| Queue { pieces: VecDeque::new(), has_ended: false, heard: now });
+        Merge { queues: queues.collect(), time: if follows { Time::PastFirst } else { Time::Past } }
     }
 
     pub fn push(&mut self, server: usize, pieces: Vec<Piece>, now: Instant) {
-        self.queues[server].pieces.extend(pieces.into_iter().map(|piece| (now, piece)));
+        let queue = &mut self.queues[server];
+        queue.heard = now;
+        queue.pieces.extend(pieces.into_iter().map(|piece| (now, piece)));
     }
 
     pub fn end(&mut self, server: usize) {
@@ -60,13 +79,34 @@ impl Merge {
     }
 
     pub fn next(&mut self, now: Instant) -> Next {
+        if self.time == Time::PastFirst {
+            // Of those that are silent for too long what they kept is not waited for.
+            let silences = self.queues.iter().filter(|q| q.pieces.is_empty() && !q.has_ended);
+            let patience = silences.map(|q| CATCHING_UP.saturating_sub(now.saturating_duration_since(q.heard)));
+            match patience.max() {
+                Some(patience) if !patience.is_zero() => return Next::Wait(Some(patience)),
+                _ => {}
+            }
+        }
         let heads =
             self.queues.iter().enumerate().filter_map(|(n, q)| q.pieces.front().map(|(at, piece)| (n, at, piece)));
-        // What is no line has no time; of one moment the first server's come first.
+        // What is no line has no time; of one moment the first server's come first. What is said now comes after all that
+        // was kept.
         let first = heads.min_by_key(|(_, _, piece)| match piece {
             Piece::Line(line) => line.at_ms,
-            Piece::Missed(_) | Piece::Lost(_) => 0,
+            Piece::UpToDate if self.time == Time::PastFirst => u64::MAX,
+            Piece::Missed(_) | Piece::Lost(_) | Piece::UpToDate => 0,
         });
+        let is_past = first.as_ref().is_some_and(|(_, _, piece)| **piece != Piece::UpToDate);
+        if self.time == Time::PastFirst && !is_past {
+            self.time = Time::Present;
+            for queue in &mut self.queues {
+                if matches!(queue.pieces.front(), Some((_, Piece::UpToDate))) {
+                    queue.pieces.pop_front();
+                }
+            }
+            return Next::Live;
+        }
         let Some((server, arrived, _)) = first else {
             return match self.lacking().next() {
                 Some(_) => Next::Wait(None),
@@ -75,10 +115,11 @@ impl Merge {
         };
         if self.lacking().next().is_some() {
             let waited = now.saturating_duration_since(*arrived);
-            match self.is_live {
-                false => return Next::Wait(None),
-                true if waited < HOLD => return Next::Wait(Some(HOLD - waited)),
-                true => {}
+            match self.time {
+                Time::Past => return Next::Wait(None),
+                Time::Present if waited < HOLD => return Next::Wait(Some(HOLD - waited)),
+                // There it was waited for all that are worth it.
+                Time::Present | Time::PastFirst => {}
             }
         }
         match self.queues[server].pieces.pop_front() {
@@ -104,6 +145,7 @@ mod tests {
             match merge.next(now) {
                 Next::Piece(server, Piece::Line(line)) => told.push((server, line.at_ms)),
                 Next::Piece(server, Piece::Missed(_) | Piece::Lost(_)) => told.push((server, 0)),
+                Next::Piece(_, Piece::UpToDate) => {}
                 last => return (told, last),
             }
         }
@@ -112,7 +154,7 @@ mod tests {
     #[test]
     fn lines_come_in_order_of_time_once_every_server_has_spoken_or_ended() {
         let now = Instant::now();
-        let mut merge = Merge::new(3, false);
+        let mut merge = Merge::new(3, false, now);
         merge.push(0, vec![line(1), line(4), line(9)], now);
         merge.push(1, vec![line(2), line(4)], now);
         assert_eq!(told(&mut merge, now + 9 * HOLD), (vec![], Next::Wait(None)));
@@ -127,9 +169,46 @@ mod tests {
     }
 
     #[test]
+    fn the_present_begins_when_all_servers_have_told_what_they_kept() {
+        let now = Instant::now();
+        let mut merge = Merge::new(3, true, now);
+        merge.push(0, vec![line(5), Piece::UpToDate, line(8)], now);
+        merge.push(1, vec![Piece::UpToDate], now);
+        assert_eq!(told(&mut merge, now), (vec![], Next::Wait(Some(CATCHING_UP))));
+        merge.push(2, vec![line(3)], now + HOLD);
+        // The line that was said just now waits behind all that was kept.
+        assert_eq!(told(&mut merge, now + HOLD), (vec![(2, 3)], Next::Wait(Some(CATCHING_UP))));
+        merge.push(2, vec![line(6), Piece::UpToDate], now + 2 * HOLD);
+        assert_eq!(told(&mut merge, now + 2 * HOLD), (vec![(0, 5), (2, 6)], Next::Live));
+        assert_eq!(told(&mut merge, now + 2 * HOLD), (vec![(0, 8)], Next::Wait(None)));
+    }
+
+    #[test]
+    fn one_that_never_says_where_its_past_ends_keeps_nobody_waiting_for_long() {
+        let now = Instant::now();
+        let mut merge = Merge::new(3, true, now);
+        merge.push(0, vec![line(5), Piece::UpToDate], now);
+        merge.end(2);
+        assert_eq!(told(&mut merge, now + HOLD), (vec![], Next::Wait(Some(CATCHING_UP - HOLD))));
+        assert_eq!(told(&mut merge, now + CATCHING_UP), (vec![(0, 5)], Next::Live));
+        merge.push(1, vec![line(4)], now + CATCHING_UP);
+        assert_eq!(told(&mut merge, now + CATCHING_UP), (vec![], Next::Wait(Some(HOLD))));
+        assert_eq!(told(&mut merge, now + CATCHING_UP + HOLD), (vec![(1, 4)], Next::Wait(None)));
+    }
+
+    /// Of servers that had kept nothing.
+    fn present(servers: usize, now: Instant) -> Merge {
+        let mut merge = Merge::new(servers, true, now);
+        (0..servers).for_each(|n| merge.push(n, vec![Piece::UpToDate], now));
+        assert_eq!(told(&mut merge, now), (vec![], Next::Live));
+        assert_eq!(told(&mut merge, now), (vec![], if servers == 0 { Next::End } else { Next::Wait(None) }));
+        merge
+    }
+
+    #[test]
     fn one_who_follows_waits_only_so_long_for_a_quiet_server() {
         let now = Instant::now();
-        let mut merge = Merge::new(2, true);
+        let mut merge = present(2, now);
         merge.push(0, vec![line(5)], now);
         assert_eq!(told(&mut merge, now), (vec![], Next::Wait(Some(HOLD))));
         merge.push(1, vec![line(3)], now + HOLD / 2);
@@ -141,12 +220,12 @@ mod tests {
     #[test]
     fn of_one_server_nothing_waits_and_gaps_keep_their_place() {
         let now = Instant::now();
-        let mut merge = Merge::new(1, true);
+        let mut merge = present(1, now);
         merge.push(0, vec![line(5), Piece::Missed(7), line(4)], now);
         assert_eq!(told(&mut merge, now), (vec![(0, 5), (0, 0), (0, 4)], Next::Wait(None)));
         merge.push(0, vec![Piece::Lost("gone".into())], now);
         merge.end(0);
         assert_eq!(told(&mut merge, now), (vec![(0, 0)], Next::End));
-        assert_eq!(told(&mut Merge::new(0, true), now).1, Next::End);
+        present(0, now);
     }
 }

@@ -30,6 +30,14 @@ impl Same {
         Same { is_live, held: None }
     }
 
+    /// From the past to the present: what was repeated is told, and what repeats it yet is told as what comes now.
+    pub fn go_live(&mut self, now: Instant) -> Vec<(Line, u64)> {
+        self.is_live = true;
+        let Some(held) = &mut self.held else { return Vec::new() };
+        held.since = now;
+        vec![(held.line.clone(), std::mem::take(&mut held.count))]
+    }
+
     /// What is told now: lines, each with how often it came.
     pub fn on(&mut self, line: Line, now: Instant) -> Vec<(Line, u64)> {
         if let Some(held) = &mut self.held
@@ -104,6 +112,19 @@ mod tests {
         told.extend(shown(same.end()));
         assert_eq!(told, ["0 1 a × 3", "1 4 a × 1", "1 5 b × 1", "1 6 a × 1"]);
         assert!(same.end().is_empty());
+    }
+
+    #[test]
+    fn the_past_is_told_before_the_present_and_its_last_line_may_go_on() {
+        let now = Instant::now();
+        let mut same = Same::new(false);
+        assert!(same.go_live(now).is_empty());
+        let mut same = Same::new(false);
+        assert!(same.on(line(0, 1, "a"), now).is_empty() && same.on(line(0, 2, "a"), now).is_empty());
+        assert_eq!(shown(same.go_live(now)), ["0 1 a × 2"]);
+        assert!(same.on(line(0, 3, "a"), now).is_empty());
+        assert_eq!(shown(same.due(now + PATIENCE)), ["0 3 a × 1"]);
+        assert_eq!(shown(same.on(line(0, 4, "b"), now + PATIENCE)), ["0 4 b × 1"]);
     }
 
     #[test]

@@ -128,6 +128,11 @@ impl Wanted {
         }
     }
 
+    /// The last so many of all servers together, and so of each.
+    pub fn lines(&self) -> Option<u32> {
+        self.lines
+    }
+
     pub fn nothing_found(&self, app: &AppId, servers: &[&str]) -> String {
         let on = servers.join(", ");
         match self.typed.is_empty() {
@@ -252,8 +257,8 @@ mod tests {
         for (line, message, hint) in [
             (&["--since", "soon"][..], "`--since soon` is no time", "give an age such as 90s"),
             (&["--days", "0"], "`--days 0` is no number of days", "give 1 to 3650"),
-            (&["--days", "x"], "`--days x` is not a valid N", "see `tako logs --help`"),
-            (&["--lines", "-1"], "`--lines -1` is not a valid N", "see `tako logs --help`"),
+            (&["--days", "x"], "`--days x` is not a valid N", "`--days N`: "),
+            (&["--lines", "-1"], "`--lines -1` is not a valid N", "`--lines N`: "),
             (&["--grep", ""], "`--grep ` is nothing that a line can hold", "give a part of one line"),
             (&["--ignore-case"], "`--ignore-case` is about `--grep`", "add --grep TEXT"),
             (&["--release", "a b"], "`--release a b` is no release", "`tako releases ls` shows them"),

@@ -13,7 +13,7 @@ use crate::cli::interrupt::Interrupt;
 use crate::cli::remote::{Place, Remote};
 use crate::cli::ship::tell::step_words;
 use crate::cli::ui::{Task, Ui, units};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::proto::control::{Deployed, Reply, Request, Secrets};
 use crate::proto::name::{AppId, ServerName};
 
@@ -87,17 +87,7 @@ fn shown(synced: &Synced, secrets: usize) -> String {
 fn conclude(ui: &Ui, results: Vec<(ServerName, Result<Synced>)>, count: usize) -> Result<Exit> {
     let told: Vec<Value> = results.iter().map(told).collect();
     ui.event("result", json!({ "servers": told }));
-    let failed: Vec<(ServerName, Error)> =
-        results.into_iter().filter_map(|(server, synced)| Some((server, synced.err()?))).collect();
-    let all_failed = failed.len() == count;
-    match aim::failure(failed, count) {
-        None => Ok(Exit::Done),
-        Some(e) if all_failed => Err(e),
-        Some(e) => {
-            ui.error(&e);
-            Ok(Exit::Partly)
-        }
-    }
+    change::end(ui, "the secrets are in force", results, count)
 }
 
 fn told((server, synced): &(ServerName, Result<Synced>)) -> Value {

@@ -16,6 +16,7 @@ use super::server_name;
 use crate::cli::args::Args;
 use crate::cli::commands::{Exit, aim};
 use crate::cli::config::inventory::{Inventory, Server};
+use crate::cli::config::ssh_option::SshOption;
 use crate::cli::fanout::{self, CONNECTS};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::remote::{Place, Remote};
@@ -171,6 +172,7 @@ fn summary(server: &Server, walked: &Result<Well, Failed>) -> serde_json::Value 
             "step": step.word(),
             "kind": e.kind(),
             "why": e.to_string(),
+            "detail": e.detail(),
             "hint": e.next_step(),
         }),
     }
@@ -231,8 +233,12 @@ impl Walk<'_> {
             None => addresses(self.server, &to)?,
             Some(_) => Vec::new(),
         };
-        let found = Found::Fine(resolved(&to, &addresses, |key| key_file(key).is_some_and(|path| path.exists())));
-        Ok((to, found))
+        let mut found = resolved(&to, &addresses, |key| key_file(key).is_some_and(|path| path.exists()));
+        if !self.server.ssh_options.is_empty() {
+            let options: Vec<&str> = self.server.ssh_options.iter().map(SshOption::as_str).collect();
+            found += &format!(" · with {}", options.join(", "));
+        }
+        Ok((to, Found::Fine(found)))
     }
 }
 

@@ -95,6 +95,7 @@ fn as_ssh_has_it(ui: &Ui, given: &Given) -> Result<inspect::Resolved> {
         user: given.user.clone(),
         description: None,
         target: None,
+        ssh_options: given.ssh_options.clone().unwrap_or_default(),
     };
     let there = inspect::resolve(&server, &Interrupt::of_process()?)?;
     let way = there.by_way_of.as_ref().map_or_else(String::new, |way| format!(", by way of {way}"));

@@ -54,6 +54,8 @@ fn offer(text: &str) -> Option<Offer> {
     // `name (address)`; the address alone where both are the same.
     let host = match host.split_once(" (") {
         Some((name, address)) if address.trim_end_matches(')') == name => name,
+        // Behind a jump host there is none.
+        Some((name, address)) if address.starts_with("<no hostip") => name,
         _ => host,
     };
     let line = text.lines().find(|line| line.contains(" key fingerprint is "))?;
@@ -121,6 +123,9 @@ mod tests {
         let other = text.replace("([127.0.0.1]:22990)", "(10.0.0.1)").replace(" key is known", "");
         let Question::HostKey(offer) = Question::read(&other, "") else { panic!("{other}") };
         assert_eq!(offer.host, "[127.0.0.1]:22990 (10.0.0.1)");
+        let behind = text.replace("([127.0.0.1]:22990)", "(<no hostip for proxy command>)");
+        let Question::HostKey(offer) = Question::read(&behind, "") else { panic!("{behind}") };
+        assert_eq!(offer.host, "[127.0.0.1]:22990");
         // A text that only looks like one is shown to nobody as a key that could be accepted.
         let broken = text.replace(FINGERPRINT, "SHA256:short");
         assert!(matches!(Question::read(&broken, ""), Question::Confirm(_)));

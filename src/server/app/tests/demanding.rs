@@ -194,15 +194,22 @@ fn a_deploy_during_a_wake_goes_on_and_serves_those_who_wait() {
 #[test]
 fn a_wake_during_a_deploy_has_the_live_release_whatever_becomes_of_the_new_one() {
     let it = Sandbox::asleep("serve");
-    let mut order = it.order_on_demand("v2", "silent");
-    order.manifest.limits.startup_timeout_s = 3;
-    let events = it.handle.deploy(order, "ana".into());
+    let posts = it.play.scene().posts.len();
+    let events = it.handle.deploy(it.order_on_demand("v2", "silent"), "ana".into());
+    until("the new one runs", || it.pids().len() == 1);
+    let fresh = it.pids()[0];
     it.wake();
     until("the live release serves", || it.answers("/") == ["v1 production"]);
     assert_eq!(it.status().state, AppState::Deploying);
+    let live = it.posted().endpoints;
+    kill(fresh, Signal::KILL);
     done(&events).unwrap_err();
-    assert_eq!(it.answers("/"), ["v1 production"]);
     it.until_state(AppState::Asleep);
+    // Whoever asked had this one instance from then on until it was idle.
+    let served: Vec<_> = it.play.scene().posts[posts..].iter().map(|p| p.endpoints.clone()).collect();
+    let served: Vec<_> = served.into_iter().skip_while(Vec::is_empty).take_while(|e| !e.is_empty()).collect();
+    assert!(!served.is_empty() && served.iter().all(|endpoints| *endpoints == live), "{served:?}");
+    assert!(it.posted().endpoints.is_empty());
     it.until_gone();
 }
 

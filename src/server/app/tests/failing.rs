@@ -9,7 +9,8 @@ fn keeps_the_old_instances_when_a_new_one_exits_at_once() {
     let (before, pids) = (it.posted(), it.pids());
     let begin = Instant::now();
     let e = it.deploy("v2", "exit", 2).unwrap_err();
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    // Its time to start would be twenty.
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
     assert_eq!(e.kind(), Kind::Rejected);
     assert_eq!(e.to_string(), "instance 1 of 2 exited with code 3 before it was ready");
     assert!(e.detail().contains(&"playing exit".into()), "{:?}", e.detail());

@@ -74,8 +74,7 @@ fn what_a_killed_server_left_running_is_ended_before_anything_starts() {
     assert_eq!(fs::read_dir(it.layout.run(&it.id)).unwrap().count(), 0);
 
     // A process that nobody watches, with a note about it, as after `kill -9` of the server.
-    let argv = ["/bin/sh", "-c", "echo up; exec sleep 600"].map(Into::into);
-    let mut left = sys::spawn(&sys::Spawn::plain(&argv)).unwrap();
+    let mut left = sys::spawn(&sys::Spawn::plain(&sys::shell("echo up; exec sleep 600"))).unwrap();
     left.stdout.read_exact(&mut [0; 3]).unwrap();
     leftover::Note::of(left.child.id()).write(&it.layout, &it.id, 1).unwrap();
     // The note of the one that ended in order is about nobody.

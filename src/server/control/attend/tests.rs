@@ -1,4 +1,3 @@
-use std::cell::Cell;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
@@ -27,10 +26,9 @@ fn attend(script: &str, how: Attach, limit: Option<Duration>, act: impl FnOnce(&
     theirs.set_read_timeout(Some(SOON)).unwrap();
     let daemon = world.daemon.clone();
     let serving = thread::spawn(move || {
-        let patience = Patience { stream: &ours, until: Cell::new(None), at_once: Cell::new(false) };
-        let mut reader = wire::Reader::new(&patience);
-        let conn = Connection { stream: &ours, daemon: &daemon, beat: SOON };
-        conn.attend(1, command, &mut reader, &patience)
+        let patience = Patience::new(&ours, None);
+        let conn = Connection { stream: &ours, daemon: &daemon, beat: SOON, quiet: SOON };
+        conn.attend(1, command, &mut Hearing::new(&patience))
     });
     act(&world, theirs);
     serving.join().unwrap()

@@ -203,15 +203,7 @@ pub(super) fn judge(login: &Login) -> Vec<(Step, Result<Found>)> {
             steps.push((step, Ok(found())));
             continue;
         }
-        let e = login.error();
-        let e = match (step, login.offered()) {
-            (Step::Login, Some(ways)) => {
-                let detail = [e.detail(), &[format!("it takes: {ways}")]].concat();
-                e.with_detail(detail)
-            }
-            _ => e,
-        };
-        steps.push((step, Err(e)));
+        steps.push((step, Err(login.error())));
         break;
     }
     steps

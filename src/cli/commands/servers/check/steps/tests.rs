@@ -11,6 +11,7 @@ fn server() -> Server {
         user: None,
         description: None,
         target: None,
+        ssh_options: Vec::new(),
     }
 }
 
@@ -22,6 +23,7 @@ fn hello(clock_ms: u64) -> Hello {
         target: Target::parse("linux-x86_64-glibc").unwrap(),
         clock_ms,
         incoming: String::new(),
+        hears_beats: false,
     }
 }
 

@@ -79,6 +79,10 @@ pub(crate) fn collect(dir: &Path) -> Result<Source> {
     let home = env::home_dir().and_then(|home| home.canonicalize().ok());
     let (root, seen) = look(&dir, home.as_deref())?;
     let app = dir.strip_prefix(&root).map_err(|_| outside(&dir, &root))?.to_path_buf();
+    if let Some((folder, why)) = seen.files.closed.iter().find(|(folder, _)| !is_dropped(&folder.join("x"))) {
+        return Err(Error::new(Kind::Config, format!("read the folder {}: {why}", root.join(folder).display()))
+            .hint("make it readable for you, or name it in a .gitignore if it is no part of the source"));
+    }
     let (entries, stamps) = read::entries(&root, sorted(seen.files.paths)?, &known)?;
     let stamps = known.stamps(&entries, stamps, begun);
     if !entries.iter().any(|e| e.path.starts_with(&app)) {
@@ -86,10 +90,9 @@ pub(crate) fn collect(dir: &Path) -> Result<Source> {
             .hint("is the folder named in a .gitignore?"));
     }
     let hash = hash(&entries);
-    let is_there = |path: &PathBuf| entries.binary_search_by(|e| bytes(&e.path).cmp(bytes(path))).is_ok();
-    // Of a file that git does not watch nobody knows whether it is the one of the commit.
-    let dirty = seen.commit.is_some()
-        && (seen.changes.iter().any(|path| !is_dropped(path)) || seen.files.unwatched.iter().any(is_there));
+    // Of what git does not watch nobody knows whether it is as in the commit, or there at all.
+    let mut unlike = seen.changes.iter().chain(&seen.files.unwatched);
+    let dirty = seen.commit.is_some() && unlike.any(|path| !is_dropped(path));
     let version = Version::of(seen.commit.as_ref().map(|c| c.id.as_str()), dirty, &hash)?;
     Ok(Source { root, app, entries, hash, version, subject: seen.commit.map(|c| c.subject), dirty, stamps })
 }
@@ -139,7 +142,7 @@ fn look(dir: &Path, home: Option<&Path>) -> Result<(PathBuf, Seen)> {
             let root = walk::root(dir).filter(|root| !is_for_dotfiles(root, dir, home)).unwrap_or(dir);
             let user = walk::rules_of_user(env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).as_deref(), home);
             let paths = walk::files(root, user.as_deref())?;
-            return Ok((root.into(), unversioned(Files { paths, unwatched: Vec::new() })));
+            return Ok((root.into(), unversioned(Files { paths, ..Files::default() })));
         }
     };
     match is_for_dotfiles(&root, dir, home) {

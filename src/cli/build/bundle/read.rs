@@ -132,7 +132,8 @@ pub(super) fn changed_since(path: &Path) -> Error {
     Error::new(Kind::Refused, format!("{} changed while the sources were read", path.display())).hint(STILL_WRITING)
 }
 
-const STILL_WRITING: &str = "is something still building or writing there?";
+const STILL_WRITING: &str = "is something still building or writing there? what is written all the time, such as a log, \
+                             is no source: name it in a .gitignore";
 
 #[cfg(test)]
 mod tests {
@@ -180,7 +181,11 @@ mod tests {
                 match (size, read(size, Some(writer))) {
                     // All of it was read before: that is the file as it was.
                     (BUFFER, Ok(contents)) => assert_eq!(contents.length, BUFFER as u64),
-                    (size, read) => assert_eq!(read.unwrap_err().kind(), Kind::Refused, "{size}"),
+                    (size, read) => {
+                        let e = read.unwrap_err();
+                        assert_eq!(e.kind(), Kind::Refused, "{size}");
+                        assert!(e.next_step().unwrap().contains("name it in a .gitignore"));
+                    }
                 }
             }
             // Whoever replaces or removes a file leaves us the old one, and it is whole.

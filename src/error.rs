@@ -6,6 +6,7 @@
 //!
 //! Invariant: a message names the thing, is lower case and has no full stop; a hint is a next step, never a cause.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
@@ -124,11 +125,26 @@ impl Error {
 /// The whole chain on one line: what was being done, then each cause.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
+        f.write_str(&on_one_line(&self.message))?;
         if let Some(source) = &self.source {
-            write!(f, ": {}", plain(source.as_ref()))?;
+            write!(f, ": {}", on_one_line(&plain(source.as_ref())))?;
         }
         Ok(())
+    }
+}
+
+/// The text with its control characters escaped: a file may have a name that ends a line or drives a terminal, and who
+/// reads of it has to find it.
+pub(crate) fn on_one_line(text: &str) -> Cow<'_, str> {
+    match text.contains(char::is_control) {
+        false => text.into(),
+        true => {
+            let escaped = |c: char| match c.is_control() {
+                true => c.escape_default().to_string(),
+                false => c.to_string(),
+            };
+            text.chars().map(escaped).collect::<String>().into()
+        }
     }
 }
 
@@ -230,6 +246,16 @@ mod tests {
         let e = full().context(|| "write /x".into()).unwrap_err();
         assert_eq!(e.to_string(), "write /x: no space left on device");
         assert!(e.next_step().unwrap().contains("make room"));
+    }
+
+    #[test]
+    fn a_name_that_would_break_the_line_is_escaped() {
+        let e = Error::new(Kind::Refused, "it's `\\` and caf\u{e9}").with_kind(Kind::Io);
+        assert_eq!(e.to_string(), "it's `\\` and caf\u{e9}");
+        let e = Err::<(), _>(Error::new(Kind::Io, "no")).context(|| "pack a\nb\u{1b}[2J\u{9b}".into()).unwrap_err();
+        assert_eq!(e.to_string(), r"pack a\nb\u{1b}[2J\u{9b}: no");
+        // Told once more by another one, it is the same.
+        assert_eq!(Error::new(Kind::Io, format!("x: {e}")).to_string(), format!("x: {e}"));
     }
 
     #[test]

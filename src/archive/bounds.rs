@@ -101,7 +101,11 @@ pub(crate) fn check_link(path: &Path, target: &Path) -> Result<(), String> {
             Component::ParentDir if !descended => climbs += 1,
             Component::Normal(_) => descended = true,
             Component::CurDir => {}
-            Component::ParentDir | Component::RootDir | Component::Prefix(_) => climbs = usize::MAX,
+            Component::RootDir => {
+                let shown = target.display().to_string();
+                return Err(format!("it links to `{}`, which is an absolute path", shown.escape_debug()));
+            }
+            Component::ParentDir | Component::Prefix(_) => climbs = usize::MAX,
         }
         if climbs > depth {
             return Err(format!("it links to `{}`, which may be outside", target.display().to_string().escape_debug()));

@@ -17,9 +17,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tar::EntryType;
 
-use super::bounds::{Bounds, check_link, check_name, check_size};
+use super::bounds::{Bounds, check_link, check_name, check_ratio, check_size};
 use super::{BLOCK, Content, Hashing, Packed};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result, on_one_line};
 
 /// Fast and small enough; level 9 saved 15 % for four times the time on a 14 MB tree.
 pub(super) const LEVEL: i32 = 3;
@@ -27,21 +27,48 @@ pub(super) const LEVEL: i32 = 3;
 const MAX_WORKERS: usize = 16;
 /// Read at once; nine of ten files of a web app are smaller, and each of those costs one read.
 pub(super) const PIECE: usize = 128 << 10;
+/// Files that are named when all are too large together.
+const NAMED: usize = 3;
+/// Smaller ones are not what is too large.
+const NAMED_FROM: u64 = 1_000_000;
 
 /// Packs `files` (relative paths under `root`: regular files, symlinks, empty folders; sorted here) into `out`, which
 /// appears in one step. It is not waited for the disk: whoever keeps an archive verifies it before its next use.
 ///
 /// # Errors
-/// As of [`write_tar`].
+/// As of [`write_tar`]; Build naming the largest files, when it would be a bomb to who unpacks it.
 pub(crate) fn pack(root: &Path, files: &[PathBuf], out: &Path) -> Result<Packed> {
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    pack_with(root, files, out, cores.min(MAX_WORKERS))
+    pack_with(root, files, out, workers())
+}
+
+/// As [`pack`], for an archive that stays here: nobody minds how much it shrinks.
+pub(crate) fn pack_to_keep(root: &Path, files: &[PathBuf], out: &Path) -> Result<Packed> {
+    put(root, files, out, workers(), &|_| Ok(()))
 }
 
 /// As [`pack`], by so many threads; how many they are changes no byte.
 pub(super) fn pack_with(root: &Path, files: &[PathBuf], out: &Path, workers: usize) -> Result<Packed> {
+    put(root, files, out, workers, &|packed| {
+        check_ratio(packed.bytes, packed.unpacked)
+            .map_err(|why| too_large(why, root, files))
+            .context(|| format!("pack {}", root.display()))
+    })
+}
+
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get()).min(MAX_WORKERS)
+}
+
+fn put(
+    root: &Path,
+    files: &[PathBuf],
+    out: &Path,
+    workers: usize,
+    check: &dyn Fn(&Packed) -> Result<()>,
+) -> Result<Packed> {
     let temp = out.with_extension(format!("{}.part", std::process::id()));
     let packed = write_archive(root, files, &temp, workers).and_then(|packed| {
+        check(&packed)?;
         fs::rename(&temp, out).context(|| format!("write {}", out.display()))?;
         Ok(packed)
     });
@@ -67,8 +94,9 @@ fn write_archive(root: &Path, files: &[PathBuf], out: &Path, workers: usize) -> 
 /// Writes the plain tar of `files`, as [`pack`] has them, to `to`, which is given back unflushed.
 ///
 /// # Errors
-/// Io or NotFound naming the file; Refused for a name, a link or a size that [`super::unpack`] would not take, for what
-/// is neither file, link nor folder, and for a file that changes while it is read.
+/// Io or NotFound naming the file; Refused for a name or a link that [`super::unpack`] would not take, for what is neither
+/// file, link nor folder, and for a file that changes while it is read; Build naming the largest files, when they are too
+/// large for it.
 pub(crate) fn write_tar<W: Write>(root: &Path, files: &[PathBuf], to: W) -> Result<(Content, W)> {
     let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
     let root_fd =
@@ -81,13 +109,16 @@ pub(crate) fn write_tar<W: Write>(root: &Path, files: &[PathBuf], to: W) -> Resu
     let (mut bounds, mut previous) = (Bounds::default(), Path::new(""));
     for path in sorted {
         let counted = check_name(path).and_then(|()| count(&mut bounds, path, previous)).map_err(refused);
-        counted.and_then(|()| writer.append(path)).context(|| format!("pack {}", path.display()))?;
+        let appended = counted.and_then(|()| writer.append(path)).context(|| format!("pack {}", path.display()));
+        appended.map_err(|e| if e.kind() == Kind::Build { e.with_detail(largest(root, files)) } else { e })?;
         previous = path;
     }
     // The end of a tar is two empty blocks.
     writer.put(&[0; 2 * BLOCK])?;
     let (content, to) = writer.to.finish();
-    check_size(content.bytes).map_err(refused).context(|| format!("pack {}", root.display()))?;
+    check_size(content.bytes)
+        .map_err(|why| too_large(why, root, files))
+        .context(|| format!("pack {}", root.display()))?;
     Ok((content, to))
 }
 
@@ -136,6 +167,8 @@ impl<W: Write> Writer<W> {
 
     fn file(&mut self, path: &Path, mut file: File, meta: &fs::Metadata) -> Result<()> {
         let (size, mode) = (meta.len(), if meta.mode() & 0o111 == 0 { 0o644 } else { 0o755 });
+        // Before it is read: that could take all day.
+        check_size(self.to.count.saturating_add(size)).map_err(|why| Error::new(Kind::Build, why).hint(LEAVE_OUT))?;
         self.head(path, EntryType::Regular, mode, size, b"")?;
         let mut sent = 0;
         loop {
@@ -215,6 +248,25 @@ fn header(kind: EntryType, mode: u32, size: u64) -> tar::Header {
     header.set_uid(0);
     header.set_gid(0);
     header
+}
+
+/// What is too much is mostly one file, or a few.
+fn too_large(why: String, root: &Path, files: &[PathBuf]) -> Error {
+    Error::new(Kind::Build, why).hint(LEAVE_OUT).with_detail(largest(root, files))
+}
+
+const LEAVE_OUT: &str = "no server unpacks that: leave out what the app does not need to run, by `exclude` in [build] of \
+                         tako.toml or a .gitignore; data belongs elsewhere";
+
+fn largest(root: &Path, files: &[PathBuf]) -> Vec<String> {
+    let size = |path: &PathBuf| fs::symlink_metadata(root.join(path)).map_or(0, |meta| meta.len());
+    let mut sizes: Vec<(u64, &PathBuf)> = files.iter().map(|path| (size(path), path)).collect();
+    sizes.retain(|(size, _)| *size >= NAMED_FROM);
+    sizes.sort_unstable();
+    let line = |(size, path): &(u64, &PathBuf)| {
+        on_one_line(&format!("{} MB  {}", size.div_ceil(1_000_000), path.display())).into_owned()
+    };
+    sizes.iter().rev().take(NAMED).map(line).collect()
 }
 
 fn refused(why: impl Into<String>) -> Error {

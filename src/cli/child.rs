@@ -61,6 +61,11 @@ impl Owned {
         Ok(owned)
     }
 
+    /// It leads the group of all that it starts.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// From now on what it started in its group is none of ours: a program that goes on in the background needs it.
     pub fn spare_group(&mut self) {
         self.alone = true;

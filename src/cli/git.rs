@@ -70,8 +70,11 @@ pub(crate) struct Seen {
 #[derive(Debug, Default)]
 pub(crate) struct Files {
     pub paths: Vec<PathBuf>,
-    /// Those that git was told to take for unchanged (`update-index --assume-unchanged`), whatever they hold.
+    /// Those that git takes for unchanged whatever they hold, and though they may not be there: it was told so
+    /// (`update-index --assume-unchanged`), they are outside of a sparse checkout, or a submodule was not fetched.
     pub unwatched: Vec<PathBuf>,
+    /// Folders that could not be looked into, and why; what is in them is not in `paths`.
+    pub closed: Vec<(PathBuf, String)>,
 }
 
 /// # Errors
@@ -150,8 +153,9 @@ fn commit(root: &Path, id: &str) -> Result<Commit> {
 fn list(root: &Path, below: &Path, options: &[OsString], depth: u32, files: &mut Files) -> Result<()> {
     let dir = root.join(below);
     let what = ["ls-files", "-v", "--stage", "--cached", "--others", "--exclude-standard", "-z"].map(OsString::from);
-    let out = checked(&dir, &[options, &what[..]].concat())?;
-    for line in out.split(|b| *b == 0) {
+    let out = succeeded(&dir, &[options, &what[..]].concat())?;
+    files.closed.extend(closed(&out.stderr).map(|(folder, why)| (below.join(folder), why)));
+    for line in out.stdout.split(|b| *b == 0) {
         // A letter, a blank, the path; of what is in the index mode, hash and stage stand before it, and a tab.
         let (Some(tag), Some(rest)) = (line.first(), line.get(2..)) else { continue };
         let (is_repository, path) = match (tag, rest.iter().position(|b| *b == b'\t')) {
@@ -165,7 +169,8 @@ fn list(root: &Path, below: &Path, options: &[OsString], depth: u32, files: &mut
             }
             files.paths.push(path);
         } else if !root.join(&path).join(".git").exists() {
-            // A submodule that was not fetched: nothing is there.
+            // A submodule that was not fetched: nothing is there, and git has nothing to say about that.
+            files.unwatched.push(path);
         } else if depth == MAX_NESTING {
             let message = format!("{} is a repository in too many others", root.join(&path).display());
             return Err(Error::new(Kind::Config, message));
@@ -174,6 +179,17 @@ fn list(root: &Path, below: &Path, options: &[OsString], depth: u32, files: &mut
         }
     }
     Ok(())
+}
+
+/// The folders that git could not look into, and why: it warns, and goes on as if nothing were in them. Names in a
+/// warning have no control characters.
+fn closed(stderr: &[u8]) -> impl Iterator<Item = (String, String)> {
+    stderr.split(|b| *b == b'\n').map(plain).filter_map(|line| {
+        let folder = line.strip_prefix("warning: could not open directory '")?;
+        // A name so long that git cuts its words short is why it was not opened.
+        let (folder, why) = folder.rsplit_once("': ").unwrap_or((folder, "file name too long"));
+        Some((folder.trim_end_matches('/').to_string(), why.to_lowercase()))
+    })
 }
 
 /// The files that a merge, a rebase or the like has left in conflict, relative to `root`, each once.
@@ -208,10 +224,14 @@ pub(crate) fn ignored_by(dir: &Path, path: &Path) -> Result<Option<String>> {
 }
 
 fn checked(dir: &Path, args: &[impl AsRef<OsStr>]) -> Result<Vec<u8>> {
+    succeeded(dir, args).map(|out| out.stdout)
+}
+
+fn succeeded(dir: &Path, args: &[impl AsRef<OsStr>]) -> Result<Output> {
     let out = run(dir, args)?.ok_or_else(|| Error::new(Kind::NotFound, "git is gone from PATH"))?;
     let verb = || args.iter().map(|arg| arg.as_ref().to_string_lossy()).find(|arg| !arg.starts_with('-'));
     match out.status.success() {
-        true => Ok(out.stdout),
+        true => Ok(out),
         false => Err(failed(&format!("run git {}", verb().unwrap_or_default()), &out)),
     }
 }

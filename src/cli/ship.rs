@@ -39,7 +39,7 @@ use crate::proto::manifest::{Limits, Manifest};
 use crate::proto::name::{AppId, EnvName, ServerName};
 use crate::proto::version::Version;
 use bind::{Bound, bind, check_room};
-use tell::{all, end_badly, telling};
+use tell::{all, end_badly, rejected, telling};
 
 /// What is shipped, and where to.
 pub(crate) struct Shipment<'a> {
@@ -188,14 +188,14 @@ pub(crate) fn ship(ui: &Ui, shipment: &Shipment<'_>, interrupt: &Interrupt) -> R
         let artifacts =
             bound.iter().map(|b| fit::pick(shipment.order, &built, b.place.name(), b.remote.hello().target));
         let artifacts: Vec<&Built> = all(artifacts.collect())?;
-        check_room(&bound, &artifacts.iter().map(|built| &built.packed).collect::<Vec<_>>())?;
+        check_room(&bound, &artifacts.iter().map(|built| &built.packed).collect::<Vec<_>>()).map_err(rejected)?;
         let uploading = Instant::now();
         let phase = ui.phase("Upload");
         let became_live = lock::all_servers(ui, shipment, &mut bound, &working)?;
         ends.extend(became_live.into_iter().map(|b| leave_alone(ui, b)));
-        prepare::all_servers(ui, shipment, &built, &mut bound, &or_give_up)?;
+        prepare::all_servers(ui, shipment, &built, &mut bound, &or_give_up).map_err(rejected)?;
         there::still(&mut bound)?;
-        release_command::run(ui, shipment, &mut bound)?;
+        release_command::run(ui, shipment, &mut bound).map_err(rejected)?;
         there::still(&mut bound)?;
         drop(phase);
         times.upload = uploading.elapsed();

@@ -7,6 +7,20 @@
 
 use super::manifest::Runtime;
 
+/// What the managers say of a lock file that is not the one of its `package.json`.
+pub(crate) const UNFIT: &[&str] = &[
+    "can only install with an existing package-lock.json",
+    "package.json and package-lock.json or npm-shrinkwrap.json are in sync",
+    "ERR_PNPM_OUTDATED_LOCKFILE",
+    "ERR_PNPM_NO_LOCKFILE",
+    "ERR_PNPM_LOCKFILE_CONFIG_MISMATCH",
+    "Your lockfile needs to be updated",
+    "The lockfile would have been modified by this install",
+    "lockfile had changes, but lockfile is frozen",
+];
+/// What helps then.
+pub(crate) const REFIT: &str = "the lock file does not fit package.json: install once by hand and commit the lock file";
+
 /// What may be asked of the folder that a manager would run in.
 pub(crate) struct Folder<'a> {
     /// Whether it has a file of this name.

@@ -43,6 +43,7 @@ fn main() {
     let started = Instant::now();
     assert!(tako(&many, dir.path()).args(["rehearse", "--quiet"]).status().unwrap().success());
     row("tako rehearse, with its server and all", vec![started.elapsed()]);
+    row("collect, none touched since", (0..RUNS).map(|_| collect(&many, dir.path())).collect());
 }
 
 fn tako(project: &Path, home: &Path) -> Command {

@@ -129,6 +129,31 @@ fn a_second_ctrl_c_ends_them_at_once() {
 }
 
 #[test]
+fn what_a_killed_tako_left_running_is_ended_before_the_next_build() {
+    // The second time the command that it began with is gone, too, and only what that started goes on.
+    for leader_goes in [false, true] {
+        let (shop, mut child, pids) = deaf();
+        wait_for("the build to be remembered", || {
+            (fs::read_to_string(shop.at(".tako/lock")).ok()?.lines().count() == 2).then_some(())
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(alive(&pids).len(), 3);
+        if leader_goes {
+            let lock = fs::read_to_string(shop.at(".tako/lock")).unwrap();
+            let leader = lock.lines().nth(1).and_then(|line| line.split(' ').next()?.parse().ok()).unwrap();
+            kill_process(Pid::from_raw(leader).unwrap(), Signal::KILL).unwrap();
+            wait_for("its leader to be gone", || (alive(&pids).len() < 3).then_some(()));
+        }
+        shop.write("tako.toml", "runtime = \"binary\"\nmain = \"run\"\n[build]\nbuild = 'true'\n");
+        let ran = shop.run(&["rehearse"]);
+        assert!(ran.code == 0 && ran.err.contains("ending what a build that was killed left running"), "{ran}");
+        assert!(alive(&pids).is_empty(), "{:?}", alive(&pids));
+        assert_eq!(fs::read_to_string(shop.at(".tako/lock")).unwrap(), "");
+    }
+}
+
+#[test]
 fn the_second_build_of_a_project_waits_and_takes_what_the_first_one_made() {
     let shop = Shop::new("echo . >> ../builds; while [ ! -e ../go ]; do sleep 0.02; done");
     let spawn = |to: &str| {

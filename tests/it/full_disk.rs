@@ -402,7 +402,7 @@ fn a_disk_that_fills_in_the_middle_of_an_upload_is_told_and_the_next_deploy_goes
         w.disk.leave(Short::Pages, MOST);
         relay.cut();
         let ran = Ran::from(&["deploy"], child.wait_with_output().unwrap());
-        ran.assert_failed(1, &["the upload needs", " free", "make room on the server's disk"]);
+        ran.assert_failed(4, &["the upload needs", " free", "make room on the server's disk"]);
         w.disk.make_room();
         assert!(w.server.releases("shop").is_empty());
         user.must(&["deploy", "--yes"]);

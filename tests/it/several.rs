@@ -186,6 +186,8 @@ fn the_last_lines_are_those_of_all_servers_together() {
         say(0, &n.to_string());
         say(1, &n.to_string());
     }
+    // A line has the time at which it was heard, which is not that of the request.
+    all_of(12);
     (6..10).for_each(|n| say(0, &n.to_string()));
     let all = all_of(16);
     let times: Vec<u64> = all.iter().map(|line| line["at_ms"].as_u64().unwrap()).collect();

@@ -387,7 +387,8 @@ fn a_login_that_fails_tells_which_keys_were_tried() {
     let key = fs::read_to_string(sshd.file("user.pub")).unwrap();
     assert!(!ran.err.contains("debug1") && !ran.err.contains(key.split(' ').nth(1).unwrap()), "{ran}");
     let ran = user.run(&["servers", "check", "box", "--json"]);
-    let result: serde_json::Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
+    let mut events = ran.out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let result = events.find(|event| event["event"] == "result").unwrap_or_else(|| panic!("{ran}"));
     let detail = result["servers"][0]["detail"].as_array().unwrap();
     assert!(detail.iter().any(|line| line == tried.as_str()), "{result}");
 }

@@ -11,7 +11,7 @@ use rustix::fs::{FileType, Mode};
 use tempfile::TempDir;
 
 use super::super::bounds::MAX_DEPTH;
-use super::super::pack::{PIECE, pack, write_tar};
+use super::super::pack::{PIECE, pack, pack_to_keep, write_tar};
 use super::path;
 use crate::error::{Error, Kind};
 
@@ -108,6 +108,29 @@ fn leaves_what_was_there_when_it_fails() {
 }
 
 #[test]
+fn refuses_to_pack_what_is_too_large_and_names_the_largest() {
+    let dir = TempDir::new().unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir(&root).unwrap();
+    // All of it zeros that take no room.
+    let make = |name: &str, size: u64| File::create(root.join(name)).unwrap().set_len(size).unwrap();
+    make("small", 10);
+    make("data", 257 << 20);
+    let files = ["small", "data"].map(path);
+    let out = dir.path().join("out.zst");
+    let e = pack(&root, &files, &out).unwrap_err();
+    assert_eq!((e.kind(), e.detail()), (Kind::Build, &["270 MB  data".to_string()][..]), "{e}");
+    assert!(e.to_string().contains("more than 1000 times as many") && e.next_step().unwrap().contains("`exclude`"));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    pack_to_keep(&root, &files, &out).unwrap();
+    // It is not read to find that out.
+    make("small", 9 << 30);
+    let e = pack(&root, &files[..1], &out).unwrap_err();
+    assert_eq!((e.kind(), e.detail()), (Kind::Build, &["9664 MB  small".to_string()][..]), "{e}");
+    assert!(e.to_string().starts_with("pack small: it takes 96636") && e.next_step().is_some(), "{e}");
+}
+
+#[test]
 fn refuses_to_pack_what_could_not_be_unpacked() {
     let dir = TempDir::new().unwrap();
     let root = dir.path().join("root");
@@ -120,12 +143,12 @@ fn refuses_to_pack_what_could_not_be_unpacked() {
     let mode = Mode::from_raw_mode(0o644);
     rustix::fs::mknodat(rustix::fs::CWD, root.join("pipe"), FileType::Fifo, mode, 0).unwrap();
     for (name, why) in [
-        (path("leak"), "it links to `/etc/passwd`, which may be outside"),
+        (path("leak"), "it links to `/etc/passwd`, which is an absolute path"),
         (path("up"), "it links to `../x`, which may be outside"),
         (path("../root/leak"), "its name is absolute, has `.` or `..`"),
         (root.join("leak"), "its name is absolute"),
         (path(""), "its name is empty"),
-        (path("line\nend"), "control characters"),
+        (path("line\nend"), r"pack line\nend: its name has control characters"),
         (path("socket"), "only files, links and folders can be packed"),
         (path("pipe"), "only files, links and folders can be packed"),
         (deep, "folders deep"),

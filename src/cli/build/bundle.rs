@@ -8,6 +8,7 @@
 //! it is still the same.
 
 mod ignore;
+mod known;
 mod read;
 mod walk;
 
@@ -16,11 +17,14 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::cli::git::{self, Files, Place, Seen};
 use crate::crypto::Sha256;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::version::Version;
+use known::Known;
+pub(super) use known::{forget, remember};
 pub(super) use read::{Contents, changed, read_exactly};
 
 /// As many as an archive may hold: more of them are something that was meant to be ignored.
@@ -41,6 +45,8 @@ pub(crate) struct Source {
     pub subject: Option<String>,
     /// There are changes that are in no commit.
     pub dirty: bool,
+    /// By which the files are known the next time.
+    pub(super) stamps: known::Stamps,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,28 +67,34 @@ pub(crate) enum What {
     Link { to: PathBuf },
 }
 
-/// Reads the source of the app in `dir`.
+/// Reads the source of the app in `dir`; of files that were not touched since the last [`remember`], it is known what they
+/// hold.
 ///
 /// # Errors
 /// Config when there is nothing to ship; Refused for a file that changes meanwhile; Io naming the file that could not
 /// be read.
 pub(crate) fn collect(dir: &Path) -> Result<Source> {
+    let (known, begun) = (Known::of(dir), SystemTime::now());
     let dir = dir.canonicalize().context(|| format!("find {}", dir.display()))?;
     let home = env::home_dir().and_then(|home| home.canonicalize().ok());
     let (root, seen) = look(&dir, home.as_deref())?;
     let app = dir.strip_prefix(&root).map_err(|_| outside(&dir, &root))?.to_path_buf();
-    let entries = read::entries(&root, sorted(seen.files.paths)?)?;
+    if let Some((folder, why)) = seen.files.closed.iter().find(|(folder, _)| !is_dropped(&folder.join("x"))) {
+        return Err(Error::new(Kind::Config, format!("read the folder {}: {why}", root.join(folder).display()))
+            .hint("make it readable for you, or name it in a .gitignore if it is no part of the source"));
+    }
+    let (entries, stamps) = read::entries(&root, sorted(seen.files.paths)?, &known)?;
+    let stamps = known.stamps(&entries, stamps, begun);
     if !entries.iter().any(|e| e.path.starts_with(&app)) {
         return Err(Error::new(Kind::Config, format!("there are no files to ship in {}", dir.display()))
             .hint("is the folder named in a .gitignore?"));
     }
     let hash = hash(&entries);
-    let is_there = |path: &PathBuf| entries.binary_search_by(|e| bytes(&e.path).cmp(bytes(path))).is_ok();
-    // Of a file that git does not watch nobody knows whether it is the one of the commit.
-    let dirty = seen.commit.is_some()
-        && (seen.changes.iter().any(|path| !is_dropped(path)) || seen.files.unwatched.iter().any(is_there));
+    // Of what git does not watch nobody knows whether it is as in the commit, or there at all.
+    let mut unlike = seen.changes.iter().chain(&seen.files.unwatched);
+    let dirty = seen.commit.is_some() && unlike.any(|path| !is_dropped(path));
     let version = Version::of(seen.commit.as_ref().map(|c| c.id.as_str()), dirty, &hash)?;
-    Ok(Source { root, app, entries, hash, version, subject: seen.commit.map(|c| c.subject), dirty })
+    Ok(Source { root, app, entries, hash, version, subject: seen.commit.map(|c| c.subject), dirty, stamps })
 }
 
 impl Source {
@@ -98,7 +110,7 @@ impl Source {
     /// Refused naming a file that is not any more what it was.
     pub fn check(&self) -> Result<()> {
         let paths = self.entries.iter().map(|entry| entry.path.clone()).collect();
-        let now = read::entries(&self.root, paths)?;
+        let (now, _) = read::entries(&self.root, paths, &Known::default())?;
         let mut there = now.iter();
         match self.entries.iter().find(|was| there.next() != Some(was)) {
             Some(was) => Err(read::changed_since(&self.root.join(&was.path))),
@@ -130,7 +142,7 @@ fn look(dir: &Path, home: Option<&Path>) -> Result<(PathBuf, Seen)> {
             let root = walk::root(dir).filter(|root| !is_for_dotfiles(root, dir, home)).unwrap_or(dir);
             let user = walk::rules_of_user(env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).as_deref(), home);
             let paths = walk::files(root, user.as_deref())?;
-            return Ok((root.into(), unversioned(Files { paths, unwatched: Vec::new() })));
+            return Ok((root.into(), unversioned(Files { paths, ..Files::default() })));
         }
     };
     match is_for_dotfiles(&root, dir, home) {

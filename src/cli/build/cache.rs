@@ -104,7 +104,7 @@ pub(crate) fn key(project: &Project, order: &Order, target: Target) -> Result<St
         include: _,
         exclude: _,
     } = order;
-    let Source { root, app, entries: _, hash: source_hash, version, subject: _, dirty: _ } = source;
+    let Source { root, app, entries: _, hash: source_hash, version, subject: _, dirty: _, stamps: _ } = source;
     // What of the project is an input has become part of the recipe and of the steps.
     let runtime = project.runtime;
     let Recipe {

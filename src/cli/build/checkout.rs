@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::bundle::{Entry, Source, What};
 use crate::cli::git;
 use crate::cli::ui::units;
-use crate::error::Result;
+use crate::error::{Result, on_one_line};
 
 /// Names that are told; who has more of them knows which.
 const NAMED: usize = 3;
@@ -48,6 +48,7 @@ pub(super) fn warnings(source: &Source) -> Result<Vec<String>> {
 
 fn told(paths: &[PathBuf], what: &str, then: &str) -> Option<String> {
     let named = paths.iter().take(NAMED).map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    let named = on_one_line(&named);
     let more = paths.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {}", units::count(more, "other")) } else { String::new() };
     (!paths.is_empty()).then(|| format!("{named}{more}: {what}; {then}"))

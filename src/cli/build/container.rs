@@ -27,6 +27,7 @@ use std::time::Duration;
 use super::Said;
 use super::bundle::{Source, frame};
 use super::stage::{self, Step};
+use super::turn::Turn;
 use crate::cli::child::Owned;
 use crate::cli::interrupt::Interrupt;
 use crate::crypto::{self, Sha256};
@@ -94,6 +95,7 @@ pub(super) struct Work<'a> {
     /// The clean tree to copy in; the built one takes its place.
     pub tree: &'a Path,
     pub wanted: &'a Wanted<'a>,
+    pub turn: &'a Turn,
 }
 
 /// Runs the steps and brings the tree back. Tells the [`identity`](mod@identity) of the image that it was done in.
@@ -105,7 +107,7 @@ pub(super) fn run(work: &Work<'_>, interrupt: &Interrupt, say: &dyn Fn(Said<'_>)
     let docker = Docker { interrupt, about };
     let label = label(work.project);
     sweep(&docker, &label)?;
-    provide_image(&docker, say)?;
+    provide_image(&docker, work.turn, say)?;
     let identity = identity::identity(work.image, Some(interrupt))?;
 
     let container = Container::create(&docker, work, &label)?;
@@ -120,7 +122,7 @@ pub(super) fn run(work: &Work<'_>, interrupt: &Interrupt, say: &dyn Fn(Said<'_>)
         step.warning.iter().for_each(|warning| say(Said::Warning(warning)));
         say(Said::Running(&step.title()));
         let mut command = docker::command(&argv::exec(&running.container.name, work.source, step));
-        let heard = stage::hear(&mut command, interrupt, &mut |line| say(Said::Output(line)))?;
+        let heard = stage::hear(&mut command, work.turn, interrupt, &mut |line| say(Said::Output(line)))?;
         heard.or_failed(step)?;
     }
     say(Said::Doing("copy the result out of the container"));
@@ -139,7 +141,7 @@ fn sweep(docker: &Docker<'_>, label: &str) -> Result<()> {
 }
 
 /// Pulls the image when it is not here for the platform.
-fn provide_image(docker: &Docker<'_>, say: &dyn Fn(Said<'_>)) -> Result<()> {
+fn provide_image(docker: &Docker<'_>, turn: &Turn, say: &dyn Fn(Said<'_>)) -> Result<()> {
     let found = docker.try_to_ask(&argv::platform_of(docker.about.image))?;
     if found.is_some_and(|lines| lines.first().is_some_and(|line| line.as_str() == docker.about.platform)) {
         return Ok(());
@@ -147,7 +149,7 @@ fn provide_image(docker: &Docker<'_>, say: &dyn Fn(Said<'_>)) -> Result<()> {
     let command = format!("docker pull {}", docker.about.image);
     say(Said::Running(&command));
     let mut pull = docker::command(&argv::pull(docker.about));
-    let heard = stage::hear(&mut pull, docker.interrupt, &mut |line| say(Said::Output(line)));
+    let heard = stage::hear(&mut pull, turn, docker.interrupt, &mut |line| say(Said::Output(line)));
     let heard = heard.map_err(verdict::not_started)?;
     match heard.succeeded() {
         true => Ok(()),

@@ -3,7 +3,7 @@
 //! `bundle` says which files are the source and what their Version is, `checkout` what they lack, and `sources` keeps
 //! them; `preset` and `recipe` what is done with it by default, `packages` how dependencies are installed; `tree` makes a
 //! clean copy to run them in; `stage` runs them in an `environment`, or `container` in Docker, one build in its `turn`,
-//! and `verdict` has the words for those that fail; `assets` merges what is served as files, `entry` looks whether the
+//! after any `leftover` of another one, and `verdict` has the words for those that fail; `assets` merges what is served as files, `entry` looks whether the
 //! result can start, `glob` and `pick` choose what of it is shipped; `native` tells which machines it is for, and `fit`
 //! which server gets it; `cache` remembers what was made of what, installed `modules` included.
 //!
@@ -20,6 +20,7 @@ pub(crate) mod fit;
 pub(crate) mod glob;
 #[cfg(feature = "lab")]
 pub mod lab;
+mod leftover;
 mod many;
 pub(crate) mod modules;
 pub(crate) mod native;
@@ -59,6 +60,7 @@ use preset::lock::Locked;
 use preset::resolve::Wish;
 use recipe::{Modules, Recipe};
 use stage::Step;
+use turn::Turn;
 
 /// A .gitignore beyond this is somebody's own.
 const MAX_GITIGNORE: u64 = 64 << 10;
@@ -223,8 +225,16 @@ pub(crate) fn build(
     disk::make_dirs(&artifacts, 0o755).and_then(|()| keep_out_of_git(&dir)).map_err(unwritable)?;
     let turn = turn::take(&dir, interrupt, &mut |whom| say(Said::Waiting(whom))).map_err(unwritable)?;
     preset::lock::save(&project.dir, order.locked.as_ref())?;
-    let making = Making { project, order, artifacts: &artifacts, anew, waited: turn.waited, interrupt, say };
-    order.targets.iter().map(|target| making.artifact(*target)).collect()
+    let making = Making { project, order, artifacts: &artifacts, anew, turn: &turn, interrupt, say };
+    // Who wants nothing from before has the sources read, whatever is remembered of them.
+    let checked = if anew { order.source.check() } else { Ok(()) };
+    let built = checked.and_then(|()| order.targets.iter().map(|target| making.artifact(*target)).collect());
+    match &built {
+        // A file is not what it was, or not what it was remembered to be.
+        Err(e) if e.kind() == Kind::Refused => bundle::forget(&project.dir),
+        _ => bundle::remember(&project.dir, &order.source),
+    }
+    built
 }
 
 /// A build in its turn.
@@ -233,14 +243,14 @@ struct Making<'a> {
     order: &'a Order,
     artifacts: &'a Path,
     anew: bool,
-    waited: bool,
+    turn: &'a Turn,
     interrupt: &'a Interrupt,
     say: &'a dyn Fn(Said<'_>),
 }
 
 impl Making<'_> {
     fn artifact(&self, target: Target) -> Result<Built> {
-        let Making { project, order, artifacts, anew, waited, interrupt, say } = *self;
+        let Making { project, order, artifacts, anew, turn, interrupt, say } = *self;
         let key = cache::key(project, order, target)?;
         let file = cache::file(artifacts, target, &key);
         let keep_sources = |from: &Path| -> Result<()> {
@@ -257,7 +267,7 @@ impl Making<'_> {
             }
             say(Said::Doing("build again: the image is another one than last time"));
         }
-        if waited && bundle::collect(&project.dir)?.hash != order.source.hash {
+        if turn.waited && bundle::collect(&project.dir)?.hash != order.source.hash {
             return Err(Error::new(Kind::Refused, "the sources changed while another build was waited for")
                 .hint("run it again"));
         }
@@ -307,7 +317,7 @@ impl Making<'_> {
 
     /// Tells which image a container was of.
     fn steps(&self, tree: &Path, rule: &Rule<'_>, target: Target) -> Result<Option<String>> {
-        let Making { project, order, interrupt, say, .. } = *self;
+        let Making { project, order, turn, interrupt, say, .. } = *self;
         let vars: Vec<&str> = order.vars().collect();
         if !vars.is_empty() {
             say(Said::Doing(&format!("with {} of [vars]", vars.join(", "))));
@@ -319,7 +329,7 @@ impl Making<'_> {
                 step.warning.iter().for_each(|warning| say(Said::Warning(warning)));
                 say(Said::Running(&step.title()));
                 let mut on = |line: &str| say(Said::Output(line));
-                stage::run(tree, &order.source, &environment, step, interrupt, &mut on)?;
+                stage::run(tree, &order.source, &environment, step, turn, interrupt, &mut on)?;
             }
             return Ok(None);
         };
@@ -339,6 +349,7 @@ impl Making<'_> {
             image,
             tree,
             wanted: &wanted,
+            turn,
         };
         container::run(&work, interrupt, say)
     }
@@ -358,8 +369,8 @@ fn unwritable(e: Error) -> Error {
 fn unpackable(e: Error) -> Error {
     match e.kind() {
         Kind::Refused if e.next_step().is_none() => e.with_kind(Kind::Build).hint(
-            "the server takes plain names and links that stay inside of the release: change it, or leave it out by \
-             `exclude` in [build] of tako.toml",
+            "the server takes plain names, and links that are relative and stay inside of the release (`ln -sr` makes \
+             such): change it, or leave it out by `exclude` in [build] of tako.toml",
         ),
         _ => e,
     }

@@ -34,8 +34,9 @@ pub(super) fn keep<'a>(artifacts: &Path, source: &'a Source, from: &Path) -> Res
         What::Link { to } => archive::takes(&entry.path, Some(to)),
     });
     let paths: Vec<PathBuf> = held.iter().map(|entry| entry.path.clone()).collect();
-    let unchecked = artifacts.join(format!("{}-source.tar.{}.part", source.version, std::process::id()));
-    let kept = archive::pack::pack(from, &paths, &unchecked).and_then(|_| {
+    // While it is packed it has our process id in its name as well.
+    let unchecked = artifacts.join(format!("{}-source.tar.part", source.version));
+    let kept = archive::pack::pack_to_keep(from, &paths, &unchecked).and_then(|_| {
         if from == source.root {
             source.check()?;
         }
@@ -136,6 +137,9 @@ mod tests {
         fs::remove_file(dir.path().join("a.js")).unwrap();
         let e = keep(artifacts.path(), &source, &source.root).unwrap_err();
         assert!(e.to_string().contains("a.js"), "{e}");
+        let e = keep(&artifacts.path().join("none"), &source, &source.root).unwrap_err();
+        let part = format!("none/{}-source.tar.{}.part: ", source.version, std::process::id());
+        assert!(e.to_string().contains(&part), "{e}");
         assert!(names(artifacts.path()).is_empty());
     }
 
@@ -148,7 +152,7 @@ mod tests {
             let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1000 * (3 - n as u64));
             File::options().append(true).open(file).unwrap().set_modified(at).unwrap();
         }
-        for other in ["d-source.tar.77.part", "artifact-cache-x.tar.zst", "notes"] {
+        for other in ["d-source.tar.77.part", "d-source.tar.part", "artifact-cache-x.tar.zst", "notes"] {
             fs::write(dir.path().join(other), "").unwrap();
         }
         prune(dir.path(), 2);

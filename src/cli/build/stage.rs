@@ -13,6 +13,7 @@ use crossbeam_channel::{bounded, select};
 
 use super::bundle::Source;
 use super::environment::Environment;
+use super::turn::Turn;
 use super::verdict;
 use crate::cli::child::{Owned, each_line};
 use crate::cli::interrupt::{Interrupt, interrupted};
@@ -68,6 +69,7 @@ pub(crate) fn run(
     source: &Source,
     environment: &Environment,
     step: &Step,
+    turn: &Turn,
     interrupt: &Interrupt,
     on: &mut dyn FnMut(&str),
 ) -> Result<()> {
@@ -76,7 +78,7 @@ pub(crate) fn run(
         return Err(Error::new(Kind::Build, message).hint("is it in a .gitignore, or its `working_dir` misspelt?"));
     }
     let mut command = environment.command(tree, source, step);
-    match hear(&mut command, interrupt, on) {
+    match hear(&mut command, turn, interrupt, on) {
         Ok(heard) => heard.or_failed(step),
         Err(e) if e.kind() == Kind::Interrupted => Err(e),
         Err(e) => Err(e).context(|| format!("{}: run `{}`", step.name, step.title())),
@@ -111,13 +113,21 @@ impl Heard {
 ///
 /// # Errors
 /// Interrupted; then it is gone with all that it started.
-pub(super) fn hear(command: &mut Command, interrupt: &Interrupt, on: &mut dyn FnMut(&str)) -> Result<Heard> {
+pub(super) fn hear(
+    command: &mut Command,
+    turn: &Turn,
+    interrupt: &Interrupt,
+    on: &mut dyn FnMut(&str),
+) -> Result<Heard> {
     let doing = || format!("start {}", command.get_program().display());
     let (reader, writer) = std::io::pipe().context(doing)?;
     let second = writer.try_clone().context(doing)?;
     command.stdin(Stdio::null()).stdout(second).stderr(writer);
+    // Dropped after the command, which is remembered until then.
+    let running = turn.runs();
     let owned = Owned::spawn_leashed(command);
     let mut owned = owned.context(|| format!("start {}", command.get_program().display()))?;
+    running.is(owned.pid());
     // The command holds our ends of the pipe too; without this the reader would never see its end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
 

@@ -41,12 +41,18 @@ fn tree_of(dir: &Path, order: &Order) -> Result<PathBuf> {
     tree::make(&dir, &order.source, &order.steps, order.recipe.modules(), &Interrupt::never())
 }
 
+/// Of a project in which something was built.
+fn turn_in(dir: &Path) -> Turn {
+    turn::take(&dir.join(".tako"), &Interrupt::never(), &mut |_| {}).unwrap()
+}
+
 /// Runs the steps of a build as `build` does, up to what would be packed.
 fn shipped(project: &Project) -> Result<Vec<String>> {
     let order = order(project)?;
     let tree = tree_of(&project.dir, &order)?;
+    let turn = turn_in(&project.dir);
     for step in &order.steps {
-        stage::run(&tree, &order.source, &order.environment, step, &Interrupt::never(), &mut |_| {})?;
+        stage::run(&tree, &order.source, &order.environment, step, &turn, &Interrupt::never(), &mut |_| {})?;
     }
     let app = tree.join(&order.source.app);
     preset::write_entry(&app, &order.recipe)?;

@@ -2,6 +2,8 @@
 
 use std::process::ExitStatus;
 
+use crate::proto::packages;
+
 /// What most people have to do who read these words. The first that fits is told.
 const CAUSES: [(&[&str], &str); 7] = [
     (
@@ -13,19 +15,7 @@ const CAUSES: [(&[&str], &str); 7] = [
         &["\"packageManager\": \"yarn@", "This project is configured to use"],
         "package.json names another package manager, or another version of it: `corepack enable` brings the right one",
     ),
-    (
-        &[
-            "can only install with an existing package-lock.json",
-            "package.json and package-lock.json or npm-shrinkwrap.json are in sync",
-            "ERR_PNPM_OUTDATED_LOCKFILE",
-            "ERR_PNPM_NO_LOCKFILE",
-            "ERR_PNPM_LOCKFILE_CONFIG_MISMATCH",
-            "Your lockfile needs to be updated",
-            "The lockfile would have been modified by this install",
-            "lockfile had changes, but lockfile is frozen",
-        ],
-        "the lock file does not fit package.json: install once by hand and commit the lock file",
-    ),
+    (packages::UNFIT, packages::REFIT),
     (
         &["--locked was passed to prevent this"],
         "Cargo.lock is not in the source or does not fit Cargo.toml: build once by hand and commit it; git must not ignore it",

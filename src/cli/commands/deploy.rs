@@ -17,8 +17,7 @@ use crate::cli::interrupt::Interrupt;
 use crate::cli::project::{Env, Project};
 use crate::cli::remote::Place;
 use crate::cli::ship::{Shipment, ship};
-use crate::cli::ui::Ui;
-use crate::cli::ui::units;
+use crate::cli::ui::{Task, Ui, units};
 use crate::error::{Error, Kind, Result};
 use crate::proto::control::Secrets;
 use crate::proto::name::{EnvName, ServerName};
@@ -27,6 +26,8 @@ use report::{Ending, conclude, tell_result};
 
 /// A deploy that is not over by then will not be.
 const MAX_WAIT: Duration = Duration::from_secs(24 * 3600);
+/// Sources are mostly read within it; who waits longer is told for what.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// What the checks found.
 struct Checked {
@@ -46,7 +47,7 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let wait = args.parsed::<Wait>("wait")?.map_or(Duration::ZERO, |wait| wait.0);
     let phase = ui.phase("Check");
     let task = ui.task("Check");
-    let Checked { project, env_name, order, secrets, servers } = match check(ui, args) {
+    let Checked { project, env_name, order, secrets, servers } = match check(ui, args, &task) {
         Ok(checked) => checked,
         Err(e) => {
             // Why is told once, at the end.
@@ -102,18 +103,23 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
 }
 
 /// All that can be found out without a server. Only the choice of servers asks, and writes, something.
-fn check(ui: &Ui, args: &Args) -> Result<Checked> {
+fn check(ui: &Ui, args: &Args, task: &Task) -> Result<Checked> {
     let project = aim::project(ui, args)?;
     let env_name = aim::env_name(args)?;
     let env = project.env(&env_name)?;
     let wish = aim::preset_wish(args);
-    let mut order = build::order(&project, &env.vars, wish)?;
+    let order = || {
+        let _late = task.set_after(MOMENT, "reading the sources");
+        build::order(&project, &env.vars, wish)
+    };
+    let mut ordered = order()?;
     let secrets = secrets(ui, &project, &env_name)?;
     let (servers, written) = servers(ui, args, &project, &env_name, env)?;
     if written {
         // `tako.toml` is a source like any other: the same tree must have the same version the next time.
-        order = build::order(&project, &env.vars, wish)?;
+        ordered = order()?;
     }
+    let order = ordered;
     order.notes.iter().for_each(|note| ui.note(note));
     order.warnings.iter().for_each(|warning| ui.warn(warning));
     Ok(Checked { project, env_name, order, secrets, servers })

@@ -43,7 +43,9 @@ pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let project = aim::project(ui, args)?;
     let env_name = aim::env_name(args)?;
     let env = rehearsed(&project, &env_name)?;
+    let reading = ui.waiting("Check", "reading the sources");
     let order = build::order(&project, &env.vars, aim::preset_wish(args))?;
+    drop(reading);
     order.notes.iter().for_each(|note| ui.note(note));
     order.warnings.iter().for_each(|warning| ui.warn(warning));
     let secrets = secrets(ui, &project, &env_name)?;

@@ -141,6 +141,15 @@ fn explains_a_repository_of_somebody_else() {
 }
 
 #[test]
+fn hears_of_folders_that_are_closed_to_it() {
+    let said = "warning: unable to access '/root/.config/git/ignore': Permission denied\n\
+                warning: could not open directory 'a': b/': Permission denied\n\
+                warning: could not open directory 'c/d/': Too many levels of symbolic links\n";
+    let expected = [("a': b", "permission denied"), ("c/d", "too many levels of symbolic links")];
+    assert!(closed(said.as_bytes()).eq(expected.map(|(folder, why)| (folder.into(), why.into()))));
+}
+
+#[test]
 fn lists_what_is_not_ignored_and_looks_into_repositories_inside() {
     let dir = tempfile::tempdir().unwrap();
     let repo = dir.path();

@@ -11,6 +11,16 @@ use crate::proto::control::{Deployed, Notice, Step, Swap};
 use crate::proto::name::EnvName;
 use crate::proto::status::Failure;
 
+/// As what it is to who asked for a deploy, when no server has changed by it: the deploy has failed, and what served
+/// before serves. Failures that say more than that, to a script, stay what they are.
+pub(crate) fn rejected(e: Error) -> Error {
+    match e.kind() {
+        Kind::NotFound | Kind::Conflict | Kind::Refused | Kind::Timeout | Kind::Io => e.with_kind(Kind::Rejected),
+        Kind::Usage | Kind::Config | Kind::Busy | Kind::Unreachable | Kind::Incompatible | Kind::Build => e,
+        Kind::Rejected | Kind::NeedsInput | Kind::Interrupted | Kind::Bug => e,
+    }
+}
+
 /// A step that was stopped because of another one has not failed: its line just ends.
 pub(crate) fn end_badly(task: Task, e: &Error) {
     if e.kind() != Kind::Interrupted {
@@ -185,6 +195,20 @@ mod tests {
         assert_eq!(both.detail(), ["nyc1: gone"]);
         assert_eq!(told(vec![stopped(), stopped()]).kind(), Kind::Interrupted);
         assert_eq!(all(vec![Ok(1), Ok(2)]).unwrap(), [1, 2]);
+    }
+
+    #[test]
+    fn what_a_server_refused_is_a_deploy_that_failed() {
+        let check = |kind, expected| {
+            let e = rejected(Error::new(kind, "fra1: x").hint("y"));
+            assert_eq!((e.kind(), e.to_string().as_str(), e.next_step()), (expected, "fra1: x", Some("y")));
+        };
+        for kind in [Kind::Refused, Kind::Io, Kind::Timeout, Kind::NotFound, Kind::Conflict, Kind::Rejected] {
+            check(kind, Kind::Rejected);
+        }
+        for kind in [Kind::Unreachable, Kind::Busy, Kind::Config, Kind::Build, Kind::Interrupted, Kind::Bug] {
+            check(kind, kind);
+        }
     }
 
     #[test]

@@ -127,7 +127,7 @@ fn quiet_leaves_results_warnings_and_errors() {
 fn an_error_is_told_with_detail_and_hint() {
     let (ui, _, err) = captured(Settings::default(), PLAIN);
     ui.error(&Error::new(Kind::Io, "read \x1b[2Jx").with_detail(vec!["one".into(), String::new()]).hint("do this"));
-    assert_eq!(err.text(), "error: read x\n  one\n\n  hint: do this\n");
+    assert_eq!(err.text(), "error: read \\u{1b}[2Jx\n  one\n\n  hint: do this\n");
 }
 
 #[test]

@@ -3,16 +3,26 @@
 //! **Invariant**: what was only waited for leaves no line behind, on a terminal or elsewhere; a long wait is still told
 //! off a terminal, by the heartbeat.
 
-use std::time::Instant;
+use std::convert::Infallible;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use super::Ui;
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+
 use super::look::{Glyph, Paint, paint};
 use super::tree::Id;
+use super::{Task, Ui};
 
 /// A line of the progress tree that goes away when this is dropped.
 pub(crate) struct Waiting {
     ui: Ui,
     id: Id,
+}
+
+/// A state that a task has when this still lives after a while: what is over in a moment needs no word.
+pub(crate) struct Late {
+    done: Option<Sender<Infallible>>,
+    clock: Option<JoinHandle<()>>,
 }
 
 /// How one item of a list turned out.
@@ -65,6 +75,29 @@ impl Ui {
     }
 }
 
+impl Task {
+    pub fn set_after(&self, delay: Duration, state: &str) -> Late {
+        let (done, over) = bounded(0);
+        let (ui, id, state) = (self.ui.clone(), self.id, state.to_string());
+        let clock = thread::spawn(move || {
+            if over.recv_timeout(delay) == Err(RecvTimeoutError::Timeout) {
+                ui.screen().set(id, &state, Instant::now());
+            }
+        });
+        Late { done: Some(done), clock: Some(clock) }
+    }
+}
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        self.done.take();
+        if let Some(clock) = self.clock.take() {
+            // It only waits and writes; there is nothing to do about its panic that was not done.
+            let _ = clock.join();
+        }
+    }
+}
+
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.ui.screen().forget(self.id);
@@ -82,6 +115,22 @@ mod tests {
         drop(ui.waiting("fra1", "asking"));
         ui.close().unwrap();
         assert_eq!((out.text(), err.text()), (String::new(), String::new()));
+    }
+
+    #[test]
+    fn what_takes_longer_is_told() {
+        let (ui, _, err) = Ui::captured(Settings::default());
+        let task = ui.task("Check");
+        drop(task.set_after(Duration::from_secs(3600), "never said"));
+        let late = task.set_after(Duration::ZERO, "reading the sources");
+        let until = Instant::now() + Duration::from_secs(20);
+        while !err.text().contains("check reading the sources") {
+            assert!(Instant::now() < until, "{}", err.text());
+            thread::yield_now();
+        }
+        drop(late);
+        task.done("config");
+        assert!(!err.text().contains("never said"));
     }
 
     #[test]

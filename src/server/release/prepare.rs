@@ -161,7 +161,11 @@ impl Preparing<'_> {
         let ended = run.finish(&|| gone.load(Ordering::Relaxed));
         // Whatever became of it: nothing of it runs any more, and the release is ours.
         let ours = owner::take_back(&release, user);
-        let all = |e: Error| e.hint(format!("all that it said is in {} on the server", kept.display()));
+        let all = |e: Error| {
+            let is_unfit = packages::UNFIT.iter().any(|words| e.detail().iter().any(|line| line.contains(words)));
+            let first = if is_unfit { format!("{}; ", packages::REFIT) } else { String::new() };
+            e.hint(format!("{first}all that it said is in {} on the server", kept.display()))
+        };
         let ended = ended.context(doing).map_err(all)?;
         ours.context(doing)?;
         match ended.status.success() {

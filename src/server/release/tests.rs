@@ -265,6 +265,17 @@ fn an_installer_that_fails_shows_its_last_lines_and_a_new_release_goes_with_it()
     assert_eq!(fs::read_to_string(kept).unwrap().lines().count(), 2);
     assert!(!release.exists());
 
+    // What mostly helps stands before it.
+    w.unpack("v1", &[("run", "x")]);
+    let script = "echo 'npm error `npm ci` can only install packages when your package.json and package-lock.json or \
+                  npm-shrinkwrap.json are in sync.'; exit 1";
+    let install = Some(["sh", "-c", script].map(str::to_owned).to_vec());
+    let e = w.prepare(&Manifest { install, ..w.manifest("v1") }).0.unwrap_err();
+    assert!(
+        e.next_step().unwrap().starts_with("the lock file does not fit package.json: install once by hand"),
+        "{e:?}"
+    );
+
     // One that was live is needed for a rollback.
     w.unpack("v1", &[("run", "x")]);
     crate::server::state::save(&w.layout, &w.desired("v1", &[])).unwrap();

@@ -15,6 +15,8 @@ fn no_locks(fleet: &Fleet) {
         let mut control = Control::open(server).unwrap();
         let lock = json!({"lock": {"app": "shop", "version": "v9"}});
         wait_for("it to be free", || control.call(lock.clone()).ok());
+        // Given back by a word: who comes next need not wait until it is seen that we are gone.
+        control.call(json!({"unlock": {"app": "shop"}})).unwrap();
     }
 }
 

@@ -56,7 +56,7 @@ fn until_all_are_ready_one_failure_leaves_all_of_them_as_they_were() {
                 fs::remove_dir_all(&incoming).unwrap();
                 fs::write(incoming, "in the way").unwrap();
             },
-            1,
+            4,
             &["two: write the upload"],
             |f| {
                 let incoming = f.servers[TWO].data().join("incoming");
@@ -71,7 +71,7 @@ fn until_all_are_ready_one_failure_leaves_all_of_them_as_they_were() {
                 fs::rename(app.join("releases"), app.join("aside")).unwrap();
                 fs::write(app.join("releases"), "in the way").unwrap();
             },
-            1,
+            4,
             &["two"],
             |f| {
                 let app = f.servers[TWO].app("shop");

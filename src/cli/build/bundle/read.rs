@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::known::{Known, Stamp};
 use super::{Entry, What};
 use crate::cli::build::many;
 use crate::crypto::Sha256;
@@ -27,25 +28,44 @@ pub(crate) struct Contents {
     pub sha256: String,
 }
 
-/// The entries at `paths`, in this order; what is not there or no part of a source is left out.
-pub(super) fn entries(root: &Path, paths: Vec<PathBuf>) -> Result<Vec<Entry>> {
+/// The entries at `paths`, in this order, and the stamps of those that are files; what is not there or no part of a source
+/// is left out. What is `known` and was not touched is not read.
+pub(super) fn entries(root: &Path, paths: Vec<PathBuf>, known: &Known) -> Result<(Vec<Entry>, Vec<Option<Stamp>>)> {
     let found = many::each(&paths, |path| {
         let full = root.join(path);
-        let what = look(&full).context(|| format!("read {}", full.display()))?;
+        if let Some(found) = untouched(path, &full, known) {
+            return Ok(Some(found));
+        }
+        let found = look(&full).context(|| format!("read {}", full.display()))?;
         // Cargo's folder, led elsewhere.
-        let is_target = path.file_name().is_some_and(|n| n == "target") && matches!(what, Some(What::Link { .. }));
-        Ok(what.filter(|_| !is_target))
+        let is_target = path.file_name().is_some_and(|n| n == "target");
+        Ok(found.filter(|(what, _)| !is_target || !matches!(what, What::Link { .. })))
     })?;
-    Ok(paths.into_iter().zip(found).filter_map(|(path, what)| Some(Entry { path, what: what? })).collect())
+    let found = paths.into_iter().zip(found).filter_map(|(path, found)| {
+        let (what, stamp) = found?;
+        Some((Entry { path, what }, stamp))
+    });
+    Ok(found.unzip())
 }
 
-fn look(path: &Path) -> Result<Option<What>> {
+fn untouched(path: &Path, full: &Path, known: &Known) -> Option<(What, Option<Stamp>)> {
+    let (known, sha256) = known.get(path)?;
+    let file = fs::symlink_metadata(full).ok().filter(|file| file.is_file() && Stamp::of(file) == *known)?;
+    let contents = Contents { length: file.len(), sha256: sha256.clone() };
+    Some((What::File { executable: is_executable(&file), contents }, Some(*known)))
+}
+
+fn is_executable(file: &fs::Metadata) -> bool {
+    file.mode() & 0o100 != 0
+}
+
+fn look(path: &Path) -> Result<Option<(What, Option<Stamp>)>> {
     // Neither a link nor a pipe that has taken the file's place is followed or waited for.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(file) => File::from(file),
         Err(Errno::LOOP) => {
-            return Ok(Some(What::Link { to: fs::read_link(path).context(|| "read the link".into())? }));
+            return Ok(Some((What::Link { to: fs::read_link(path).context(|| "read the link".into())? }, None)));
         }
         // git still lists a file that was removed and not committed. The other one is a socket.
         Err(Errno::NOENT | Errno::NOTDIR | Errno::NXIO) => return Ok(None),
@@ -57,10 +77,11 @@ fn look(path: &Path) -> Result<Option<What>> {
     }
     let contents = read_exactly(&file, found.len(), &mut |_| Ok(()))?;
     let after = file.metadata().context(|| "look at it".into())?;
-    let stamp = |m: &fs::Metadata| (m.len(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec());
-    match stamp(&found) == stamp(&after) {
-        true => Ok(Some(What::File { executable: found.mode() & 0o100 != 0, contents })),
-        false => Err(changed()),
+    match Stamp::of(&found) {
+        stamp if stamp == Stamp::of(&after) => {
+            Ok(Some((What::File { executable: is_executable(&found), contents }, Some(stamp))))
+        }
+        _ => Err(changed()),
     }
 }
 
@@ -111,7 +132,8 @@ pub(super) fn changed_since(path: &Path) -> Error {
     Error::new(Kind::Refused, format!("{} changed while the sources were read", path.display())).hint(STILL_WRITING)
 }
 
-const STILL_WRITING: &str = "is something still building or writing there?";
+const STILL_WRITING: &str = "is something still building or writing there? what is written all the time, such as a log, \
+                             is no source: name it in a .gitignore";
 
 #[cfg(test)]
 mod tests {
@@ -159,7 +181,11 @@ mod tests {
                 match (size, read(size, Some(writer))) {
                     // All of it was read before: that is the file as it was.
                     (BUFFER, Ok(contents)) => assert_eq!(contents.length, BUFFER as u64),
-                    (size, read) => assert_eq!(read.unwrap_err().kind(), Kind::Refused, "{size}"),
+                    (size, read) => {
+                        let e = read.unwrap_err();
+                        assert_eq!(e.kind(), Kind::Refused, "{size}");
+                        assert!(e.next_step().unwrap().contains("name it in a .gitignore"));
+                    }
                 }
             }
             // Whoever replaces or removes a file leaves us the old one, and it is whole.
@@ -181,8 +207,8 @@ mod tests {
         fs::create_dir(at("folder")).unwrap();
         std::os::unix::fs::symlink("pipe", at("link")).unwrap();
         for name in ["pipe", "socket", "folder", "nothing", "link/x"] {
-            assert_eq!(look(&at(name)).unwrap(), None, "{name}");
+            assert!(look(&at(name)).unwrap().is_none(), "{name}");
         }
-        assert_eq!(look(&at("link")).unwrap(), Some(What::Link { to: "pipe".into() }));
+        assert_eq!(look(&at("link")).unwrap(), Some((What::Link { to: "pipe".into() }, None)));
     }
 }

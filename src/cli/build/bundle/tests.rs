@@ -4,6 +4,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
 use crate::cli::git::tests::{git, write};
+use crate::disk;
 
 fn names(source: &Source) -> Vec<String> {
     source.entries.iter().map(|e| e.path.display().to_string()).collect()
@@ -183,6 +184,9 @@ fn submodules_and_repositories_inside_are_part_of_the_source() {
     git(&root, &["submodule", "--quiet", "deinit", "--force", "left-empty"]);
     git(&root, &["commit", "--quiet", "-m", "Add the library"]);
     write(&root.join("lib/dist"), "");
+    assert!(collect(&root).unwrap().dirty, "what was not fetched is a part of the commit");
+    git(&root, &["rm", "--quiet", "left-empty"]);
+    git(&root, &["commit", "--quiet", "-m", "Without it"]);
     let clean = collect(&root).unwrap();
     let files = [".gitignore", ".gitmodules", "index.js", "lib/.gitignore", "lib/index.js"];
     assert_eq!(names(&clean), files);
@@ -214,6 +218,24 @@ fn a_file_that_git_does_not_watch_makes_no_clean_version() {
         assert!(version(root).starts_with(&format!("{clean}_")), "{flag}");
         git(root, &["update-index", &flag.replacen("--", "--no-", 1), "a"]);
     }
+}
+
+#[test]
+fn a_checkout_without_all_of_the_commit_is_not_the_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    git(root, &["init", "--quiet"]);
+    write(&root.join("apps/web/a"), "1");
+    write(&root.join("apps/api/b"), "1");
+    git(root, &["add", "."]);
+    git(root, &["commit", "--quiet", "-m", "First"]);
+    let clean = version(root);
+    assert!(!clean.contains('_'));
+    git(root, &["sparse-checkout", "set", "apps/web"]);
+    assert!(!root.join("apps/api").exists());
+    assert!(version(root).starts_with(&format!("{clean}_")), "{}", version(root));
+    git(root, &["sparse-checkout", "disable"]);
+    assert_eq!(version(root), clean);
 }
 
 #[test]
@@ -264,8 +286,47 @@ fn names_are_bytes_and_links_are_what_they_say() {
     // Without a repository, and without git, it is the same set.
     fs::remove_dir_all(root.join(".git")).unwrap();
     assert_eq!(collect(root).unwrap().hash, with_git.hash);
-    let walked = read::entries(root, sorted(walk::files(root, None).unwrap()).unwrap()).unwrap();
+    let paths = sorted(walk::files(root, None).unwrap()).unwrap();
+    let (walked, _) = read::entries(root, paths, &Known::default()).unwrap();
     assert_eq!(hash(&walked), with_git.hash);
+}
+
+#[test]
+fn a_folder_that_cannot_be_read_is_an_error_that_names_it() {
+    // Root may read everything, but not what has a longer name than the kernel takes.
+    let deep = |root: &Path, top: &str| {
+        let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        let open = |at: &_, name: &str| rustix::fs::openat(at, name, flags, rustix::fs::Mode::empty()).unwrap();
+        fs::create_dir_all(root.join(top)).unwrap();
+        let mut at = std::os::fd::OwnedFd::from(fs::File::open(root.join(top)).unwrap());
+        for _ in 0..17 {
+            let name = "d".repeat(255);
+            rustix::fs::mkdirat(&at, &name, rustix::fs::Mode::RWXU).unwrap();
+            at = open(&at, &name);
+        }
+        rustix::fs::openat(&at, "x", rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY, rustix::fs::Mode::RWXU)
+            .unwrap();
+    };
+    for is_repository in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        write(&root.join("index.ts"), "");
+        if is_repository {
+            git(&root, &["init", "--quiet"]);
+        }
+        // Of what is left out anyway nobody is told.
+        deep(&root, "node_modules");
+        assert_eq!(names(&collect(&root).unwrap()), ["index.ts"]);
+        deep(&root, "data");
+        let e = collect(&root).unwrap_err();
+        let expected = format!("read the folder {}/data/ddd", root.display());
+        assert!(e.to_string().starts_with(&expected) && e.to_string().contains("file name too long"), "{e}");
+        assert!(e.kind() == Kind::Config && e.next_step().unwrap().contains(".gitignore"));
+        write(&root.join(".gitignore"), "data/\n");
+        assert_eq!(names(&collect(&root).unwrap()), [".gitignore", "index.ts"]);
+        disk::remove_tree(&root.join("data")).unwrap();
+        disk::remove_tree(&root.join("node_modules")).unwrap();
+    }
 }
 
 #[test]
@@ -274,6 +335,6 @@ fn a_file_that_cannot_be_read_is_named() {
     write(&dir.path().join("a"), "");
     // Longer than a path may be: below the limit where it was made, above it where it is read.
     let path = PathBuf::from("a").join("x".repeat(4096));
-    let e = read::entries(dir.path(), vec!["a".into(), path]).unwrap_err();
+    let e = read::entries(dir.path(), vec!["a".into(), path], &Known::default()).unwrap_err();
     assert!(e.to_string().contains("read ") && e.to_string().contains("/a/xxx"), "{e}");
 }

@@ -250,6 +250,7 @@ mod tests {
             version: crate::proto::version::Version::parse("v1").unwrap(),
             subject: None,
             dirty: false,
+            stamps: Default::default(),
         };
         let step = |dir: &str| Step {
             name: "build".into(),

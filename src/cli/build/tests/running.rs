@@ -37,7 +37,10 @@ fn an_interrupt_stops_the_command() {
     let (trigger, interrupt) = Interrupt::never().or_trigger();
     let mut trigger = Some(trigger);
     let Order { source, environment, steps, .. } = &order;
-    let e = stage::run(&tree, source, environment, &steps[0], &interrupt, &mut |_| drop(trigger.take())).unwrap_err();
+    let e = stage::run(&tree, source, environment, &steps[0], &turn_in(dir.path()), &interrupt, &mut |_| {
+        drop(trigger.take())
+    })
+    .unwrap_err();
     assert_eq!(e.kind(), Kind::Interrupted);
 }
 
@@ -72,7 +75,9 @@ fn fails(run: &str) -> (Error, usize) {
     let tree = tree_of(dir.path(), &order).unwrap();
     let Order { source, environment, steps, .. } = &order;
     let mut heard = 0;
-    let ran = stage::run(&tree, source, environment, &steps[0], &Interrupt::never(), &mut |_| heard += 1);
+    let ran = stage::run(&tree, source, environment, &steps[0], &turn_in(dir.path()), &Interrupt::never(), &mut |_| {
+        heard += 1
+    });
     (ran.unwrap_err(), heard)
 }
 
@@ -99,7 +104,8 @@ fn of_an_installation_that_fails_both_ends_are_shown() {
         let order = order(&project).unwrap();
         let tree = tree_of(dir.path(), &order).unwrap();
         let Order { source, environment, steps, .. } = &order;
-        stage::run(&tree, source, environment, &steps[0], &Interrupt::never(), &mut |_| {}).unwrap_err()
+        stage::run(&tree, source, environment, &steps[0], &turn_in(dir.path()), &Interrupt::never(), &mut |_| {})
+            .unwrap_err()
     };
     assert_eq!(fails(40).detail()[11..13], ["12", "13"]);
     let (long, flood) = (fails(41), fails(1000));

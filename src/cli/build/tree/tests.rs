@@ -6,7 +6,7 @@ use std::process::Command;
 use super::*;
 use crate::cli::build::bundle::collect;
 use crate::cli::build::environment::Environment;
-use crate::cli::build::stage;
+use crate::cli::build::{stage, turn};
 use crate::cli::git::tests::{git, write};
 use crate::cli::interrupt::Interrupt;
 use crate::crypto::Sha256;
@@ -55,10 +55,11 @@ fn build(app: &Path, commands: &[&str]) -> Vec<String> {
     let source = collect(app).unwrap();
     let steps: Vec<Step> = commands.iter().map(|c| step(c, source.app.to_str().unwrap(), None)).collect();
     let tree = make(&app.join(".tako/build"), &source, &steps, Modules::Link, &Interrupt::never()).unwrap();
+    let turn = turn::take(&app.join(".tako"), &Interrupt::never(), &mut |_| {}).unwrap();
     let mut lines = Vec::new();
     for step in &steps {
         let mut on = |line: &str| lines.push(line.to_string());
-        let ran = stage::run(&tree, &source, &Environment::default(), step, &Interrupt::never(), &mut on);
+        let ran = stage::run(&tree, &source, &Environment::default(), step, &turn, &Interrupt::never(), &mut on);
         ran.unwrap_or_else(|e| panic!("{e}: {:?}", e.detail()));
     }
     lines

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::cli::commands::{Exit, aim, change};
 use crate::cli::project::Env;
+use crate::cli::ship::tell::rejected;
 use crate::cli::ship::{End, Shipment, Shipped, Stand};
 use crate::cli::ui::Ui;
 use crate::cli::ui::units;
@@ -88,7 +89,9 @@ pub(super) fn conclude(ui: &Ui, ending: &Ending<'_>, ends: Vec<End>) -> Result<E
         });
         return Ok(Exit::Done);
     }
+    let kept = ends.iter().all(|end| end.stand == Stand::Kept);
     let error = report(ending, ends);
+    let error = if kept { rejected(error) } else { error };
     if live == 0 || error.kind() == Kind::Interrupted {
         return Err(error);
     }
@@ -242,6 +245,11 @@ mod tests {
 
     /// The report as a person reads it.
     fn told(is_cancelled: bool, ends: Vec<End>) -> (Kind, Vec<String>) {
+        let e = of_a_deploy(is_cancelled, |ending| report(ending, ends));
+        (e.kind(), crate::cli::ui::error_lines(&e))
+    }
+
+    fn of_a_deploy<T>(is_cancelled: bool, act: impl FnOnce(&Ending<'_>) -> T) -> T {
         let (env_name, version) = (EnvName::production(), version("4f2c9ab"));
         let env = Env {
             routes: Vec::new(),
@@ -252,8 +260,18 @@ mod tests {
             per_server: BTreeMap::new(),
         };
         let total = Some(Duration::from_secs(1));
-        let e = report(&Ending { env_name: &env_name, env: &env, version: &version, is_cancelled, total }, ends);
-        (e.kind(), crate::cli::ui::error_lines(&e))
+        act(&Ending { env_name: &env_name, env: &env, version: &version, is_cancelled, total })
+    }
+
+    #[test]
+    fn what_every_server_refused_is_a_deploy_that_failed() {
+        let refused = |stand| end("fra1", stand, Err(Error::new(Kind::Io, "no space left on device")));
+        for (stand, expected) in [(Stand::Kept, Kind::Rejected), (Stand::Unknown, Kind::Io)] {
+            let (ui, _, _) = Ui::captured(crate::cli::ui::Settings::default());
+            let e = of_a_deploy(false, |ending| conclude(&ui, ending, vec![refused(stand)])).err().unwrap();
+            // Nothing was started, so there are no logs to look at.
+            assert_eq!((e.kind(), e.shows_more()), (expected, None), "{stand:?}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub(crate) mod pack;
 pub(crate) mod unpack;
 mod tree;
 mod ahead;
+mod behind;
 pub(crate) mod delta;
 pub(crate) mod inflate;
 #[cfg(any(test, feature = "lab"))]

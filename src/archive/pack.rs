@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tar::EntryType;
+use zstd::zstd_safe::CParameter;
 
+use super::behind::Behind;
 use super::bounds::{Bounds, check_link, check_name, check_ratio, check_size};
 use super::{BLOCK, Content, Hashing, Packed};
 use crate::error::{Context, Error, Kind, Result, on_one_line};
@@ -25,6 +27,9 @@ use crate::error::{Context, Error, Kind, Result, on_one_line};
 pub(super) const LEVEL: i32 = 3;
 /// More threads than this wait for the one that reads and hashes.
 const MAX_WORKERS: usize = 16;
+/// What a worker takes at a time, in bytes: a quarter of the default, which leaves all but two cores without work in a tree of
+/// 14 MB. Archives become 0.3 % larger.
+const JOB: u32 = 2 << 20;
 /// Read at once; nine of ten files of a web app are smaller, and each of those costs one read.
 pub(super) const PIECE: usize = 128 << 10;
 /// Files that are named when all are too large together.
@@ -80,13 +85,14 @@ fn put(
 
 fn write_archive(root: &Path, files: &[PathBuf], out: &Path, workers: usize) -> Result<Packed> {
     let doing = || format!("write {}", out.display());
-    let file = File::create(out).context(doing)?;
-    let mut zstd = zstd::Encoder::new(BufWriter::new(file), LEVEL).context(doing)?;
+    let file = File::create(out).and_then(Behind::new).context(doing)?;
+    let mut zstd = zstd::Encoder::new(file, LEVEL).context(doing)?;
     zstd.include_checksum(true).context(doing)?;
     // At least one worker, because the mode without any gives other bytes.
     zstd.multithread(workers.max(1) as u32).context(doing)?;
+    zstd.set_parameter(CParameter::JobSize(JOB)).context(doing)?;
     let (content, zstd) = write_tar(root, files, zstd)?;
-    let file = zstd.finish().and_then(|w| w.into_inner().map_err(|e| e.into_error())).context(doing)?;
+    let file = zstd.finish().and_then(Behind::finish).context(doing)?;
     let bytes = file.metadata().context(doing)?.len();
     Ok(Packed { sha256: content.sha256, bytes, unpacked: content.bytes })
 }

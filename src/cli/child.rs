@@ -17,8 +17,10 @@ use crate::sys;
 
 /// What a program may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);
-/// How often we look whether a program has ended, where no pipe tells us.
-const LOOK: Duration = Duration::from_millis(5);
+/// How soon we look again whether a program has ended, where no pipe tells us: most have, a moment after their pipes did.
+const LOOK: Duration = Duration::from_micros(200);
+/// Each time twice as late, up to this.
+const LATEST_LOOK: Duration = Duration::from_millis(5);
 /// A longer line of a program's output is cut; nobody reads more of it.
 const MAX_LINE: usize = 2 << 10;
 
@@ -74,13 +76,15 @@ impl Owned {
     /// How it ended, if it does within `limit`. What it left running in its group is killed.
     pub fn wait_for(&mut self, limit: Duration) -> Option<ExitStatus> {
         let until = Instant::now() + limit;
+        let mut pause = LOOK;
         while self.ended.is_none() {
             if self.has_ended() {
                 self.reap();
             } else if Instant::now() >= until {
                 return None;
             } else {
-                thread::sleep(LOOK);
+                thread::sleep(pause);
+                pause = (pause * 2).min(LATEST_LOOK);
             }
         }
         self.ended

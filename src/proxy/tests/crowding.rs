@@ -13,7 +13,7 @@ fn served(world: &World) -> Client {
 #[test]
 fn who_comes_too_often_from_one_address_is_told_to_come_again() {
     let origin = Origin::named("x");
-    let world = World::with(Limits { conns_per_forwarder: 4, ..short() }, 1);
+    let world = World::with(Limits { conns_per_forwarder: 4, linger: PATIENCE, ..Limits::DEFAULT }, 1);
     world.publish(&[origin.endpoint]);
     let mut inside: Vec<Client> = (0..4).map(|_| served(&world)).collect();
     for _ in 0..3 {
@@ -85,7 +85,8 @@ fn when_most_are_taken_who_was_idle_before_leaves_early_too() {
     let mut early: Vec<Client> = (0..16).map(|_| served(&world)).collect();
     std::thread::park_timeout(Duration::from_millis(200));
     assert_eq!(world.conns(), [16], "four fifths are not most");
-    let _one_more = served(&world);
+    // That it comes is enough: it may be so slow to ask that it has to leave as well.
+    let _one_more = world.client();
     early[0].expect_end();
     wait_until("they leave", || world.conns()[0] <= 16);
 }
@@ -152,7 +153,8 @@ fn a_stop_loses_no_connection_on_its_way_between_workers() {
             }
             clients
         });
-        wait_until("some are in", || world.conns().iter().sum::<usize>() > 30);
+        // Not how many are in at a time: where all is slow they go one by one.
+        wait_until("some were let in", || world.proxy.as_ref().unwrap().metrics().accepted > 30);
         world.stop(PATIENCE);
         let clients = coming.join().unwrap();
         // What is in the kernel's queue is for a successor; all else was let in, so it was answered.

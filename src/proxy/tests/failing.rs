@@ -109,10 +109,13 @@ fn a_post_does_not_go_out_on_a_link_that_has_rested() {
 #[test]
 fn a_link_that_ended_while_idle_is_not_used() {
     let (close, closing) = crossbeam_channel::bounded::<()>(1);
+    let (tell, closed) = crossbeam_channel::bounded::<()>(1);
     let origin = Origin::raw(move |mut stream| {
         read_request(&mut BufReader::new(stream.try_clone().unwrap())).unwrap();
         stream.write_all(&ok(b"one")).unwrap();
         closing.recv_timeout(PATIENCE).unwrap();
+        drop(stream);
+        tell.send(()).unwrap();
     });
     let world = World::with(Limits::DEFAULT, 1);
     world.publish(&[origin.endpoint]);
@@ -122,8 +125,8 @@ fn a_link_that_ended_while_idle_is_not_used() {
         assert_eq!(client.read().status, 200);
         assert_eq!(origin.conns(), n);
         close.send(()).unwrap();
-        // The receiver has it when the channel is empty; the close follows at once, seen or not.
-        wait_until("the endpoint closes", || close.is_empty());
+        closed.recv_timeout(PATIENCE).unwrap();
+        // Seen or not.
         std::thread::park_timeout(Duration::from_millis(50));
     }
 }

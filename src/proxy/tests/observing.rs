@@ -104,7 +104,7 @@ fn each_refusal_has_its_line_its_reason_and_its_count() {
         read_head(&mut BufReader::new(stream.try_clone().unwrap()));
         let _ = stream.write_all(b"SSH-2.0\r\n\r\n");
     });
-    let limits = Limits { response_head: Duration::from_secs(1), ..short() };
+    let limits = Limits { response_head: Duration::from_secs(3), ..short() };
     let mut watched = Watched::new(limits, &[]);
     let ask = |watched: &mut Watched, request: &str| {
         let mut client = watched.world.client();
@@ -264,7 +264,7 @@ fn an_app_that_leaves_the_table_leaves_the_numbers() {
 #[test]
 fn handshakes_are_counted_by_how_they_went() {
     let origin = Origin::named("x");
-    let mut watched = Watched::new(short(), &[origin.endpoint]);
+    let mut watched = Watched::new(Limits::DEFAULT, &[origin.endpoint]);
     let session = crate::proxy::tls::tests::client(&[&watched.world.certs], "app.test");
     let mut stream = rustls::StreamOwned::new(session, TcpStream::connect(watched.world.https).unwrap());
     stream.write_all(get("/").as_bytes()).unwrap();

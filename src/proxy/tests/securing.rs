@@ -147,6 +147,8 @@ fn a_handshake_that_does_not_come_ends() {
     let world = World::serving(short(), &[origin.endpoint]);
     let mut silent = Client::new(world.https);
     silent.expect_end();
+    // In a world that leaves it the time to say something.
+    let world = World::serving(Limits::DEFAULT, &[origin.endpoint]);
     let mut noise = Client::new(world.https);
     noise.send("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n");
     let mut alert = Vec::new();

@@ -2,10 +2,15 @@
 
 use super::*;
 
-/// Windows short enough for a test, and long enough for a busy machine to let a thread run in each; the honest here are
-/// a hundred times as fast as they must be.
+/// Windows short enough for a test in which nobody is honest.
 fn paced() -> Limits {
     Limits { pace: Duration::from_millis(1000), pace_bytes: 64, ..Limits::DEFAULT }
+}
+
+/// Where somebody is, they are long enough for a machine that stands still for two seconds; the honest here are a
+/// hundred times as fast as they must be.
+fn paced_for_the_honest() -> Limits {
+    Limits { pace: Duration::from_millis(2500), ..paced() }
 }
 
 /// Reads the request's head only, and then as `serve` likes.
@@ -18,14 +23,14 @@ fn after_the_head(serve: impl Fn(TcpStream, BufReader<TcpStream>) + Send + Sync 
     })
 }
 
-/// Sends `piece` every twenty milliseconds until `lasts` is over; false if the proxy ends it before.
-fn drip(mut stream: TcpStream, piece: &[u8], lasts: Duration) -> bool {
+/// Sends `piece` so often until `lasts` is over; false if the proxy ends it before.
+fn drip(mut stream: TcpStream, piece: &[u8], often: Duration, lasts: Duration) -> bool {
     let end = Instant::now() + lasts;
     while Instant::now() < end {
         if stream.write_all(piece).is_err() {
             return false;
         }
-        std::thread::park_timeout(Duration::from_millis(20));
+        std::thread::park_timeout(often);
     }
     true
 }
@@ -35,20 +40,18 @@ const CHUNKED: &str = "POST / HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: c
 #[test]
 fn a_body_that_drips_in_is_a_408_and_a_slow_one_is_a_body() {
     let origin = Origin::new(|seen| ok(seen.body.len().to_string().as_bytes()));
-    // A byte every twenty milliseconds is fifty a window.
-    let world = World::serving(paced(), &[origin.endpoint]);
+    // A byte every fifty milliseconds is fifty a window.
+    let limits = paced_for_the_honest();
+    let world = World::serving(limits, &[origin.endpoint]);
     let mut slow = world.client();
     slow.send("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100000\r\n\r\n");
     let dripping = slow.stream.try_clone().unwrap();
-    let drips = std::thread::spawn(move || drip(dripping, b"x", PATIENCE));
+    let drips = std::thread::spawn(move || drip(dripping, b"x", Duration::from_millis(50), PATIENCE));
     let mut honest = world.client();
     honest.send(CHUNKED);
-    // Twice what it takes for the other to be cut off.
-    assert!(drip(
-        honest.stream.try_clone().unwrap(),
-        &[b"80\r\n", &[b'x'; 128][..], b"\r\n"].concat(),
-        paced().pace * 4
-    ));
+    // Longer than it takes for the other to be cut off.
+    let (piece, often) = ([b"80\r\n", &[b'x'; 128][..], b"\r\n"].concat(), Duration::from_millis(20));
+    assert!(drip(honest.stream.try_clone().unwrap(), &piece, often, limits.pace * 3));
     honest.send("0\r\n\r\n");
     assert_eq!(honest.read().status, 200);
     let answer = slow.read();
@@ -65,13 +68,14 @@ fn a_body_that_the_endpoint_takes_its_time_over_is_not_the_clients_fault() {
         std::io::copy(&mut (&mut reader).take(32 << 20), &mut std::io::sink()).unwrap();
         stream.write_all(&ok(b"all")).unwrap();
     });
-    let world = World::serving(paced(), &[origin.endpoint]);
+    let limits = paced_for_the_honest();
+    let world = World::serving(limits, &[origin.endpoint]);
     let mut client = world.client();
     let mut writer = client.stream.try_clone().unwrap();
     let body = vec![7; 32 << 20]; // before the head is sent, from when on the client's time runs
     client.send(format!("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: {}\r\n\r\n", body.len()));
     let sending = std::thread::spawn(move || writer.write_all(&body));
-    std::thread::park_timeout(paced().pace * 3);
+    std::thread::park_timeout(limits.pace * 5 / 2);
     go.send(()).unwrap();
     assert_eq!(client.read().text(), "all");
     sending.join().unwrap().unwrap();
@@ -125,7 +129,7 @@ fn a_client_that_does_not_read_is_cut_off() {
 fn a_client_that_reads_slowly_is_borne_though_its_buffers_have_no_room_for_long() {
     let origin = endless();
     // The kernel tells us of room only when it holds half of what it may unsent, which takes this client several windows.
-    let limits = Limits { pace: Duration::from_millis(1000), pace_bytes: 64, ..Limits::DEFAULT };
+    let limits = paced_for_the_honest();
     let world = World::serving(limits, &[origin.endpoint]);
     // A small buffer of its own, from the start: the window of a large one opens in large steps.
     let socket = tcp_socket();
@@ -133,10 +137,10 @@ fn a_client_that_reads_slowly_is_borne_though_its_buffers_have_no_room_for_long(
     rustix::net::connect(&socket, &world.http).unwrap();
     let mut client = Client::over(socket.into());
     client.send(get("/"));
-    let end = Instant::now() + limits.pace * 5;
+    let end = Instant::now() + limits.pace * 4;
     while Instant::now() < end {
         client.stream.read_exact(&mut [0; 512]).unwrap();
-        std::thread::park_timeout(Duration::from_millis(10));
+        std::thread::park_timeout(Duration::from_millis(20));
     }
     // And then it stops reading, which is another matter.
     world.publish(&[]);

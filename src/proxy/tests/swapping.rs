@@ -98,7 +98,7 @@ fn what_is_put_back_is_not_drained_until_it_is_removed_again() {
 fn an_endpoint_is_not_drained_while_a_connection_to_it_is_tried() {
     let ((at, _filling), next) = (super::failing::full(), Origin::named("next"));
     let hanging = endpoint_at(at);
-    let world = World::with(Limits { connect: Duration::from_millis(700), ..Limits::DEFAULT }, 1);
+    let world = World::with(Limits { connect: Duration::from_secs(3), ..Limits::DEFAULT }, 1);
     world.publish(&[hanging]);
     let mut client = world.client();
     client.send(get("/"));

@@ -404,7 +404,14 @@ fn an_hour_of_silence_is_allowed() {
     let brief = Duration::from_millis(1);
     let limits = Limits { idle: brief, body: brief, write: brief, response_head: PATIENCE, ..short() };
     let world = World::serving(Limits { between_bytes: brief, half_closed: brief, ..limits }, &[origin.endpoint]);
-    let mut client = upgraded(&world);
+    // A client that was slow to ask is closed before.
+    let mut client = loop {
+        let mut client = world.client();
+        let asked = client.stream.write_all(UPGRADE.as_bytes());
+        if asked.is_ok() && read_head(&mut client.reader).is_some_and(|head| head.starts_with("HTTP/1.1 101 ")) {
+            break client;
+        }
+    };
     // Of all limits only its own holds for a tunnel; the clock of the worker has moved on by then.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(50) {

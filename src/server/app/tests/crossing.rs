@@ -59,7 +59,7 @@ fn bring_about(situation: Situation) -> (Sandbox, Option<Receiver<Event>>) {
         return (it, None);
     }
     // So long a deletion waits for what never ends.
-    let drain = if situation == Draining { 2 } else { 20 };
+    let drain = if situation == Draining { SHORT_S } else { 20 };
     let mut first = it.order("v1", "serve", 1);
     first.manifest.limits.drain_timeout_s = drain;
     done(&it.handle.deploy(first, "ana".into())).unwrap();
@@ -252,7 +252,7 @@ fn an_old_one_that_dies_during_a_rollout_that_fails_comes_back() {
     it.deploy("v1", "serve", 2).unwrap();
     let before = it.status();
     let mut order = it.order("v2", "second is silent", 2);
-    order.manifest.limits.startup_timeout_s = 3;
+    order.manifest.limits.startup_timeout_s = SHORT_S;
     let events = it.handle.deploy(order, "ana".into());
     let benched = || it.status().instances.iter().find(|i| i.state == "benched").map(|i| i.pid);
     until("one is benched", || benched().is_some());

@@ -9,10 +9,21 @@ impl Sandbox {
         order
     }
 
+    /// One that stays awake for long enough to be looked at, also on a busy machine.
+    fn order_for_a_look(&self, version: &str, part: &str) -> Deploy {
+        let mut order = self.order(version, part, 0);
+        order.manifest.limits.idle_timeout_s = SHORT_S;
+        order
+    }
+
     /// An app on demand that was deployed and has gone to sleep.
     fn asleep(part: &str) -> Sandbox {
-        let it = Sandbox::new();
-        done(&it.handle.deploy(it.order_on_demand("v1", part), "ana".into())).unwrap();
+        Sandbox::new().sleeping(|it| it.order_on_demand("v1", part))
+    }
+
+    fn sleeping(self, order: impl Fn(&Sandbox) -> Deploy) -> Sandbox {
+        let it = self;
+        done(&it.handle.deploy(order(&it), "ana".into())).unwrap();
         it.until_state(AppState::Asleep);
         it.until_gone(); // its number is free again
         it
@@ -34,7 +45,7 @@ impl Sandbox {
 #[test]
 fn sleeps_when_it_is_idle_and_a_thousand_wakes_start_one_instance() {
     let it = Sandbox::new();
-    done(&it.handle.deploy(it.order_on_demand("v1", "serve"), "ana".into())).unwrap();
+    done(&it.handle.deploy(it.order_for_a_look("v1", "serve"), "ana".into())).unwrap();
     assert_eq!(it.answers("/"), ["v1 production"], "one is warm after a deploy");
     let warm = it.pids()[0];
     it.until_state(AppState::Asleep);
@@ -54,7 +65,7 @@ fn sleeps_when_it_is_idle_and_a_thousand_wakes_start_one_instance() {
 fn a_request_that_comes_as_it_dozes_off_has_the_same_instance_back() {
     let it = Sandbox::new();
     it.play.scene().hold = true;
-    done(&it.handle.deploy(it.order_on_demand("v1", "serve"), "ana".into())).unwrap();
+    done(&it.handle.deploy(it.order_for_a_look("v1", "serve"), "ana".into())).unwrap();
     let (pid, endpoint) = (it.pids()[0], it.posted().endpoints[0].id);
     until("it dozes", || it.posted().endpoints.is_empty());
     assert!(is_alive(pid), "something is in flight");
@@ -83,9 +94,9 @@ fn what_is_still_in_flight_after_a_while_is_in_use() {
 #[test]
 fn activity_keeps_it_awake() {
     let it = Sandbox::new();
-    done(&it.handle.deploy(it.order_on_demand("v1", "serve"), "ana".into())).unwrap();
+    done(&it.handle.deploy(it.order_for_a_look("v1", "serve"), "ana".into())).unwrap();
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_millis(2500) {
+    while begun.elapsed() < Duration::from_secs(SHORT_S + 2) {
         it.play.tell(proxy::Notice::Activity("shop".into()));
         assert!(!it.posted().endpoints.is_empty(), "idle after {:?}", begun.elapsed());
         std::thread::park_timeout(Duration::from_millis(100));
@@ -110,15 +121,15 @@ fn a_start_that_fails_is_refused_for_a_while_and_then_tried_again() {
 fn a_start_that_takes_too_long_is_given_up_after_those_who_wait() {
     let it = Sandbox::new();
     let mut order = it.order_on_demand("v1", "second is silent");
-    order.manifest.limits.startup_timeout_s = 1;
+    order.manifest.limits.startup_timeout_s = SHORT_S;
     done(&it.handle.deploy(order, "ana".into())).unwrap();
     it.until_state(AppState::Asleep);
     it.until_gone();
     let begun = Instant::now();
     it.wake();
     until("it has failed", || it.play.scene().posts.iter().any(|p| p.standing == Standing::Failed));
-    assert!(begun.elapsed() > Duration::from_millis(1500), "{:?}", begun.elapsed());
-    assert_eq!(it.why().as_deref(), Some("instance 1 not ready after 1s: it listens on no port"));
+    assert!(begun.elapsed() > Duration::from_millis(4500), "{:?}", begun.elapsed());
+    assert_eq!(it.why().as_deref(), Some("instance 1 not ready after 4s: it listens on no port"));
     it.until_gone();
 }
 
@@ -148,7 +159,7 @@ fn a_server_that_starts_wakes_nothing() {
 
 #[test]
 fn the_number_changes_between_none_and_some_while_it_lives() {
-    let it = Sandbox::asleep("serve");
+    let it = Sandbox::new().sleeping(|it| it.order_for_a_look("v1", "serve"));
     done(&it.handle.scale(0, "bo".into())).unwrap();
     assert_eq!(it.status().state, AppState::Asleep, "nothing is started for nobody");
     done(&it.handle.scale(2, "bo".into())).unwrap();
@@ -165,7 +176,7 @@ fn the_number_changes_between_none_and_some_while_it_lives() {
     it.until_state(AppState::Live);
     done(&it.handle.deploy(it.order("v2", "serve", 2), "ana".into())).unwrap();
     assert_eq!(it.answers("/"), ["v2 production"; 2]);
-    done(&it.handle.deploy(it.order_on_demand("v3", "serve"), "ana".into())).unwrap();
+    done(&it.handle.deploy(it.order_for_a_look("v3", "serve"), "ana".into())).unwrap();
     until("one runs", || it.pids().len() == 1);
     it.until_state(AppState::Asleep);
 }
@@ -185,7 +196,7 @@ fn a_deploy_during_a_wake_goes_on_and_serves_those_who_wait() {
     let it = Sandbox::asleep("second is silent");
     it.wake();
     it.until_state(AppState::Starting);
-    done(&it.handle.deploy(it.order_on_demand("v2", "serve"), "ana".into())).unwrap();
+    done(&it.handle.deploy(it.order_for_a_look("v2", "serve"), "ana".into())).unwrap();
     assert_eq!(it.answers("/"), ["v2 production"]);
     until("the other is gone", || it.pids().len() == 1);
     it.until_state(AppState::Asleep);
@@ -193,7 +204,7 @@ fn a_deploy_during_a_wake_goes_on_and_serves_those_who_wait() {
 
 #[test]
 fn a_wake_during_a_deploy_has_the_live_release_whatever_becomes_of_the_new_one() {
-    let it = Sandbox::asleep("serve");
+    let it = Sandbox::new().sleeping(|it| it.order_for_a_look("v1", "serve"));
     let posts = it.play.scene().posts.len();
     let events = it.handle.deploy(it.order_on_demand("v2", "silent"), "ana".into());
     until("the new one runs", || it.pids().len() == 1);

@@ -39,8 +39,9 @@ fn an_instance_that_ends_again_and_again_is_crash_looping() {
     let begin = Instant::now();
     for _ in 0..3 {
         until("it serves", || !it.posted().endpoints.is_empty());
+        let posts = it.play.scene().posts.len();
         it.answers("/die");
-        until("it is out", || it.posted().endpoints.is_empty());
+        it.until_out_since(posts);
     }
     until("it is known to loop", || it.status().state == AppState::CrashLooping);
     until("it serves", || !it.posted().endpoints.is_empty());
@@ -130,9 +131,9 @@ fn a_program_without_a_ready_signal_is_ready_when_it_listens() {
     let mut order = it.order("v2", "ill", 1);
     order.manifest.start = Some(argv.map(String::from).to_vec());
     order.manifest.health = Some("/status".into());
-    order.manifest.limits.startup_timeout_s = 1;
+    order.manifest.limits.startup_timeout_s = SHORT_S;
     let e = done(&it.handle.deploy(order, "ana".into())).unwrap_err();
-    assert_eq!(e.to_string(), "instance 1 of 1 not ready after 1s: /status answered 500");
+    assert_eq!(e.to_string(), "instance 1 of 1 not ready after 4s: /status answered 500");
     assert_eq!(it.answers("/"), ["v1 production"]);
 }
 

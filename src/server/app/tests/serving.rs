@@ -56,9 +56,10 @@ fn a_release_without_files_leaves_those_of_the_one_before_for_the_drain() {
     assert!(it.posted().assets.is_empty());
     it.go(it.drained_soon("v2", 1));
     assert_eq!(it.posted().assets.len(), 1);
+    let (before, posts) = (it.posted().assets, it.play.scene().posts.len());
     it.go(it.order("v3", "serve", 1));
-    assert_eq!(it.posted().assets.len(), 1);
     until("they go", || it.posted().assets.is_empty());
+    assert_eq!(it.told(posts), [before, vec![]], "after the drain, not before");
 }
 
 #[test]

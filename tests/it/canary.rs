@@ -278,7 +278,7 @@ fn use_secrets(server: &mut Server, sshd: &mut Sshd, user: &User, temp: &Path) -
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
     kill(server.pid().into(), Signal::ABORT);
-    let ended = server.end();
+    let ended = server.end("an abort");
     assert!(!std::os::unix::process::ExitStatusExt::core_dumped(&ended), "{ended}");
     server.boot();
     live(server);

@@ -438,7 +438,7 @@ fn settled(server: &Server, what: &str) -> Option<State> {
     loop {
         match observe(server) {
             Ok(state) => return state,
-            Err(why) => assert!(begun.elapsed().as_secs() < 30, "{what}: {why}\n{}", server.log()),
+            Err(why) => assert!(begun.elapsed().as_secs() < 120, "{what}: {why}\n{}", server.log()),
         }
         thread::sleep(std::time::Duration::from_millis(10));
     }
@@ -448,7 +448,7 @@ fn settled(server: &Server, what: &str) -> Option<State> {
 fn crash_at(scenario: &Scenario, point: &str) -> bool {
     let what = format!("{}, killed at \"{point}\"", scenario.name);
     let Run { mut server, file } = Run::of(scenario, point);
-    assert_eq!(server.end().signal(), Some(9), "{what}\n{}", server.log());
+    assert_eq!(server.end(&what).signal(), Some(9), "{what}\n{}", server.log());
     fs::remove_file(file).unwrap();
     server.boot();
     let old = if matches!(scenario.from, From::Nothing) { None } else { Some(before()) };

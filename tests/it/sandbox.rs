@@ -21,7 +21,7 @@ pub const TAKO_SERVER: &str = env!("CARGO_BIN_EXE_tako-server");
 pub const HOST: &str = "shop.localhost";
 
 /// How long anything may take that is not measured.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until `met` says something; the whole point of it is not to sleep blindly.
 pub fn wait_for<T>(what: &str, met: impl FnMut() -> Option<T>) -> T {
@@ -219,10 +219,11 @@ impl Server {
         wait_for("tako-server to stop", || process.0.try_wait().unwrap()).success()
     }
 
-    /// Waits for it to end by itself.
-    pub fn end(&mut self) -> ExitStatus {
+    /// Waits for it to end by itself, of this.
+    pub fn end(&mut self, why: &str) -> ExitStatus {
         let mut process = self.process.take().expect("it runs");
-        wait_for("tako-server to end", || process.0.try_wait().unwrap())
+        let ended = until(|| process.0.try_wait().unwrap());
+        ended.unwrap_or_else(|| panic!("it did not end in {PATIENCE:?}: {why}\n{}", self.log()))
     }
 
     pub fn pid(&self) -> u32 {

@@ -3,11 +3,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::http::{Client, Response};
+use crate::sandbox::wait_for;
 
 /// Between two requests of one client: enough load to meet every moment of a swap, and not the whole machine.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -45,21 +46,24 @@ enum Kind {
 }
 
 impl Traffic {
-    /// Starts one client of each kind against the app `mixed` behind `http` and `https`.
+    /// Starts one client of each kind against the app `mixed` behind `http` and `https`. When it returns each has asked
+    /// once: what is live now has been asked, however little of the machine the clients get.
     pub fn start(http: SocketAddr, https: SocketAddr, host: &str) -> Traffic {
         use Kind::{ChunkedPost, FreshGet, FreshPost, FreshTlsGet, KeepAliveGet, KeepAlivePost, Slow, TlsGet};
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, begun) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let kinds = [KeepAliveGet, FreshGet, KeepAlivePost, FreshPost, ChunkedPost, TlsGet, FreshTlsGet, Slow];
-        let clients = kinds
+        let clients: Vec<_> = kinds
             .into_iter()
             .map(|kind| {
-                let (stop, host) = (stop.clone(), host.to_string());
-                thread::spawn(move || run(kind, http, https, &host, &stop))
+                let (stop, begun, host) = (stop.clone(), begun.clone(), host.to_string());
+                thread::spawn(move || run(kind, http, https, &host, &stop, &begun))
             })
             .collect();
+        wait_for("each client to ask once", || (begun.load(Ordering::Relaxed) == clients.len()).then_some(()));
         Traffic { stop, clients }
     }
 
+    /// Each client asks once more, so that what is live now has been asked, too.
     pub fn stop(self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Tally::default();
@@ -100,10 +104,11 @@ impl Tally {
     }
 }
 
-fn run(kind: Kind, http: SocketAddr, https: SocketAddr, host: &str, stop: &AtomicBool) -> Tally {
+fn run(kind: Kind, http: SocketAddr, https: SocketAddr, host: &str, stop: &AtomicBool, begun: &AtomicUsize) -> Tally {
     let mut tally = Tally::default();
     let mut kept: Option<Client> = None;
-    while !stop.load(Ordering::Relaxed) {
+    for turn in 0.. {
+        let is_last = stop.load(Ordering::Relaxed);
         let started = Instant::now();
         match one(kind, http, https, host, &mut kept) {
             Ok(response) if response.status == 200 => {
@@ -118,6 +123,10 @@ fn run(kind: Kind, http: SocketAddr, https: SocketAddr, host: &str, stop: &Atomi
                 tally.failures.push(format!("{}: {e}", name(kind)));
                 kept = None;
             }
+        }
+        begun.fetch_add(usize::from(turn == 0), Ordering::Relaxed);
+        if is_last {
+            break;
         }
         thread::sleep(PAUSE);
     }

@@ -131,7 +131,7 @@ fn once_all_are_ready_each_stands_for_itself_and_the_next_deploy_is_for_who_fail
         fleet.change();
         if word == "ill" {
             // What fails by its health takes as long as it may.
-            let config = fleet.user.read("tako.toml").replace("startup_timeout = 60", "startup_timeout = 2");
+            let config = fleet.user.read("tako.toml").replace("startup_timeout = 60", "startup_timeout = 6");
             fleet.user.write("tako.toml", &config);
         }
         fleet.say(1, word);

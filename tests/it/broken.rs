@@ -192,7 +192,7 @@ fn fixtures(dir: &Path, taken: u16, server: u16) -> Vec<Fixture> {
             .with("health", json!("/up")).short(),
         script("answers-401", &serve("a.statusCode = 401; a.end()"), "/up answered 401", "without a login")
             .with("health", json!("/up")).short(),
-        script("answers-nothing", &serve(""), "/up has not answered", "at once").with("health", json!("/up")).short(),
+        script("answers-nothing", &serve(""), "/up did not answer within 2s", "at once").with("health", json!("/up")).short(),
         script("answers-garbage",
             "require('net').createServer((s) => s.end('220 smtp ready\\r\\n')).listen(process.env.PORT, '127.0.0.1')",
             "/up broke off without an HTTP answer", "plain HTTP").with("health", json!("/up")).short(),

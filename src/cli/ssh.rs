@@ -15,6 +15,7 @@
 pub(crate) mod askpass;
 pub(crate) mod means;
 pub(crate) mod inspect;
+mod cipher;
 mod destination;
 mod kept;
 mod log;
@@ -140,7 +141,7 @@ impl Session {
         interrupt: &Interrupt,
     ) -> Result<(Session, ChildStdin, ChildStdout)> {
         let means = Means::of_process()?;
-        let destination = Destination::of(server)?;
+        let mut destination = Destination::of(server)?;
         let dir = runtime_dir()?;
         kept::sweep(&dir, SystemTime::now());
         // A connection that stands shows no host key, so whoever asks about it makes one.
@@ -149,6 +150,9 @@ impl Session {
             false => None,
         };
         let files = Files::new(&dir, kept)?;
+        if !files.is_reused() {
+            destination.options.extend(cipher::option(server, &destination, interrupt)?);
+        }
         let mut command = program("TAKO_SSH", "ssh", &destination.arguments);
         let mut options = files.options();
         options.extend(match host_keys {

@@ -217,8 +217,11 @@ fn a_deploy_takes_one_connection_and_two_programs_a_server() {
     let before = sshd.connections();
     let log = user.dir.path().join("started");
     for name in ["ssh", "sftp"] {
-        let text = format!("#!/bin/sh\necho {name} >> {}\nexec {name} \"$@\"\n", log.display());
-        program(&user.dir.path().join(name), &text);
+        // Which of them only reads the configuration is seen by its option.
+        let script =
+            "#!/bin/sh\ncase \" $* \" in *' -G '*) echo NAME -G ;; *) echo NAME ;; esac >> LOG\nexec NAME \"$@\"\n";
+        let script = script.replace("NAME", name).replace("LOG", &log.display().to_string());
+        program(&user.dir.path().join(name), &script);
     }
     let mut deploy = user.command(&["deploy", "--yes", "--no-mux"]);
     deploy.env("TAKO_SSH", user.dir.path().join("ssh")).env("TAKO_SFTP", user.dir.path().join("sftp"));
@@ -227,7 +230,44 @@ fn a_deploy_takes_one_connection_and_two_programs_a_server() {
     assert_eq!(sshd.connections() - before, 1);
     let mut started: Vec<String> = fs::read_to_string(&log).unwrap().lines().map(Into::into).collect();
     started.sort();
-    assert_eq!(started, ["sftp", "ssh"]);
+    let to_choose_a_cipher = if has_aes() { &["ssh -G"][..] } else { &[] };
+    assert_eq!(started, [&["sftp", "ssh"][..], to_choose_a_cipher].concat());
+}
+
+/// That of the last connection, as the server tells.
+fn cipher(sshd: &Sshd) -> String {
+    let log = fs::read_to_string(sshd.file("sshd.log")).unwrap();
+    let line = log.lines().rfind(|line| line.contains("kex: client->server cipher: ")).expect("a connection");
+    line.split("cipher: ").nth(1).unwrap().split(' ').next().unwrap().to_string()
+}
+
+#[test]
+fn aes_in_hardware_comes_first_where_nobody_has_chosen_a_cipher() {
+    let server = Server::start();
+    let connect = |lines: &str, config: &str, option: &[&'static str]| {
+        let sshd = Sshd::with(&server, &format!("Subsystem sftp internal-sftp\nLogLevel DEBUG1\n{lines}"));
+        let user = User::new(&sshd);
+        if !config.is_empty() {
+            configure(&sshd, &format!("Host *\n  {config}\n"));
+        }
+        must(&user, &add(&sshd, option));
+        // What the server is, is known from now on.
+        user.must(&["servers", "status", "--no-mux"]);
+        cipher(&sshd)
+    };
+    let chacha = "chacha20-poly1305@openssh.com";
+    assert_eq!(connect("", "", &[]), if has_aes() { "aes128-gcm@openssh.com" } else { chacha });
+    assert_eq!(connect("", "Ciphers aes256-ctr", &[]), "aes256-ctr");
+    assert_eq!(connect("", "", &["--ssh-option", "Ciphers=chacha20-poly1305@openssh.com"]), chacha);
+    assert_eq!(connect(&format!("Ciphers {chacha}"), "", &[]), chacha);
+}
+
+/// As `tako` sees it: the server is this machine.
+fn has_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("aes");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
 
 // --- Ways to a server

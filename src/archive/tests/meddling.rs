@@ -11,7 +11,7 @@ use rustix::fs::{FileType, Mode};
 use tempfile::TempDir;
 
 use super::super::bounds::MAX_DEPTH;
-use super::super::pack::{PIECE, pack, pack_to_keep, write_tar};
+use super::super::pack::{Expected, PIECE, pack, pack_to_keep, write_tar};
 use super::path;
 use crate::error::{Error, Kind};
 
@@ -122,7 +122,7 @@ fn refuses_to_pack_what_is_too_large_and_names_the_largest() {
     assert_eq!((e.kind(), e.detail()), (Kind::Build, &["270 MB  data".to_string()][..]), "{e}");
     assert!(e.to_string().contains("more than 1000 times as many") && e.next_step().unwrap().contains("`exclude`"));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    pack_to_keep(&root, &files, &out).unwrap();
+    pack_to_keep(&root, &files, &out, &|_, _| Expected::Found).unwrap();
     // It is not read to find that out.
     make("small", 9 << 30);
     let e = pack(&root, &files[..1], &out).unwrap_err();

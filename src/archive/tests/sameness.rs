@@ -17,7 +17,7 @@ use super::{listed, path, sha256, things};
 /// Where a child of the tests finds what it packs, and whether it may use one processor alone.
 const ROOT: &str = "TAKO_TEST_TREE";
 const ALONE: &str = "TAKO_TEST_ALONE";
-/// More than one worker has a part in it: at level 3 each takes 8 MiB.
+/// More than one worker has a part in it: each takes 4 MiB.
 const LARGE: usize = 20 << 20;
 
 /// One machine's copy of a project.

@@ -19,6 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
+use crate::archive::pack::{Expected, Found};
 use crate::cli::git::{self, Files, Place, Seen};
 use crate::crypto::Sha256;
 use crate::error::{Context, Error, Kind, Result};
@@ -102,6 +103,26 @@ impl Source {
     pub fn app_dir(&self) -> Result<String> {
         let dir = self.app.to_str().map(str::to_string);
         dir.ok_or_else(|| Error::new(Kind::Config, format!("the folder {} is not UTF-8", self.app.display())))
+    }
+
+    /// What is at `path` below the root as long as nothing has changed; of a file that was touched since, or shortly before
+    /// it was read, only its content can tell.
+    pub fn expects(&self, path: &Path, found: Found<'_>) -> Expected<'_> {
+        let Ok(n) = self.entries.binary_search_by(|entry| bytes(&entry.path).cmp(bytes(path))) else {
+            return Expected::Other;
+        };
+        match (&self.entries[n].what, found) {
+            (What::Link { to }, Found::Link(found)) if to == found => Expected::Found,
+            (What::File { executable, contents }, Found::File(found))
+                if *executable == read::is_executable(found) && contents.length == found.len() =>
+            {
+                match self.stamps.is_untouched(n, found) {
+                    true => Expected::Found,
+                    false => Expected::Content(&contents.sha256),
+                }
+            }
+            _ => Expected::Other,
+        }
     }
 
     /// Reads all of it once more.

@@ -1,16 +1,21 @@
 //! Lab: a door into the build for the benchmark. Only with the feature `lab`; what is shipped has none of it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::bundle;
+use super::{bundle, sources};
 
-/// The files of the source at `dir`, read and hashed as for a deploy, but those that were [`remember`]ed and not touched.
+/// The source bundle of a deploy, in the folder `artifacts`: the files at `dir` are found, read and hashed, but those that were
+/// [`remember`]ed and not touched, and packed.
 ///
 /// # Errors
 /// What a user would read.
-pub fn collect(dir: &Path) -> Result<Vec<PathBuf>, String> {
+pub fn bundle(dir: &Path, artifacts: &Path) -> Result<(), String> {
     let source = bundle::collect(dir).map_err(|e| e.to_string())?;
-    Ok(source.entries.into_iter().map(|entry| entry.path).collect())
+    let left_out = sources::keep(artifacts, &source, &source.root).map_err(|e| e.to_string())?;
+    match left_out.is_empty() {
+        true => Ok(()),
+        false => Err(format!("{} of them are in no archive", left_out.len())),
+    }
 }
 
 /// Remembers what the files at `dir` hold, as a build does. Those that were written in the last seconds are not.

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use super::bundle::{Entry, Source, What};
 use crate::archive;
+use crate::archive::pack::{Expected, Expecting, Found};
 use crate::error::{Context, Result};
 
 /// Archives that are kept, newest use first.
@@ -36,12 +37,11 @@ pub(super) fn keep<'a>(artifacts: &Path, source: &'a Source, from: &Path) -> Res
     let paths: Vec<PathBuf> = held.iter().map(|entry| entry.path.clone()).collect();
     // While it is packed it has our process id in its name as well.
     let unchecked = artifacts.join(format!("{}-source.tar.part", source.version));
-    let kept = archive::pack::pack_to_keep(from, &paths, &unchecked).and_then(|_| {
-        if from == source.root {
-            source.check()?;
-        }
-        fs::rename(&unchecked, &file).context(|| format!("write {}", file.display()))
-    });
+    let as_it_was = |path: &Path, found: Found<'_>| source.expects(path, found);
+    let copied = |_: &Path, _: Found<'_>| Expected::Found;
+    let expected: Expecting<'_, '_> = if from == source.root { &as_it_was } else { &copied };
+    let kept = archive::pack::pack_to_keep(from, &paths, &unchecked, expected)
+        .and_then(|()| fs::rename(&unchecked, &file).context(|| format!("write {}", file.display())));
     if kept.is_err() {
         let _ = fs::remove_file(&unchecked);
     }
@@ -72,7 +72,7 @@ fn prune(artifacts: &Path, count: usize) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
     use std::process::Command;
     use std::time::Duration;
 
@@ -128,19 +128,57 @@ mod tests {
 
     #[test]
     fn a_source_that_changed_is_not_kept_under_its_old_name() {
+        type Edit<'a> = (&'a str, &'a dyn Fn(&Path));
+        let edits: [Edit<'_>; 8] = [
+            ("of another length", &|file| write(file, "22")),
+            ("of the same length", &|file| write(file, "2")),
+            ("with the times of before", &|file| {
+                let modified = file.metadata().unwrap().modified().unwrap();
+                write(file, "2");
+                File::options().append(true).open(file).unwrap().set_modified(modified).unwrap();
+            }),
+            ("executable", &|file| fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap()),
+            ("a link", &|file| fs::remove_file(file).and_then(|()| symlink("b", file)).unwrap()),
+            ("a folder", &|file| fs::remove_file(file).and_then(|()| fs::create_dir(file)).unwrap()),
+            ("gone", &|file| fs::remove_file(file).unwrap()),
+            ("unreachable", &|file| {
+                fs::rename(file.parent().unwrap(), file.ancestors().nth(2).unwrap().join("x")).unwrap()
+            }),
+        ];
+        for (what, edit) in edits {
+            let (dir, artifacts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let file = dir.path().join("a/a.js");
+            write(&file, "1");
+            write(&dir.path().join("b"), "1");
+            let source = collect(dir.path()).unwrap();
+            edit(&file);
+            let e = keep(artifacts.path(), &source, &source.root).expect_err(what);
+            assert!(e.to_string().starts_with("keep the sources: pack a/a.js: "), "{what}: {e}");
+            assert!(names(artifacts.path()).is_empty(), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_link_that_leads_elsewhere_is_not_kept_under_its_old_name() {
+        let (dir, artifacts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let link = dir.path().join("link");
+        symlink("a", &link).unwrap();
+        let source = collect(dir.path()).unwrap();
+        fs::remove_file(&link).and_then(|()| symlink("b", &link)).unwrap();
+        let e = keep(artifacts.path(), &source, &source.root).unwrap_err();
+        assert_eq!((e.kind(), e.to_string().contains("pack link: it changed")), (Kind::Refused, true), "{e}");
+        fs::remove_file(&link).and_then(|()| fs::write(&link, "a")).unwrap();
+        assert_eq!(keep(artifacts.path(), &source, &source.root).unwrap_err().kind(), Kind::Refused);
+    }
+
+    #[test]
+    fn the_folder_that_cannot_be_written_is_named() {
         let (dir, artifacts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         write(&dir.path().join("a.js"), "1");
         let source = collect(dir.path()).unwrap();
-        write(&dir.path().join("a.js"), "2");
-        let e = keep(artifacts.path(), &source, &source.root).unwrap_err();
-        assert!(e.kind() == Kind::Refused && e.to_string().contains("a.js changed"), "{e}");
-        fs::remove_file(dir.path().join("a.js")).unwrap();
-        let e = keep(artifacts.path(), &source, &source.root).unwrap_err();
-        assert!(e.to_string().contains("a.js"), "{e}");
         let e = keep(&artifacts.path().join("none"), &source, &source.root).unwrap_err();
         let part = format!("none/{}-source.tar.{}.part: ", source.version, std::process::id());
         assert!(e.to_string().contains(&part), "{e}");
-        assert!(names(artifacts.path()).is_empty());
     }
 
     #[test]

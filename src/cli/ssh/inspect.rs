@@ -74,27 +74,43 @@ pub(crate) enum Reached {
     Hello,
 }
 
+/// What `ssh -G` says.
+pub(super) struct Asked {
+    /// A key in small letters and its value, one a line.
+    pub text: String,
+    exit: Option<i32>,
+    err: Receiver<Vec<String>>,
+}
+
+/// What `ssh` makes of the user's configuration and our options; nothing connects. Within `limit`, else there is no text.
+///
+/// # Errors
+/// Config, NotFound without an `ssh` on this machine, Interrupted.
+pub(super) fn configuration(destination: &Destination, limit: Duration, interrupt: &Interrupt) -> Result<Asked> {
+    let mut command = program("TAKO_SSH", "ssh", &destination.arguments);
+    command.arg("-G");
+    let (mut ssh, out, err) = start(&mut command, destination, None, |mut stdout| {
+        let mut text = Vec::new();
+        // Cut off it is no configuration, which is seen by who reads it.
+        let _ = stdout.by_ref().take(MAX_OPTIONS).read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    })?;
+    let text = heard(&out, limit, interrupt)?;
+    let exit = ssh.wait_for(if text.is_some() { ENDING } else { Duration::ZERO }).and_then(|status| status.code());
+    Ok(Asked { text: text.unwrap_or_default(), exit, err })
+}
+
 /// What `ssh` is told to connect to.
 ///
 /// # Errors
 /// Config for what `ssh` does not take, Timeout, NotFound without an `ssh` on this machine, Interrupted.
 pub(crate) fn resolve(server: &Server, interrupt: &Interrupt) -> Result<Resolved> {
     let destination = Destination::of(server)?;
-    let mut command = program("TAKO_SSH", "ssh", &destination.arguments);
-    command.arg("-G");
-    let (mut ssh, out, err) = start(&mut command, &destination, None, |mut stdout| {
-        let mut text = Vec::new();
-        // Cut off it is no configuration, which is told below.
-        let _ = stdout.by_ref().take(MAX_OPTIONS).read_to_end(&mut text);
-        String::from_utf8_lossy(&text).into_owned()
-    })?;
-    let text = heard(&out, RESOLVING, interrupt)?.unwrap_or_default();
-    let exit = ssh.wait_for(ENDING).and_then(|status| status.code());
-    drop(ssh);
-    match options(&text) {
-        Some(resolved) if exit == Some(0) => Ok(resolved),
+    let asked = configuration(&destination, RESOLVING, interrupt)?;
+    match options(&asked.text) {
+        Some(resolved) if asked.exit == Some(0) => Ok(resolved),
         _ => Err(Error::new(Kind::Config, format!("{}: ssh does not take its configuration", server.name))
-            .with_detail(err.recv_timeout(ENDING).unwrap_or_default())
+            .with_detail(asked.err.recv_timeout(ENDING).unwrap_or_default())
             .hint(format!("see what `{}` says", destination.login))),
     }
 }

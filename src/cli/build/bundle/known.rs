@@ -70,6 +70,13 @@ impl Stamp {
     }
 }
 
+impl Stamps {
+    /// Whether `file` is entry `n`, and nobody has touched it since it was read.
+    pub fn is_untouched(&self, n: usize, file: &Metadata) -> bool {
+        self.stamps.get(n).is_some_and(|stamp| *stamp == Some(Stamp::of(file)))
+    }
+}
+
 impl Known {
     /// What is remembered of the project in `dir`.
     pub fn of(dir: &Path) -> Known {
@@ -145,6 +152,7 @@ mod tests {
 
     use super::super::collect;
     use super::*;
+    use crate::archive::pack::{Expected, Found};
     use crate::cli::git::tests::{git, write};
 
     const FORGED: &str = "f00000000000000000000000000000000000000000000000000000000000000f";
@@ -186,6 +194,37 @@ mod tests {
         }
         std::os::unix::fs::symlink("a", dir.path().join("src/link")).unwrap();
         dir
+    }
+
+    #[test]
+    fn what_was_touched_since_it_was_read_is_told_by_its_content_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.js");
+        write(&file, "1");
+        let now = || fs::metadata(&file).unwrap();
+        let mut source = collect(dir.path()).unwrap();
+        let sha256 = match &source.entries[0].what {
+            What::File { contents, .. } => contents.sha256.clone(),
+            What::Link { .. } => panic!("it is a file"),
+        };
+        let expects = |source: &Source| match source.expects(Path::new("a.js"), Found::File(&now())) {
+            Expected::Found => "this".to_string(),
+            Expected::Content(sha256) => sha256.to_string(),
+            Expected::Other => "something else".to_string(),
+        };
+        assert_eq!(expects(&source), sha256, "it had just been written when it was read");
+        source.stamps = Stamps { stamps: vec![Some(Stamp::of(&now()))], is_known: false };
+        assert_eq!(expects(&source), "this");
+        let before = now();
+        // A file system may give two changes that follow each other at once the same time.
+        while (before.ctime(), before.ctime_nsec()) == (now().ctime(), now().ctime_nsec()) {
+            write(&file, "2");
+            fs::File::options().append(true).open(&file).unwrap().set_modified(before.modified().unwrap()).unwrap();
+        }
+        assert_eq!(expects(&source), sha256);
+        write(&file, "22");
+        assert_eq!(expects(&source), "something else");
+        assert!(matches!(source.expects(Path::new("b.js"), Found::Folder), Expected::Other));
     }
 
     #[test]

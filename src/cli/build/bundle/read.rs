@@ -55,7 +55,7 @@ fn untouched(path: &Path, full: &Path, known: &Known) -> Option<(What, Option<St
     Some((What::File { executable: is_executable(&file), contents }, Some(*known)))
 }
 
-fn is_executable(file: &fs::Metadata) -> bool {
+pub(super) fn is_executable(file: &fs::Metadata) -> bool {
     file.mode() & 0o100 != 0
 }
 

@@ -176,7 +176,9 @@ pub(crate) fn ship(ui: &Ui, shipment: &Shipment<'_>, interrupt: &Interrupt) -> R
         (Ok(built), Ok(bound)) => (built, bound),
         // Nothing is to be brought anywhere: what became of the build is no matter.
         (Err(_), Ok((bound, connect))) if needless.load(Ordering::Relaxed) => ((Vec::new(), connect), (bound, connect)),
-        (built, bound) => return Err(telling(built.err().into_iter().chain(bound.err()))),
+        (built, bound) => {
+            return Err(telling(built.err().into_iter().chain(bound.err().map(rejected))));
+        }
     };
     if interrupt.is_heard() {
         return Err(interrupted());

@@ -263,8 +263,9 @@ impl Session {
         if class == Class::TooOld && !destination::OLD.swap(true, Ordering::AcqRel) {
             return (class.error(&self.server, &ending), Retry::Soon);
         }
-        let in_vain =
-            self.is_reused() && !greeted && !matches!(class, Class::NotInstalled | Class::Program | Class::Shell);
+        let in_vain = self.is_reused()
+            && !greeted
+            && !matches!(class, Class::NotInstalled | Class::Program | Class::Shell | Class::StartUp);
         if in_vain {
             self.give_up_kept();
         }

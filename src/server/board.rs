@@ -266,8 +266,8 @@ impl State {
             routes.iter().filter_map(|r| self.owner(app, r).map(|owner| (r, owner))).collect();
         if let Some((route, owner)) = clashes.first() {
             let more = clashes[1..].iter().map(|(r, owner)| format!("{r} belongs to {owner}")).collect();
-            return Err(Error::new(Kind::Conflict, format!("route {route} belongs to {owner}"))
-                .hint(format!("choose another route, or take it from {owner} first"))
+            return Err(Error::new(Kind::Conflict, format!("{app} cannot have route {route}: it belongs to {owner}"))
+                .hint(format!("choose another route, or take it out of the tako.toml of {owner} and deploy that first"))
                 .with_detail(more));
         }
         let overlaps = self.others(app).filter(|(other, _)| routes.iter().any(|r| takes_from(other, r)));

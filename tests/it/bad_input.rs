@@ -13,6 +13,20 @@ fn an_unknown_environment_is_named_with_those_there_are() {
 }
 
 #[test]
+fn a_route_that_another_app_has_fails_the_deploy_and_names_both() {
+    let (server, _sshd, user) = super::deploy::world();
+    let shop = user.result(&["deploy", "--yes", "--json"])["version"].as_str().unwrap().to_string();
+    user.write("tako.toml", &user.read("tako.toml").replace("\"shop\"", "\"docs\""));
+    let words = ["box: docs cannot have route shop.localhost: it belongs to shop", "hint: choose another route"];
+    // Also where it is only looked at: the code is that of the deploy that it tells of.
+    for args in [&["deploy", "--yes"][..], &["deploy", "--dry-run"]] {
+        user.run(args).assert_failed(4, &words);
+        assert!(server.status("docs").is_none() && server.releases("docs").is_empty());
+        assert_eq!(server.current("shop").as_ref(), Some(&shop));
+    }
+}
+
+#[test]
 fn a_missing_server_is_named() {
     let (_server, _sshd, user) = super::deploy::world();
     let config = user.read("tako.toml").replace("[envs.production]", "[envs.production]\nservers = [\"bax\"]");

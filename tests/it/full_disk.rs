@@ -369,6 +369,8 @@ fn an_upload_that_meets_a_full_disk_says_so_to_the_user() {
         w.disk.make_room();
         assert!(ran.code != 0 && ran.err.contains("box"), "{ran}");
         assert!(["room", "space", "free", "disk full"].iter().any(|word| ran.err.contains(word)), "{ran}");
+        // The cause, and no word of the way that it was met on.
+        assert!(!ran.err.contains("sftp"), "{ran}");
         assert_eq!(w.server.current("shop").as_ref(), Some(&v1));
         assert_eq!(w.server.releases("shop"), [&*v1]);
     }

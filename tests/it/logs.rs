@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::http::Client;
+use crate::relay::Relay;
 use crate::sandbox::{Control, HOST, Running, Server, Sshd, User, wait_for};
 use crate::server::unpack;
 
@@ -344,4 +345,50 @@ fn following_several_servers_tells_their_past_in_order_and_then_what_comes() {
     assert_eq!(next(), Some(11));
     assert!(Command::new("kill").args(["-INT", &tako.0.id().to_string()]).status().unwrap().success());
     assert_eq!(wait_for("`tako logs --tail` to end", || tako.0.try_wait().unwrap()).code(), Some(0));
+}
+
+#[test]
+fn after_a_lost_connection_no_line_is_told_twice_and_none_is_missing() {
+    let (servers, mut sshds, user) = two_servers();
+    let relay = Relay::start(sshds[0].port);
+    sshds[0].through(relay.port);
+    sshds[0].join(&sshds[1]);
+    user.must(&["servers", "rm", "east", "--yes"]);
+    user.must(&["servers", "add", "127.0.0.1", "--name", "east", "--port", &relay.port.to_string()]);
+    say(&servers[0], "0/3/3");
+    until_said(&servers[0], 2);
+    let mut command = user.command(&["logs", "--tail", "--json"]);
+    let mut tako = Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(tako.0.stdout.take().unwrap()).lines();
+    let (mut told, mut states) = (Vec::new(), Vec::new());
+    let mut until = |last: u64, told: &mut Vec<u64>, states: &mut Vec<String>| {
+        while told.last() != Some(&last) {
+            let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+            match event["event"].as_str() {
+                Some("log") => told.extend(number(&event)),
+                _ => states.push(format!("{} {}", event["server"], event["state"]).replace('"', "")),
+            }
+        }
+    };
+    until(2, &mut told, &mut states);
+    // Twice, the second time with what came of the first.
+    for round in [100, 200] {
+        relay.cut();
+        say(&servers[0], &format!("{round}/5/3"));
+        until(round + 4, &mut told, &mut states);
+        say(&servers[0], &format!("{}/1/3", round + 10));
+        until(round + 10, &mut told, &mut states);
+    }
+    // The other one was heard all the time, and both are.
+    say(&servers[1], "300/1/3");
+    until(300, &mut told, &mut states);
+    let round = |n: u64| (n..n + 5).chain([n + 10]);
+    assert_eq!(told, (0..3).chain(round(100)).chain(round(200)).chain([300]).collect::<Vec<_>>());
+    assert_eq!(states, ["east lost", "east back", "east lost", "east back"]);
+    assert!(Command::new("kill").args(["-INT", &tako.0.id().to_string()]).status().unwrap().success());
+    assert_eq!(wait_for("`tako logs --tail` to end", || tako.0.try_wait().unwrap()).code(), Some(0));
+    let err = std::io::read_to_string(tako.0.stderr.take().unwrap()).unwrap();
+    for words in ["[east] connection lost, trying again\n", "[east] connected again\n"] {
+        assert_eq!(err.matches(words).count(), 2, "{err}");
+    }
 }

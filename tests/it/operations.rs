@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::deploy::world;
 use crate::golden;
 use crate::sandbox::{Ran, User, wait_for};
+use crate::terminal::Terminal;
 
 /// The last event of a run that may fail.
 fn event(ran: &Ran, name: &str) -> Value {
@@ -109,6 +110,21 @@ fn what_became_of_each_deploy_is_told() {
     assert_eq!(bad[0]["version"], *v2);
     assert!(user.must(&["releases", "ls"]).out.contains("rolled back"));
     user.run(&["releases", "rollback", &v1]).assert_failed(1, &["live already"]);
+}
+
+#[test]
+fn a_rollback_in_production_asks_nothing_of_one_who_could_answer() {
+    let (server, _sshd, user) = world();
+    let deployed = || user.result(&["deploy", "--yes", "--json"])["version"].as_str().unwrap().to_string();
+    let v1 = deployed();
+    user.write("change.txt", "two");
+    let v2 = deployed();
+    let (screen, code) = Terminal::run(&user.command(&["releases", "rollback"])).end();
+    assert_eq!((code, server.current("shop")), (0, Some(v1)), "{screen}");
+    assert!(!screen.contains("[y/N]"), "{screen}");
+    // It is undone in the same way, and scripts that gave the flag go on.
+    user.must(&["releases", "rollback", &v2, "--yes"]);
+    assert_eq!(server.current("shop"), Some(v2));
 }
 
 #[test]

@@ -399,10 +399,33 @@ fn a_shell_that_prints_is_heard_out_and_one_that_does_other_things_is_named() {
     let words = ["box", "login shell", "start-up files"];
     check("head -c 3000000 /dev/zero | tr '\\0' x").assert_failed(6, &words);
     check("exec cat /etc/passwd").assert_failed(6, &words);
-    check("exit 3").assert_failed(6, &["box", "status 3"]);
+    check("exit 3").assert_failed(6, &["box", "status 3", "start-up file"]);
     check("exec no-such-program-at-all").assert_failed(6, &["not installed"]);
     assert_eq!(check("").code, 0);
     assert_eq!(sshd.connections(), 1, "none of it was the connection's fault");
+}
+
+#[test]
+fn a_shell_that_does_not_get_to_our_program_is_where_the_check_stops() {
+    let (_server, sshd, user) = nearby();
+    must(&user, &add(&sshd, &[]));
+    let start_up = sshd.file("start-up");
+    let key = fs::read_to_string(sshd.file("user.pub")).unwrap();
+    fs::write(sshd.file("authorized_keys"), format!("command=\"{}\" {key}", start_up.display())).unwrap();
+    // The last one goes on for longer than anybody waits for it.
+    for astray in ["exit 3", "exec cat", "exec 1>&-; exec sleep 20"] {
+        program(&start_up, &format!("#!/bin/sh\n{astray}\nexec $SSH_ORIGINAL_COMMAND\n"));
+        let ran = user.run(&["servers", "check", "box", "--json"]);
+        ran.assert_failed(6, &["login shell does not get to tako-server", "such as .bashrc"]);
+        assert!(!ran.err.contains("firewall"), "{ran}");
+        let steps = ran.out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let failed: Vec<serde_json::Value> =
+            steps.filter(|event| event["state"] == "failed").map(|event| event["step"].clone()).collect();
+        assert_eq!(failed, ["shell"], "{astray}: {ran}");
+    }
+    // One that prints and goes astray has both said of it.
+    program(&start_up, "#!/bin/sh\necho Welcome\nexit 0\n");
+    user.run(&["servers", "check", "box"]).assert_failed(6, &["login shell prints other things"]);
 }
 
 #[test]

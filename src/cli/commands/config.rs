@@ -4,6 +4,7 @@
 //! What it prints is what `tako deploy` would use here and now. It never opens a secret: their names are all it needs.
 
 mod parts;
+mod ssh;
 mod toml;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ use crate::cli::args::Args;
 use crate::cli::build;
 use crate::cli::build::preset::resolve::Wish;
 use crate::cli::config::edit::without_bom;
-use crate::cli::config::inventory::Inventory;
+use crate::cli::config::inventory::{Inventory, Server};
 use crate::cli::config::vault::Vault;
 use crate::cli::project::lines::Lines;
 use crate::cli::project::{self, Env, FILE, Project};
@@ -23,14 +24,15 @@ use crate::cli::ui::Ui;
 use crate::error::{Error, Kind, Result};
 use crate::proto::name::{EnvName, ServerName};
 use parts::Facts;
+use ssh::Given;
 
 pub(crate) fn run(ui: &Ui, args: &Args) -> Result<Exit> {
     let inventory = Inventory::load()?;
-    tell(ui, args, &inventory.servers().iter().map(|server| server.name.clone()).collect::<Vec<_>>())
+    tell(ui, args, inventory.servers(), &Given::read(args, &inventory)?)
 }
 
 /// `known` are the servers of the inventory.
-fn tell(ui: &Ui, args: &Args, known: &[ServerName]) -> Result<Exit> {
+fn tell(ui: &Ui, args: &Args, known: &[Server], given: &Given) -> Result<Exit> {
     let project = aim::project(ui, args)?;
     let env_name = aim::env_name(args)?;
     let text = project::read(&project.dir)?;
@@ -41,13 +43,16 @@ fn tell(ui: &Ui, args: &Args, known: &[ServerName]) -> Result<Exit> {
     let wanted = wanted(args, &env_name, env)?;
     let order = build::order(&project, env.map_or(&project.vars, |env| &env.vars), Wish::Locked)?;
     let vault = Vault::load(&project.dir, &project.name)?;
+    let ways = given.ways(&reached(known, env, &wanted));
+    let names: Vec<ServerName> = known.iter().map(|server| server.name.clone()).collect();
     let facts = Facts {
         project: &project,
         env_name: &env_name,
         env,
         order: &order,
         lines: &Lines::of(without_bom(text.as_deref().unwrap_or_default())),
-        known,
+        known: &names,
+        ways: &ways,
         wanted: &wanted,
         present: &vault
             .presence()
@@ -72,6 +77,9 @@ fn tell(ui: &Ui, args: &Args, known: &[ServerName]) -> Result<Exit> {
             "steps": order.steps.iter().map(|step| json!({
                 "name": step.name, "command": step.command, "dir": step.dir.to_string_lossy(),
             })).collect::<Vec<_>>(),
+            "ssh": ways.iter().map(|way| json!({
+                "server": way.server, "key": way.key, "value": way.value, "from": way.from,
+            })).collect::<Vec<_>>(),
             "secrets": { "set": facts.present, "missing": facts.missing.iter().map(|(name, _)| name).collect::<Vec<_>>() },
         }),
     );
@@ -84,6 +92,13 @@ fn env<'a>(args: &Args, project: &'a Project, name: &EnvName) -> Result<Option<&
         None if args.value("env").is_some() && !name.is_development() => project.env(name).map(Some),
         env => Ok(env),
     }
+}
+
+/// Those that the environment is on, or may be while none is written; of them those that were asked about.
+fn reached<'a>(known: &'a [Server], env: Option<&Env>, wanted: &[ServerName]) -> Vec<&'a Server> {
+    let written = env.map(|env| env.servers.as_slice()).unwrap_or_default();
+    let is_in = |names: &[ServerName], server: &Server| names.is_empty() || names.contains(&server.name);
+    known.iter().filter(|server| is_in(written, server) && is_in(wanted, server)).collect()
 }
 
 fn wanted(args: &Args, env_name: &EnvName, env: Option<&Env>) -> Result<Vec<ServerName>> {

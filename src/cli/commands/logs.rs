@@ -2,8 +2,10 @@
 
 mod access;
 mod last;
+mod listen;
 mod merge;
 mod same;
+mod seen;
 mod wanted;
 
 use std::collections::BTreeMap;
@@ -11,7 +13,7 @@ use std::convert::Infallible;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Select, bounded};
 use jiff::tz::TimeZone;
 use serde_json::json;
 
@@ -24,7 +26,7 @@ use crate::cli::interrupt::{Interrupt, Trigger};
 use crate::cli::remote::{Place, Remote};
 use crate::cli::ui::Ui;
 use crate::error::{Error, Kind, Result};
-use crate::proto::control::{LogLine, Notice, Request, Stream};
+use crate::proto::control::{LogLine, Stream};
 use crate::proto::name::{AppId, ServerName};
 use last::Last;
 use merge::{Merge, Next, Piece};
@@ -102,7 +104,7 @@ impl Reading<'_> {
         let mut remotes = Vec::new();
         for (server, remote) in self.servers.iter().zip(connected) {
             match remote {
-                Ok(remote) => remotes.push((&server.name, remote)),
+                Ok(remote) => remotes.push((server, remote)),
                 Err(e) => self.fail(&mut failed, &server.name, e),
             }
         }
@@ -112,11 +114,11 @@ impl Reading<'_> {
             let mut names = Vec::new();
             let mut heard = Vec::new();
             let mut ends = Vec::new();
-            for (name, mut remote) in remotes {
+            for (server, mut remote) in remotes {
                 let (to, pieces) = bounded(MAX_AHEAD);
-                names.push(name);
+                names.push(&server.name);
                 heard.push(pieces);
-                ends.push(scope.spawn(move || self.read(&mut remote, &to)));
+                ends.push(scope.spawn(move || listen::to_server(self.wanted, self.app, server, &mut remote, &to)));
             }
             let told = self.tell_all(&names, &heard);
             for (name, end) in names.into_iter().zip(ends) {
@@ -132,23 +134,6 @@ impl Reading<'_> {
         // Waits for the person to be done.
         drop(pager);
         (told, failed, left)
-    }
-
-    fn read(&self, remote: &mut Remote, to: &Sender<Vec<Piece>>) -> Result<()> {
-        let query = self.wanted.query(self.app, remote.hello().clock_ms);
-        let read = remote.order(Request::Logs(query), &mut |notice| {
-            if let Notice::Lines { lines, missed, up_to_date } = notice {
-                let gap = (missed > 0).then_some(Piece::Missed(missed));
-                let lines = lines.into_iter().map(Piece::Line);
-                // It is heard to its end.
-                let _ = to.send(gap.into_iter().chain(lines).chain(up_to_date.then_some(Piece::UpToDate)).collect());
-            }
-        });
-        read.inspect_err(|e| {
-            if e.kind() != Kind::Interrupted {
-                let _ = to.send(vec![Piece::Lost(e.to_string())]);
-            }
-        })
     }
 
     /// Puts the servers' lines in order of time; ends with the last of them. How many lines there were.
@@ -196,6 +181,17 @@ impl Reading<'_> {
                     let at = name.map_or_else(String::new, |name| format!("{name}: "));
                     self.ui
                         .warn(&format!("{at}{lines} lines came faster than they could be told, and are missing here"));
+                }
+                Piece::Broken(why) => {
+                    self.tell_lines(names, same.end());
+                    self.ui.event("connection", json!({"server": names[server], "state": "lost", "why": why}));
+                    self.ui.note(&format!("[{}] connection lost, trying again", names[server]));
+                    self.ui.detail(&why);
+                }
+                Piece::Back => {
+                    self.tell_lines(names, same.end());
+                    self.ui.event("connection", json!({"server": names[server], "state": "back"}));
+                    self.ui.note(&format!("[{}] connected again", names[server]));
                 }
                 // With one server it is the end, and the error of the command.
                 Piece::Lost(why) if several && self.wanted.follow => {

@@ -74,12 +74,7 @@ pub(crate) fn rollback(ui: &Ui, args: &Args) -> Result<Exit> {
     let env_name = aim::env_name(args)?;
     let wanted = aim::wanted(args)?;
     let servers = aim::servers(&env_name, project.env(&env_name)?, &wanted)?;
-    if env_name.is_production() && ui.is_interactive() && !args.flag("yes") {
-        let to = version.as_ref().map_or_else(|| "the last good release".into(), Version::to_string);
-        if !ui.confirm(&format!("put {to} of {} live in production?", project.name), "--yes")? {
-            return Err(Error::new(Kind::Interrupted, "nothing was changed"));
-        }
-    }
+    // Nothing is asked, in production neither: another rollback undoes it, and whoever goes back is in a hurry.
     let app = aim::app(&project, &env_name);
     // One server knows by itself which release was the last good one. Several may differ, and must end up alike.
     let (version, servers) = match (servers.len(), &version) {

@@ -171,7 +171,7 @@ pub(crate) const COMMANDS: &[Command] = &[
                 aliases: &[],
                 about: "put an earlier release live again",
                 args: &[Arg { name: "ID", required: false, help: "the release; the last good one by default" }],
-                flags: &[ENV, value("server", "NAME", "only this server; may be repeated"), YES],
+                flags: &[ENV, value("server", "NAME", "only this server; may be repeated"), YES_TO_NOTHING],
                 examples: &[
                     ("tako releases rollback", "the last good one"),
                     ("tako releases rollback 4f2c9ab", "this one"),
@@ -396,6 +396,8 @@ const ENV_ANY: Flag = value("env", "NAME", "only this environment");
 const NO_CACHE: Flag = switch("no-cache", "build and install packages again, also when nothing changed since");
 const YES: Flag =
     Flag { name: "yes", short: Some('y'), takes: Takes::Nothing, help: "answer yes to questions of yes or no" };
+/// Of a command that asked once: scripts that give it go on.
+const YES_TO_NOTHING: Flag = Flag { help: "nothing is asked; accepted for scripts that give it", ..YES };
 
 const fn value(name: &'static str, what: &'static str, help: &'static str) -> Flag {
     Flag { name, short: None, takes: Takes::Value(what), help }

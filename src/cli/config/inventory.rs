@@ -84,6 +84,11 @@ impl Inventory {
         Ok(Inventory { path, text, servers, changes: Vec::new() })
     }
 
+    /// The file and what is in it.
+    pub fn file(&self) -> (&Path, &str) {
+        (&self.path, without_bom(&self.text))
+    }
+
     pub fn servers(&self) -> &[Server] {
         &self.servers
     }

@@ -1,4 +1,4 @@
-//! Lines: where in `tako.toml` a value stands, for who wants to know where it came from. What the values mean is not its
+//! Lines: where in `tako.toml`, or in the user's own file, a value stands, for who wants to know where it came from. What the values mean is not its
 //! business, and neither is whether they are right.
 
 use toml_edit::{Document, Item, TableLike};
@@ -38,6 +38,13 @@ impl Lines {
         Some(self.number(at.start))
     }
 
+    /// That of a key of the table of `[[servers]]` that has this name.
+    pub fn of_server(&self, name: &str, key: &str) -> Option<usize> {
+        let tables = self.document.as_ref()?.as_table().get("servers")?.as_array_of_tables()?;
+        let table = tables.iter().find(|table| table.get("name").and_then(Item::as_str) == Some(name))?;
+        Some(self.number(table.key(key)?.span()?.start))
+    }
+
     fn number(&self, at: usize) -> usize {
         self.text.as_bytes().iter().take(at).filter(|b| **b == b'\n').count() + 1
     }
@@ -64,6 +71,10 @@ mod tests {
         check(&["name", "x"], None);
         check(&[], None);
         assert_eq!([lines.of_stage(0), lines.of_stage(1), lines.of_stage(2)], [Some(10), Some(12), None]);
+        let servers = Lines::of("[[servers]]\nname = \"a\"\n[[servers]]\nname = \"b\"\nssh_options = []\n");
+        let at = |name| servers.of_server(name, "ssh_options");
+        assert_eq!([at("a"), at("b"), at("c")], [None, Some(5), None]);
+        assert_eq!(Lines::of("servers = 1").of_server("a", "name"), None);
         assert_eq!(Lines::of("stages = ").of_key(&["stages"]), None);
         assert_eq!(Lines::of("[build]\nstages = [\n{ run = \"x\" },\n{ run = \"y\" }]\n").of_stage(1), Some(4));
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, bounded, select};
 
 use super::destination::Destination;
-use super::verdict::{Class, Ending};
+use super::verdict::{Class, Ending, has_started, is_let_in};
 use super::{COMMAND, ENDING, cannot_start, program};
 use crate::cli::child::{Owned, each_line, plain};
 use crate::cli::config::inventory::Server;
@@ -66,6 +66,8 @@ pub(crate) enum Reached {
     /// Its host key is one that we trust.
     HostKey,
     LoggedIn,
+    /// The login shell has come to what it was told to run.
+    Shell,
     /// `tako-server` is there and was started.
     Program,
     /// The daemon behind it said hello.
@@ -136,7 +138,11 @@ pub(crate) fn login(server: &Server, interrupt: &Interrupt) -> Result<Login> {
     drop(ssh);
     let mut log = err.recv_timeout(ENDING).unwrap_or_default();
     if heard.is_none() {
-        log.push(format!("Connection timed out: not logged in after {} s", LOGIN.as_secs()));
+        let seconds = LOGIN.as_secs();
+        log.push(match is_let_in(&log) {
+            true => format!("no word of it within {seconds} s"),
+            false => format!("Connection timed out: not logged in after {seconds} s"),
+        });
     }
     let (hello, noise, sample) = heard.unwrap_or_default();
     let exit = exit.filter(|_| !said_hello);
@@ -155,7 +161,9 @@ impl Login {
     /// Why it got no further.
     pub fn error(&self) -> Error {
         let ending = Ending { exit: self.exit, log: &self.log, greeted: false, login: &self.login };
-        Class::of(&ending).error(&self.server, &ending)
+        let class = Class::of(&ending);
+        let class = if self.noise > 0 { class.after_noise() } else { class };
+        class.error(&self.server, &ending)
     }
 
     /// Kind and fingerprint of the host key.
@@ -255,10 +263,12 @@ fn options(text: &str) -> Option<Resolved> {
 fn reached(log: &[String], exit: Option<i32>) -> Reached {
     let says = |text: &str| log.iter().any(|line| line.contains(text));
     match exit {
-        // A login shell says 127 when there is no such command.
-        Some(127) if says("Authenticated to ") => Reached::LoggedIn,
-        Some(exit) if exit != 255 && says("Authenticated to ") => Reached::Program,
-        _ if says("Authenticated to ") => Reached::LoggedIn,
+        _ if is_let_in(log) && has_started(log) => Reached::Program,
+        // A login shell says 127 when there is no such command, and more when it could not be started or was killed.
+        Some(127) if is_let_in(log) => Reached::Shell,
+        Some(126 | 128..=254) if is_let_in(log) => Reached::Program,
+        // With a word of nobody it was the shell that ended, whatever the status.
+        _ if is_let_in(log) => Reached::LoggedIn,
         _ if says("Authentications that can continue") || says("matches the ") => Reached::HostKey,
         _ if says("Remote protocol version") => Reached::Banner,
         _ => Reached::Nothing,
@@ -314,7 +324,11 @@ mod tests {
         check(&[banner, "Host key verification failed."], Some(255), Reached::Banner);
         check(&[banner, key], Some(255), Reached::HostKey);
         check(&[banner, key, ways, "ana@fra1: Permission denied (publickey)."], Some(255), Reached::HostKey);
-        check(&[banner, key, ways, inside], Some(127), Reached::LoggedIn);
+        check(&[banner, key, ways, inside], Some(127), Reached::Shell);
+        check(&[banner, key, ways, inside], Some(137), Reached::Program);
+        // The shell came to nothing that it was told.
+        check(&[banner, key, ways, inside], Some(3), Reached::LoggedIn);
+        check(&[banner, key, ways, inside, "nvm: broken"], Some(0), Reached::LoggedIn);
         check(&[banner, key, ways, inside, "tako-server: connect to /s"], Some(1), Reached::Program);
         // Cut off after the login: nothing is known of the program.
         check(&[banner, key, ways, inside], Some(255), Reached::LoggedIn);

@@ -19,6 +19,10 @@ use crate::cli::ui::Ui;
 use crate::error::Result;
 use crate::proto::paths;
 
+/// The variables that say so, each in place of a key of the user's file or besides it.
+pub(crate) const SSH: &str = "TAKO_SSH";
+pub(crate) const SFTP: &str = "TAKO_SFTP";
+pub(crate) const OPTIONS: &str = "TAKO_SSH_OPTIONS";
 /// What a program takes to say its version; one that takes longer does not tell.
 const VERSION_TIME: Duration = Duration::from_secs(3);
 /// A wrapper may have something to say, too.
@@ -72,7 +76,7 @@ impl Means {
 
     fn read() -> Result<Means> {
         let written = transport(&paths::home()?)?;
-        let environment = env::var("TAKO_SSH_OPTIONS").unwrap_or_default();
+        let environment = env::var(OPTIONS).unwrap_or_default();
         let environment = environment.split_whitespace().map(Into::into).collect();
         let keep = written.mux != Some(false) && SAID.get().is_some_and(|said| !said.no_mux);
         Ok(Means { written, environment, keep })
@@ -89,7 +93,7 @@ impl Means {
     pub fn version(&self) -> Option<(u32, u32)> {
         static VERSION: OnceLock<Option<(u32, u32)>> = OnceLock::new();
         *VERSION.get_or_init(|| {
-            let mut command = Command::new(self.path("TAKO_SSH", "ssh"));
+            let mut command = Command::new(self.path(SSH, "ssh"));
             command.arg("-V").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
             let mut ssh = Owned::spawn(&mut command).ok()?;
             let said = Tail::of(ssh.child.stderr.take()?, VERSION_LINES);
@@ -109,7 +113,7 @@ impl Means {
     /// Whatever besides the server decides where a connection leads and as whom. A change of ssh_config or of the agent
     /// is another connection; of the files that ssh_config includes we do not know.
     pub fn key(&self, arguments: &[String]) -> Vec<String> {
-        let mut key = vec![self.path("TAKO_SSH", "ssh").to_string_lossy().into_owned()];
+        let mut key = vec![self.path(SSH, "ssh").to_string_lossy().into_owned()];
         key.extend(arguments.iter().cloned());
         key.push(env::var("SSH_AUTH_SOCK").unwrap_or_default());
         let users = env::home_dir().map(|home| home.join(".ssh/config"));

@@ -11,6 +11,8 @@ use keys::{both_keys, let_in, tried};
 
 /// How `tako-server` starts its last words.
 const PROGRAM: &str = "tako-server: ";
+/// What a shell says of a program that it has found and cannot start, or that a signal has ended.
+const FOUND: std::ops::RangeInclusive<i32> = 126..=254;
 /// Lines of the log that are shown as proof.
 const PROOF: usize = 6;
 
@@ -34,6 +36,8 @@ pub(crate) enum Class {
     Program,
     /// The login worked, and its shell printed something else than our program does.
     Shell,
+    /// The login worked, and its shell ended, or goes on, without a word of our program.
+    StartUp,
     /// The connection was up and is gone.
     Lost,
     /// The `ssh` on this machine does not know an option of ours.
@@ -53,6 +57,11 @@ pub(crate) struct Ending<'a> {
 }
 
 impl<'a> Ending<'a> {
+    /// Whether our own program there has said why it ended, or a shell that has found it.
+    fn is_of_program(&self) -> bool {
+        has_started(self.log) || self.exit.is_some_and(|exit| FOUND.contains(&exit))
+    }
+
     /// The last words of our own program there, and the next step that it names.
     fn said(&self) -> Option<(&'a str, Option<&'a str>)> {
         let at = self.log.iter().rposition(|line| line.starts_with(PROGRAM))?;
@@ -84,7 +93,10 @@ impl Class {
             // Both the way to the jump host and the way through it ended like that: the jump host dropped us.
             (None, _) if frames > 1 => Class::Dropped,
             (None, _) if jump => Class::Jump,
-            (None, Some(exit)) if exit != 255 => Class::Program,
+            (None, Some(exit)) if exit != 255 && ending.is_of_program() => Class::Program,
+            (None, Some(exit)) if exit != 255 => Class::StartUp,
+            // It was still at it when we gave up.
+            (None, None) if is_let_in(ending.log) => Class::StartUp,
             (None, _) => Class::Other,
         }
     }
@@ -92,7 +104,7 @@ impl Class {
     /// The same when the far side printed something that was no hello.
     pub fn after_noise(self) -> Class {
         match self {
-            Class::Program | Class::Other => Class::Shell,
+            Class::StartUp | Class::Other => Class::Shell,
             known => known,
         }
     }
@@ -113,10 +125,12 @@ impl Class {
         }
         let told: Vec<&String> = ending.log.iter().filter(|line| is_told(line)).collect();
         // That the login worked is not why it failed.
-        let last = told.iter().rfind(|line| !line.starts_with("Authenticated to "));
+        let last = told.iter().rfind(|line| !line.starts_with(LET_IN));
         let why = match (self, last, ending.exit) {
-            (Class::Other | Class::Program, Some(last), _) => format!("{why}: {last}"),
-            (Class::Program, None, Some(status)) => format!("{why}: the login ended with status {status} and no word"),
+            (Class::Other | Class::Program | Class::StartUp, Some(last), _) => format!("{why}: {last}"),
+            (Class::Program | Class::StartUp, None, Some(status)) => {
+                format!("{why}: the login ended with status {status} and no word")
+            }
             _ => why.to_string(),
         };
         // What is known of keys is of the server itself.
@@ -206,6 +220,13 @@ impl Class {
                 "its login shell prints other things and does not get to tako-server",
                 format!("look at the shell's start-up files there: `{login} true` should print nothing"),
             ),
+            Class::StartUp => (
+                "its login shell does not get to tako-server",
+                format!(
+                    "probably a start-up file of the shell there, such as .bashrc, ends it, waits, or starts something \
+                     else: `{login} true` should end at once with status 0"
+                ),
+            ),
             Class::TooOld => ("the ssh on this machine does not know an option", "use OpenSSH 8.0 or later".into()),
             Class::Lost => (
                 "the connection was lost",
@@ -214,6 +235,18 @@ impl Class {
             Class::Other => ("the connection failed", format!("does `{login}` work?")),
         }
     }
+}
+
+/// How `ssh` says that the login worked.
+const LET_IN: &str = "Authenticated to ";
+
+pub(super) fn is_let_in(log: &[String]) -> bool {
+    log.iter().any(|line| line.starts_with(LET_IN))
+}
+
+/// Whether our own program there has said a word.
+pub(super) fn has_started(log: &[String]) -> bool {
+    log.iter().any(|line| line.starts_with(PROGRAM))
 }
 
 /// How `ssh` begins to say that the far side ended before its first message.
@@ -415,7 +448,32 @@ mod tests {
 
     #[test]
     fn a_program_that_failed_after_the_login_is_not_a_failed_login() {
-        assert_eq!(class(1, "Authenticated to fra1\nerror: connect /var/run/tako/tako.sock", false), Class::Program);
+        let log = "Authenticated to fra1\ntako-server: connect to /var/run/tako/tako.sock";
+        assert_eq!(class(1, log, false), Class::Program);
+        assert_eq!(Class::Program.after_noise(), Class::Program);
+        let log = "Authenticated to fra1\nbash: line 1: /usr/bin/tako-server: Permission denied";
+        assert_eq!(class(126, log, false), Class::Program);
+        assert_eq!(class(137, "Authenticated to fra1", false), Class::Program);
+    }
+
+    #[test]
+    fn a_login_without_a_word_of_our_program_is_laid_to_the_start_up_files_of_its_shell() {
+        let check = |exit: Option<i32>, log: &str, expected: &str| {
+            let log: Vec<String> = log.lines().map(Into::into).collect();
+            let ending = Ending { exit, log: &log, greeted: false, login: "ssh fra1" };
+            assert_eq!(Class::of(&ending), Class::StartUp, "{exit:?} {log:?}");
+            let e = Class::StartUp.error("fra1", &ending);
+            assert_eq!(e.to_string(), format!("fra1: its login shell does not get to tako-server: {expected}"));
+            assert!(e.next_step().unwrap().contains(".bashrc"), "{:?}", e.next_step());
+        };
+        let inside = "Authenticated to 127.0.0.1 ([127.0.0.1]:2222) using \"publickey\".";
+        check(Some(3), inside, "the login ended with status 3 and no word");
+        check(Some(0), inside, "the login ended with status 0 and no word");
+        check(Some(1), &format!("{inside}\nnvm: broken"), "nvm: broken");
+        check(None, &format!("{inside}\nno word for 40 s"), "no word for 40 s");
+        assert_eq!(Class::StartUp.after_noise(), Class::Shell);
+        // Cut off, which may be anything.
+        assert_eq!(class(255, inside, false), Class::Other);
     }
 
     #[test]

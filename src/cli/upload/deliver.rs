@@ -13,6 +13,7 @@
 //! **Invariant**: an attempt that brings nothing is followed by [`VAIN`] more at most, and one that brings less than
 //! [`WORTH_IT`] brings nothing; so it ends, and where it goes on it is nearer to its end.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::select;
@@ -58,9 +59,19 @@ impl Uploads<'_> {
             self.ui.note(&format!("{name}: going on with an earlier upload, {} are there", of(from, all)));
         }
         let (mut sent, mut vain) = (0, 0);
+        // That sftp does not work is news once the other way does: a disk that takes nothing fails on both, and the server's
+        // own words are the reason.
+        let is_other_way = Cell::new(false);
         while from < all {
             let begun = Instant::now();
-            let failed = match remote.send(parcel, from, &|bytes| line.progress(bytes, all)) {
+            let on = |bytes| {
+                if bytes > from && is_other_way.take() {
+                    let way = "sftp does not work there, so the upload goes over the control connection";
+                    self.ui.note(&format!("{name}: {way}"));
+                }
+                line.progress(bytes, all);
+            };
+            let failed = match remote.send(parcel, from, &on) {
                 Ok(()) => {
                     let (bytes, ms) = (units::size(all - from), begun.elapsed().as_millis());
                     self.ui.detail(&format!("{name}: {bytes} arrived in {ms} ms"));
@@ -84,8 +95,7 @@ impl Uploads<'_> {
                     _ => format!("{name}: connection lost at {}, going on from there", percent(there, all)),
                 });
             } else if brought < WORTH_IT && remote.do_without_sftp() {
-                self.ui
-                    .note(&format!("{name}: sftp does not work there, so the upload goes over the control connection"));
+                is_other_way.set(true);
                 failed.detail().iter().for_each(|why| self.ui.detail(&format!("{name}: {why}")));
                 self.ui.detail(&format!("{failed}"));
             }

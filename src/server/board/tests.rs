@@ -63,7 +63,10 @@ fn two_apps_cannot_own_one_pattern_and_the_owner_is_named() {
     let w = world();
     w.board.post(&app("blog"), posting(&["a.test", "b.test/api/*"]));
     let e = w.board.check(&app("shop"), &routes(&["c.test", "B.test/api/*"])).unwrap_err();
-    assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Conflict, "route b.test/api/* belongs to blog"));
+    assert_eq!(
+        (e.kind(), e.to_string().as_str()),
+        (Kind::Conflict, "shop cannot have route b.test/api/*: it belongs to blog")
+    );
     assert!(w.board.check(&app("blog"), &routes(&["a.test"])).unwrap().is_empty());
     w.board.remove(&app("blog"));
     assert!(w.board.check(&app("shop"), &routes(&["a.test"])).is_ok());

@@ -6,6 +6,7 @@
 use serde_json::{Value, json};
 use toml_edit::Key;
 
+use super::ssh::{Way, remarks};
 use crate::cli::build::Order;
 use crate::cli::build::recipe::{Chosen, Origin};
 use crate::cli::detect;
@@ -24,6 +25,8 @@ pub(super) struct Facts<'a> {
     pub lines: &'a Lines,
     /// All servers of the inventory.
     pub known: &'a [ServerName],
+    /// How the environment's servers are reached.
+    pub ways: &'a [Way],
     /// Those to tell of; empty is all that are anything special.
     pub wanted: &'a [ServerName],
     /// Names of secrets: those that are set, and those that another environment has.
@@ -77,6 +80,7 @@ pub(super) fn all(facts: &Facts<'_>) -> Vec<Part> {
     parts.extend(facts.env.into_iter().flat_map(|env| per_server(facts, env)));
     parts.push(vars(facts));
     parts.push(secrets(facts));
+    parts.push(reaching(facts));
     parts.retain(|part| !part.is_empty());
     parts
 }
@@ -299,6 +303,10 @@ fn secrets(facts: &Facts<'_>) -> Part {
         ));
     }
     part
+}
+
+fn reaching(facts: &Facts<'_>) -> Part {
+    Part { remarks: remarks(facts.ways), ..Part::named("") }
 }
 
 impl Facts<'_> {

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use super::*;
 use crate::cli::args::Wish;
+use crate::cli::config::transport::Transport;
 use crate::cli::detect;
 use crate::cli::golden;
 use crate::cli::ui::Settings;
@@ -25,7 +26,14 @@ fn config(dir: &Path, flags: &[&str], json: bool) -> (Result<Exit>, String, Stri
     let line = [&["config", "--dir", dir.to_str().unwrap()], flags].concat();
     let Wish::Run(args) = Args::parse(line).unwrap() else { panic!("no run") };
     let (ui, out, err) = Ui::captured(Settings { json, ..Settings::default() });
-    let ended = tell(&ui, &args, &[]);
+    let none = Given {
+        file: String::new(),
+        lines: Lines::of(""),
+        written: Transport::default(),
+        variables: Vec::new(),
+        no_mux: false,
+    };
+    let ended = tell(&ui, &args, &[], &none);
     let target = Target::of_this_machine().unwrap().to_string();
     let plain = |text: String| {
         let text = text.replace(&target, "TARGET").replace(&dir.display().to_string(), "DIR");

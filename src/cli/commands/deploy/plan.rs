@@ -1,4 +1,4 @@
-//! `tako deploy --dry-run`: what a deploy would do, and the error that it would meet.
+//! `tako deploy --dry-run`: what a deploy would do, and the error that it would meet, with its exit code.
 //!
 //! **Invariant**: it asks, and changes nothing: no lock, no upload, no build, no file of the project or of its cache.
 
@@ -11,6 +11,7 @@ use crate::cli::commands::Exit;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::ship::Shipment;
 use crate::cli::ship::bind::{Bound, bind, check_room};
+use crate::cli::ship::tell::rejected;
 use crate::cli::ui::Ui;
 use crate::cli::ui::units;
 use crate::error::Result;
@@ -32,12 +33,12 @@ enum Upload {
 }
 
 pub(super) fn run(ui: &Ui, shipment: &Shipment<'_>, interrupt: &Interrupt) -> Result<Exit> {
-    let bound = bind(ui, shipment, ui.task("Connect"), interrupt, &|_| {})?;
+    let bound = bind(ui, shipment, ui.task("Connect"), interrupt, &|_| {}).map_err(rejected)?;
     let planned = build::planned(shipment.project, shipment.order, shipment.build_anew)?;
     // The size of what is not built yet nobody knows.
     let packed: Vec<&Packed> = bound.iter().filter_map(|bound| artifact(&planned, bound)?.packed.as_ref()).collect();
     if packed.len() == bound.len() {
-        check_room(&bound, &packed)?;
+        check_room(&bound, &packed).map_err(rejected)?;
     }
     let uploads: Vec<Upload> = bound.iter().map(|bound| upload(shipment, &planned, bound)).collect();
     event(ui, shipment, &planned, &bound, &uploads);

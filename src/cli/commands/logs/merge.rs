@@ -22,6 +22,10 @@ pub(super) enum Piece {
     Missed(u64),
     /// All that was kept is told.
     UpToDate,
+    /// The connection is lost, and why; another one is tried.
+    Broken(String),
+    /// There is another one.
+    Back,
     /// Nothing more is heard, and why.
     Lost(String),
 }
@@ -95,11 +99,11 @@ impl Merge {
         let first = heads.min_by_key(|(_, _, piece)| match piece {
             Piece::Line(line) => line.at_ms,
             Piece::UpToDate if self.time == Time::PastFirst => u64::MAX,
-            Piece::Missed(_) | Piece::Lost(_) | Piece::UpToDate => 0,
+            Piece::Missed(_) | Piece::Broken(_) | Piece::Back | Piece::Lost(_) | Piece::UpToDate => 0,
         });
         let is_past = first.as_ref().is_some_and(|(_, _, piece)| match piece {
             Piece::Line(line) => !self.keeps_waiting(line.at_ms, now),
-            Piece::Missed(_) | Piece::Lost(_) => true,
+            Piece::Missed(_) | Piece::Broken(_) | Piece::Back | Piece::Lost(_) => true,
             Piece::UpToDate => false,
         });
         if self.time == Time::PastFirst && !is_past {
@@ -160,7 +164,9 @@ mod tests {
         loop {
             match merge.next(now) {
                 Next::Piece(server, Piece::Line(line)) => told.push((server, line.at_ms)),
-                Next::Piece(server, Piece::Missed(_) | Piece::Lost(_)) => told.push((server, 0)),
+                Next::Piece(server, Piece::Missed(_) | Piece::Broken(_) | Piece::Back | Piece::Lost(_)) => {
+                    told.push((server, 0));
+                }
                 Next::Piece(_, Piece::UpToDate) => {}
                 last => return (told, last),
             }
@@ -260,5 +266,18 @@ mod tests {
         merge.end(0);
         assert_eq!(told(&mut merge, now), (vec![(0, 0)], Next::End));
         present(0, now);
+    }
+
+    #[test]
+    fn one_that_is_lost_and_comes_back_keeps_nobody_waiting() {
+        let now = Instant::now();
+        let mut merge = present(2, now);
+        merge.push(0, vec![line(5), Piece::Broken("gone".into())], now);
+        assert_eq!(told(&mut merge, now + HOLD), (vec![(0, 5), (0, 0)], Next::Wait(None)));
+        merge.push(1, vec![line(9)], now + HOLD);
+        assert_eq!(told(&mut merge, now + 2 * HOLD), (vec![(1, 9)], Next::Wait(None)));
+        // What was said meanwhile, and then what comes.
+        merge.push(0, vec![Piece::Back, line(7), Piece::UpToDate, line(10)], now + 2 * HOLD);
+        assert_eq!(told(&mut merge, now + 3 * HOLD), (vec![(0, 0), (0, 7), (0, 10)], Next::Wait(None)));
     }
 }

@@ -42,6 +42,28 @@ enum When {
     At(u64),
 }
 
+impl When {
+    fn days(days: u32) -> When {
+        When::Ago(u64::from(days) * 24 * 3600 * 1000)
+    }
+
+    /// Of two ages, or of two times, whatever the clock of a server says; of one of each by our own.
+    fn is_before(self, other: When, now_ms: u64) -> bool {
+        match (self, other) {
+            (When::Ago(one), When::Ago(other)) => one > other,
+            (one, other) => one.by(now_ms) < other.by(now_ms),
+        }
+    }
+
+    /// In milliseconds since 1970, by a clock that says `now_ms`.
+    fn by(self, now_ms: u64) -> u64 {
+        match self {
+            When::Ago(ms) => now_ms.saturating_sub(ms),
+            When::At(ms) => ms,
+        }
+    }
+}
+
 impl Wanted {
     /// # Errors
     /// Usage, for each value that cannot be meant.
@@ -55,6 +77,11 @@ impl Wanted {
         if since.is_some() && days.is_some() {
             return Err(Error::new(Kind::Usage, "`--since` and `--days` say two things about the same")
                 .hint("give one of them"));
+        }
+        if let (Some(from), Some(to)) = (since.or(days.map(When::days)), until)
+            && to.is_before(from, u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0))
+        {
+            return Err(empty(args));
         }
         if follow && until.is_some() {
             return Err(Error::new(Kind::Usage, "`--tail` goes on, and `--until` ends").hint("give one of them"));
@@ -108,10 +135,7 @@ impl Wanted {
 
     /// To a server whose clock says `now_ms`: a laptop's may be wrong.
     pub fn query(&self, app: &AppId, now_ms: u64) -> LogQuery {
-        let at = |when: When| match when {
-            When::Ago(ms) => now_ms.saturating_sub(ms),
-            When::At(ms) => ms,
-        };
+        let at = |when: When| when.by(now_ms);
         LogQuery {
             app: app.clone(),
             follow: self.follow,
@@ -180,9 +204,24 @@ fn parse(typed: &str, zone: &TimeZone) -> Option<When> {
     at.as_millisecond().try_into().ok().map(When::At)
 }
 
+/// Nothing can lie between the two times.
+fn empty(args: &Args) -> Error {
+    let (flag, hint) = match args.value("since") {
+        Some(_) => ("since", "give the earlier time to `--since` and the later one to `--until`"),
+        None => ("days", "give more days, or a later `--until`"),
+    };
+    let (from, until) = (shown(args, flag), shown(args, "until"));
+    Error::new(Kind::Usage, format!("`{until}` ends before `{from}` begins, so no line can be in between")).hint(hint)
+}
+
 fn wrong(args: &Args, flag: &str, why: &str, hint: String) -> Error {
+    Error::new(Kind::Usage, format!("`{}` is {why}", shown(args, flag))).hint(hint)
+}
+
+/// A flag as it was typed.
+fn shown(args: &Args, flag: &str) -> String {
     let value: String = args.value(flag).unwrap_or_default().chars().take(80).flat_map(char::escape_debug).collect();
-    Error::new(Kind::Usage, format!("`--{flag} {value}` is {why}")).hint(hint)
+    format!("--{flag} {value}")
 }
 
 #[cfg(test)]
@@ -212,6 +251,9 @@ mod tests {
             query(&["--since", "2h", "--lines", "7"]),
             LogQuery { since_ms: Some(992_800_000), lines: Some(7), ..none.clone() }
         );
+        // What happened at one moment is in between.
+        let moment = LogQuery { since_ms: Some(996_400_000), until_ms: Some(996_400_000), lines: None, ..none.clone() };
+        assert_eq!(query(&["--since", "1h", "--until", "60m"]), moment);
         assert_eq!(query(&["--access"]), LogQuery { access: true, ..none.clone() });
         let all = ["--grep", "Fehler é", "--ignore-case", "--release", "4f2c", "--instance", "3", "--err"];
         let expected = LogQuery {
@@ -269,6 +311,18 @@ mod tests {
                 "give one",
             ),
             (&["--since", "1h", "--days", "1"], "`--since` and `--days` say two things", "give one"),
+            (
+                &["--since", "1h", "--until", "2h"],
+                "`--until 2h` ends before `--since 1h` begins, so no line can be in between",
+                "give the earlier time to `--since`",
+            ),
+            (&["--days", "1", "--until", "2d"], "`--until 2d` ends before `--days 1` begins", "give more days"),
+            (
+                &["--since", "2026-02-02", "--until", "2026-02-01"],
+                "`--until 2026-02-01` ends before",
+                "give the earlier",
+            ),
+            (&["--since", "1h", "--until", "2026-02-01"], "`--until 2026-02-01` ends before `--since 1h`", "give the"),
             (&["-f", "--until", "1h"], "`--tail` goes on, and `--until` ends", "give one"),
         ] {
             let e = wanted(line).unwrap_err();

@@ -193,7 +193,7 @@ pub(super) fn judge(login: &Login) -> Vec<(Step, Result<Found>)> {
     let all: [(Step, Reached, &dyn Fn() -> Found); 5] = [
         (Step::HostKey, Reached::HostKey, &host_key),
         (Step::Login, Reached::LoggedIn, &in_by),
-        (Step::Shell, Reached::LoggedIn, &shell),
+        (Step::Shell, Reached::Shell, &shell),
         (Step::Program, Reached::Program, &program),
         (Step::Socket, Reached::Hello, &socket),
     ];

@@ -121,7 +121,9 @@ impl World {
         let mapped = format!("[envs.production]\nservers = {NAMES:?}");
         user.write("tako.toml", &user.read("tako.toml").replace("[envs.production]", &mapped));
         for (name, sshd) in NAMES.iter().zip(&sshds) {
-            user.must(&["servers", "add", "127.0.0.1", "--name", name, "--port", &sshd.port.to_string()]);
+            // What is known of a server has a part in how it is connected to: this connection is not to be kept.
+            let port = sshd.port.to_string();
+            user.must(&["servers", "add", "127.0.0.1", "--name", name, "--port", &port, "--no-mux"]);
         }
         World { servers, sshds, user }
     }

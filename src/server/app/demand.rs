@@ -96,6 +96,11 @@ impl<S: Stage> Actor<S> {
             Some(Action::Stop) => self.with_roles(&[Role::Dozing]).into_iter().for_each(|at| self.retire(at, now)),
             None => {}
         }
+        let has_failed = |state| matches!(state, State::Failed { .. });
+        if has_failed(self.scale.state()) && !has_failed(before) {
+            // Whoever waits has to hear it, and by the end of a slow turn it may be over: it lasts for a tenth of a second first.
+            self.publish();
+        }
     }
 
     fn wake(&mut self, now: Instant) {

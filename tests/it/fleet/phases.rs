@@ -29,7 +29,7 @@ fn until_all_are_ready_one_failure_leaves_all_of_them_as_they_were() {
                 f.user.must(&["deploy", "--yes", "--server", "two"]);
                 f.user.write("tako.toml", &config.replace(HOST, "thief.localhost"));
             },
-            1,
+            4,
             &["two", "thief.localhost"],
             |f| {
                 let config = f.user.read("tako.toml").replace("thief.localhost", HOST);

@@ -69,7 +69,7 @@ fn a_dry_run_tells_what_would_happen_and_changes_nothing() {
     let config = fleet.user.read("tako.toml");
     fleet.user.write("tako.toml", &config.replace("\"shop\"", "\"thief\""));
     let ran = fleet.user.run(&["deploy", "--dry-run"]);
-    ran.assert_failed(1, &["shop.localhost", "shop"]);
+    ran.assert_failed(4, &["shop.localhost", "shop"]);
 }
 
 #[test]

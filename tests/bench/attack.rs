@@ -35,6 +35,10 @@ const PAUSE: Duration = Duration::from_millis(4);
 /// A good request that takes longer is not served, whatever comes of it.
 const DUE: Duration = Duration::from_secs(5);
 
+/// Good requests in five seconds of peace: with that pause between theirs, two clients make some 2,000 where nobody else is at
+/// work, and 225 were seen where the host took nearly half of the time.
+const PEACEFUL: u64 = 500;
+
 struct Mode {
     name: &'static str,
     path: &'static str,
@@ -94,17 +98,25 @@ fn main() {
         "{:<18} {:>6} {:>6} {:>8} {:>8} {:>9} {:>9} {:>20}",
         "", "peak", "held", "requests", "failed", "p50 ms", "p99 ms", "RSS MiB before/max/after"
     );
-    report("no attack", &server, |_| {
+    let peace = report("no attack", &server, |_| {
         thread::sleep(Duration::from_secs(5));
         (0, true)
     });
+    // The attacker needs a processor, too, to open its connections and to see in time that they were ended.
+    let can_attack = peace.asked >= PEACEFUL;
+    if !can_attack {
+        println!(
+            "how many connections there were is not judged: this machine answers {} requests in 5 s without an attack, of {PEACEFUL} at least",
+            peace.asked
+        );
+    }
     let mut wrong = Vec::new();
     for mode in &MODES {
         let seen = report(mode.name, &server, |http| attack(mode, http));
-        if seen.peak < ENOUGH && mode.cut {
+        if seen.peak < ENOUGH && mode.cut && can_attack {
             wrong.push(format!("{}: only {} connections at once", mode.name, seen.peak));
         }
-        if mode.cut && seen.held > HELD {
+        if mode.cut && seen.held > HELD && can_attack {
             wrong.push(format!("{}: {} connections were held to the end", mode.name, seen.held));
         }
         if seen.served * 10_000 < seen.asked * SERVED {

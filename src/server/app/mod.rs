@@ -172,10 +172,20 @@ pub(crate) fn world(layout: Arc<Layout>, board: Board, users: Arc<Users>, tree: 
 pub(crate) fn start(id: AppId, desired: Option<Desired>, world: &World) -> Result<Handle> {
     let World { layout, board, users, tree, host_key, threads } = world.clone();
     let cell = Cell::of(&id, &users, &tree)?;
-    start_on(board, id, desired, layout, host_key, threads, cell)
+    run(actor_on(board, id, desired, layout, host_key, threads, cell))
 }
 
-fn start_on<S: Stage>(
+fn run<S: Stage>((actor, handle): (Actor<S>, Handle)) -> Result<Handle> {
+    let thread = std::thread::Builder::new()
+        .name(format!("app-{}", handle.id))
+        .spawn(move || actor.run())
+        .context(|| format!("start the thread of {}", handle.id))?;
+    *handle.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+    Ok(handle)
+}
+
+/// An actor that does not run yet, and the handle to it.
+fn actor_on<S: Stage>(
     stage: S,
     id: AppId,
     desired: Option<Desired>,
@@ -183,20 +193,14 @@ fn start_on<S: Stage>(
     host_key: Key,
     threads: Threads,
     cell: Cell,
-) -> Result<Handle> {
+) -> (Actor<S>, Handle) {
     // Bounded by the callers: each waits for its answer.
     let (to, messages) = unbounded();
     let log = Source::new(layout.logs(&id));
     let logs = threads.logs.clone();
     let latest = Latest::default();
     let handle = Handle { id: id.clone(), to, logs, log: log.clone(), latest: latest.clone(), thread: Arc::default() };
-    let actor = Actor::new(stage, id, desired, layout, host_key, threads, cell, log, latest, messages);
-    let thread = std::thread::Builder::new()
-        .name(format!("app-{}", handle.id))
-        .spawn(move || actor.run())
-        .context(|| format!("start the thread of {}", handle.id))?;
-    *handle.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-    Ok(handle)
+    (Actor::new(stage, id, desired, layout, host_key, threads, cell, log, latest, messages), handle)
 }
 
 /// Ends what an earlier server left running of an app that has no state, and blocks until it is gone.

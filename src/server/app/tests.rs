@@ -410,10 +410,15 @@ impl Sandbox {
 }
 
 fn begin(play: &Play, id: &AppId, layout: &Arc<Layout>, key: &Key) -> Handle {
+    run(before_it_runs(play, id, layout, key)).unwrap()
+}
+
+/// For the tests that are the actor's loop themselves.
+fn before_it_runs(play: &Play, id: &AppId, layout: &Arc<Layout>, key: &Key) -> (Actor<Play>, Handle) {
     let desired = state::load(layout, id).unwrap();
     let users = Users::new(layout.clone(), false);
     let cell = Cell::of(id, &users, &Tree::none("not in this test")).unwrap();
-    start_on(play.clone(), id.clone(), desired, layout.clone(), key.clone(), Threads::start().unwrap(), cell).unwrap()
+    actor_on(play.clone(), id.clone(), desired, layout.clone(), key.clone(), Threads::start().unwrap(), cell)
 }
 
 fn done(events: &Receiver<Event>) -> Result<Deployed> {

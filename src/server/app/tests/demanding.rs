@@ -104,6 +104,24 @@ fn activity_keeps_it_awake() {
     it.until_state(AppState::Asleep);
 }
 
+/// As on a machine that stands still between the failure and the next turn.
+#[test]
+fn a_failure_that_is_forgiven_by_the_next_turn_is_heard_by_those_who_wait() {
+    let it = Sandbox::asleep("serve");
+    it.handle.stop();
+    let play = Play::default();
+    let (mut actor, _handle) = before_it_runs(&play, &it.id, &it.layout, &it.key);
+    actor.boot();
+    actor.publish();
+    let (now, before) = (Instant::now(), play.scene().posts.len());
+    actor.scale_on(scale::Event::Wake, now);
+    actor.scale_on(scale::Event::Down(Duration::ZERO), now);
+    actor.tick_scale(now + Duration::from_secs(3600));
+    actor.publish();
+    let said: Vec<Standing> = play.scene().posts[before..].iter().map(|p| p.standing).collect();
+    assert!(matches!(said[..], [Standing::Failed, Standing::OnDemand { .. }]), "{said:?}");
+}
+
 #[test]
 fn a_start_that_fails_is_refused_for_a_while_and_then_tried_again() {
     let it = Sandbox::asleep("second exits");

@@ -15,8 +15,10 @@ build:
 setup:
 	@sh tests/setup.sh
 
+# Tests wait more than they compute: on a small machine four at a time.
+THREADS = $$(nproc | awk '{ print $$1 < 4 ? 4 : $$1 }')
 test: setup
-	PATH="$(TOOLS):$$PATH" $(CARGO) test --locked
+	PATH="$(TOOLS):$$PATH" RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$(THREADS)} $(CARGO) test --locked
 	PATH="$(TOOLS):$$PATH" sh tests/sdk.sh
 
 # Real projects of a dozen frameworks, built, deployed, and deployed again under load. Their packages come from npm the

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::{Fleet, NAMES, of, version};
+use crate::sandbox::wait_for;
 
 /// Every file below `dir` with its size and time.
 fn files(dir: &Path) -> BTreeMap<PathBuf, (u64, SystemTime)> {
@@ -49,6 +50,9 @@ fn a_dry_run_tells_what_would_happen_and_changes_nothing() {
     fleet.change();
     fleet.user.must(&["deploy", "--yes", "--server", "one"]);
     fs::remove_dir_all(fleet.servers[2].app("shop").join("bases")).unwrap();
+    // The deploy does not wait for the instance before to end; the files about it go with it.
+    let run = fleet.servers[0].app("shop").join("run");
+    wait_for("the instance before has ended", || (files(&run).len() == 2).then_some(()));
     let before = everything();
     let second = plan();
     let shown = fleet.user.must(&["deploy", "--dry-run"]);

@@ -16,7 +16,7 @@ setup:
 	@sh tests/setup.sh
 
 # Tests wait more than they compute: on a small machine four at a time.
-THREADS = $$(nproc | awk '{ print $$1 < 4 ? 4 : $$1 }')
+THREADS = $$(getconf _NPROCESSORS_ONLN | awk '{ print $$1 < 4 ? 4 : $$1 }')
 test: setup
 	PATH="$(TOOLS):$$PATH" RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$(THREADS)} $(CARGO) test --locked
 	PATH="$(TOOLS):$$PATH" sh tests/sdk.sh
